@@ -1,0 +1,1 @@
+"""Encoders: image to tokens. They know nothing of masks, targets or losses."""

@@ -1,0 +1,215 @@
+"""Transformer layers: attention, MLP, and a scanned stack of both.
+
+Layers are scanned, so the leading axis of every parameter of a stack is the layer.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from mimjax.backbones import starts
+
+# What the backward pass recomputes: nothing, all but products of weights, everything.
+REMAT: dict[str, Callable[..., Any] | None] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What every layer of a stack shares.
+
+    `qkv_bias` says which of query, key and value have a bias: "all", "qv" (BEiT: a bias
+    on the keys cancels in the softmax) or "none" (AIM). `bias` is that of the other dense
+    layers. `layer_scale` is the start of LayerScale (arXiv 2103.17239), 0 for none.
+    `gelu_tanh` is the approximation vit_jax uses; all PyTorch sources use the exact form.
+    """
+
+    width: int
+    heads: int
+    mlp_width: int
+    qkv_bias: str = "all"
+    bias: bool = True
+    layer_scale: float = 0.0
+    norm_eps: float = 1e-6
+    gelu_tanh: bool = False
+    dropout: float = 0.0
+    start: starts.Start = starts.STARTS["mae"]
+    dtype: str = "float32"
+
+
+def layer_norm(eps: float, dtype: str, name: str | None = None) -> nn.LayerNorm:
+    """LayerNorm with float32 statistics in two passes, as PyTorch computes them."""
+    return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; scores, mask and softmax in float32."""
+
+    spec: Spec
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        number: Int[Array, ""],
+        attn_mask: Bool[Array, "B T T"] | None = None,
+        bias: Float[Array, "A T T"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        spec = self.spec
+        shape = (spec.heads, spec.width // spec.heads)
+        qkv = nn.DenseGeneral(
+            (3, *shape),
+            use_bias=spec.qkv_bias == "all",
+            kernel_init=spec.start.qkv,
+            dtype=spec.dtype,
+            name="qkv",
+        )(x)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        if spec.qkv_bias == "qv":
+            zeros = nn.initializers.zeros
+            q = q + self.param("q_bias", zeros, shape).astype(spec.dtype)
+            v = v + self.param("v_bias", zeros, shape).astype(spec.dtype)
+        scores = jnp.einsum(
+            "bqah,bkah->baqk",
+            q * shape[1] ** -0.5,
+            k,
+            preferred_element_type=jnp.float32,
+        )
+        if bias is not None:
+            scores = scores + bias
+        if attn_mask is not None:
+            lowest = jnp.finfo(jnp.float32).min
+            scores = jnp.where(attn_mask[:, None], scores, lowest)
+        weights = jax.nn.softmax(scores).astype(spec.dtype)
+        mixed = jnp.einsum("baqk,bkah->bqah", weights, v)
+        return nn.DenseGeneral(
+            spec.width,
+            axis=(-2, -1),
+            use_bias=spec.bias,
+            kernel_init=spec.start.branch_end(number),
+            dtype=spec.dtype,
+            name="out",
+        )(mixed)
+
+
+class Mlp(nn.Module):
+    """Two dense layers around a GELU."""
+
+    spec: Spec
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], number: Int[Array, ""], *, train: bool
+    ) -> Float[Array, "B T D"]:
+        spec = self.spec
+
+        def dense(features: int, kernel: starts.Init, name: str) -> nn.Dense:
+            return nn.Dense(
+                features,
+                use_bias=spec.bias,
+                kernel_init=kernel,
+                bias_init=spec.start.mlp_bias,
+                dtype=spec.dtype,
+                name=name,
+            )
+
+        x = dense(spec.mlp_width, spec.start.dense, "up")(x)
+        x = nn.gelu(x, approximate=spec.gelu_tanh)
+        x = dropout(spec)(x, deterministic=not train)
+        return dense(spec.width, spec.start.branch_end(number), "down")(x)
+
+
+def dropout(spec: Spec) -> nn.Dropout:
+    """Dropout at the rate of the stack, drawn from the stream "drop"."""
+    return nn.Dropout(spec.dropout, rng_collection="drop")
+
+
+class Block(nn.Module):
+    """A pre-norm transformer layer in the form a scan wants: (carry, slice) -> same."""
+
+    spec: Spec
+    train: bool
+    drops_path: bool
+    collect: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        number: Int[Array, ""],
+        drop_rate: Float[Array, ""],
+        attn_mask: Bool[Array, "B T T"] | None,
+        bias: Float[Array, "A T T"] | None,
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"] | None]:
+        spec = self.spec
+        y = layer_norm(spec.norm_eps, spec.dtype, "norm1")(x)
+        y = Attention(spec, name="attn")(y, number, attn_mask, bias)
+        x = x + self.branch(y, drop_rate, "scale1")
+        y = layer_norm(spec.norm_eps, spec.dtype, "norm2")(x)
+        y = Mlp(spec, name="mlp")(y, number, train=self.train)
+        x = x + self.branch(y, drop_rate, "scale2")
+        return x, x if self.collect else None
+
+    def branch(
+        self, y: Float[Array, "B T D"], drop_rate: Float[Array, ""], scale: str
+    ) -> Float[Array, "B T D"]:
+        """What a branch adds: dropout, LayerScale, drop path (arXiv 1603.09382)."""
+        y = dropout(self.spec)(y, deterministic=not self.train)
+        if self.spec.layer_scale:
+            start = nn.initializers.constant(self.spec.layer_scale)
+            y = y * self.param(scale, start, (self.spec.width,)).astype(y.dtype)
+        if self.drops_path:
+            keep = 1.0 - drop_rate
+            kept = jax.random.bernoulli(self.make_rng("drop"), keep, (y.shape[0], 1, 1))
+            y = y * (kept / keep).astype(y.dtype)
+        return y
+
+
+class Blocks(nn.Module):
+    """`depth` scanned layers; drop path rises linearly from 0 to `drop_path`.
+
+    `remat` names what the backward pass recomputes (REMAT); `unroll` is how many layers
+    the compiler sees at once: all of them is faster on CPU, one compiles faster. Neither
+    changes the parameters.
+    """
+
+    spec: Spec
+    depth: int
+    drop_path: float = 0.0
+    remat: str = "none"
+    unroll: int = 1
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        attn_mask: Bool[Array, "B T T"] | None = None,
+        bias: Float[Array, "A T T"] | None = None,
+        *,
+        train: bool = False,
+        collect: bool = False,
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T D"] | None]:
+        """The output of the last layer and, if `collect`, that of every layer."""
+        layer: Any = Block
+        policy = REMAT[self.remat]
+        if policy is not None:
+            layer = nn.remat(Block, policy=policy, prevent_cse=False)
+        scanned = nn.scan(
+            layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "drop": True},
+            in_axes=(0, 0, nn.broadcast, nn.broadcast),
+            length=self.depth,
+            unroll=max(1, min(self.unroll, self.depth)),
+        )(self.spec, train, train and self.drop_path > 0, collect, name="layers")
+        numbers = jnp.arange(1, self.depth + 1)
+        rates = jnp.linspace(0.0, self.drop_path, self.depth)
+        return scanned(x, numbers, rates, attn_mask, bias)

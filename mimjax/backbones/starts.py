@@ -1,0 +1,100 @@
+"""How weights start: one row for each line of official code.
+
+Sources: MAE `models_mae.py` (initialize_weights); AIM from ml-l3m (`transformer.py`,
+`patch_embed.py`); ViT from vision_transformer `models_vit.py`; BEiT `modeling_pretrain.py`
+(SimMIM's ViT does the same).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.linen import initializers
+from jaxtyping import Array
+
+Init = Callable[..., Any]
+
+
+def _truncated(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Normal of deviation 0.02 cut at one deviation (the result's is 0.0108)."""
+    return 0.02 * jax.random.truncated_normal(key, -1.0, 1.0, shape, dtype)
+
+
+def _uniform_fan_in(fan_in: int) -> Init:
+    """PyTorch's start of a convolution's bias: uniform within 1 / sqrt(fan_in)."""
+
+    def draw(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return draw
+
+
+def _zeros_for(fan_in: int) -> Init:
+    return initializers.zeros
+
+
+# xavier_uniform on query, key and value as matrices of their own: the bound is
+# sqrt(6 / 2D) where the fused D x 3D matrix of MAE has sqrt(6 / 4D).
+_xavier_apart = initializers.variance_scaling(1.0, "fan_in", "uniform")
+_xavier = initializers.xavier_uniform()
+_zeros = initializers.zeros
+_normal = initializers.normal(0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Initialisers by place; `patch_bias` is given the number of values of a patch."""
+
+    patch: Init
+    patch_bias: Callable[[int], Init]
+    qkv: Init
+    dense: Init
+    mlp_bias: Init
+    cls: Init
+    position: Init
+    by_depth: bool = False
+
+    def branch_end(self, number: Array) -> Init:
+        """For the last matrix of a residual branch in layer `number`, counted from 1.
+
+        BEiT divides it by sqrt(2 * number) (arXiv 2106.08254, section 2.4).
+        """
+        if not self.by_depth:
+            return self.dense
+
+        def draw(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+            return self.dense(key, shape, dtype) / jnp.sqrt(2.0 * number).astype(dtype)
+
+        return draw
+
+
+STARTS: dict[str, Start] = {
+    "mae": Start(
+        _xavier, _uniform_fan_in, _xavier, _xavier, _zeros, _normal, _normal
+    ),
+    "aim": Start(
+        _xavier, _uniform_fan_in, _xavier_apart, _xavier, _zeros, _normal, _normal
+    ),
+    "vit": Start(
+        initializers.lecun_normal(),
+        _zeros_for,
+        _xavier_apart,
+        _xavier,
+        initializers.normal(1e-6),
+        _zeros,
+        _normal,
+    ),
+    "beit": Start(
+        _truncated,
+        _zeros_for,
+        _truncated,
+        _truncated,
+        _zeros,
+        _truncated,
+        _truncated,
+        by_depth=True,
+    ),
+}

@@ -1,0 +1,248 @@
+"""The vision transformer encoder (arXiv 2010.11929) and the variants its kin need.
+
+One class covers ViT, MAE, AIM and the ViT of BEiT and SimMIM: they differ in the position
+table, in which biases exist, in LayerScale and in how weights start.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from mimjax import masking, patches, posembed
+from mimjax.backbones import layers, starts
+
+# Width, depth, heads. Ti to H: arXiv 2010.11929 table 1 and official `configs/models.py`;
+# AIM: arXiv 2401.08541 table 1 (heads are 128 wide).
+SIZES: dict[str, tuple[int, int, int]] = {
+    "Ti": (192, 12, 3),
+    "S": (384, 12, 6),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+    "H": (1280, 32, 16),
+    "AIM-600M": (1536, 24, 12),
+    "AIM-1B": (2048, 24, 16),
+    "AIM-3B": (3072, 24, 24),
+    "AIM-7B": (4096, 32, 32),
+}
+
+
+def problems(fields: dict[str, Any]) -> list[str]:
+    """What cannot work among the fields of an encoder, one line each."""
+    found = []
+    for name in ("width", "depth", "heads", "channels", "unroll"):
+        if fields[name] < (0 if name == "unroll" else 1):
+            found.append(f"{name}: {fields[name]} must be at least 1")
+    for name in ("image_size", "patch_size"):
+        if min(fields[name]) < 1:
+            found.append(f"{name}: {fields[name]} must be at least 1 on each side")
+    choices = {
+        "position": ("sincos", "learned", "relative", "none"),
+        "qkv_bias": ("all", "qv", "none"),
+        "start": tuple(starts.STARTS),
+        "remat": tuple(layers.REMAT),
+        "dtype": ("float32", "bfloat16"),
+    }
+    for name, allowed in choices.items():
+        if fields[name] not in allowed:
+            found.append(f"{name}: {fields[name]!r} is none of {', '.join(allowed)}")
+    for name in ("dropout", "drop_path"):
+        if not 0 <= fields[name] < 1:
+            found.append(f"{name}: {fields[name]} must be in [0, 1)")
+    if found:
+        return found
+    for side, patch in zip(fields["image_size"], fields["patch_size"], strict=True):
+        if side % patch:
+            near = [n for n in range(1, side + 1) if side % n == 0]
+            near = sorted(sorted(near, key=lambda n: abs(n - patch))[:2])
+            found.append(
+                f"patch_size: {patch} does not divide image_size {side} (try "
+                f"{' or '.join(map(str, near))})"
+            )
+            break
+    if fields["width"] % fields["heads"]:
+        found.append(
+            f"heads: {fields['heads']} does not divide width {fields['width']}"
+        )
+    if fields["position"] == "sincos" and fields["width"] % 4:
+        found.append(f"width: {fields['width']} must divide by 4 for position 'sincos'")
+    if fields["mlp_ratio"] <= 0 or fields["norm_eps"] <= 0:
+        found.append("mlp_ratio: mlp_ratio and norm_eps must be above 0")
+    return found
+
+
+class Encoder(nn.Module):
+    """Images to tokens. Height and width of image and patch are free, so are channels.
+
+    `cls` puts a class token first. `position` is "sincos" (fixed, MAE and AIM), "learned"
+    (ViT) or "relative" (one bias table shared by all layers, BEiT and SimMIM).
+    `patch_norm` normalises the patch embedding (AIM). `start` names the row of
+    `starts.STARTS` the weights start from. The other fields are those of `layers.Spec`
+    and `layers.Blocks`; `dtype` is that of the matrix products, parameters are float32.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: tuple[int, int] = (16, 16)
+    channels: int = 3
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    cls: bool = True
+    position: str = "sincos"
+    qkv_bias: str = "all"
+    bias: bool = True
+    patch_norm: bool = False
+    layer_scale: float = 0.0
+    norm_eps: float = 1e-6
+    gelu_tanh: bool = False
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    start: str = "mae"
+    remat: str = "none"
+    unroll: int = 1
+    dtype: str = "float32"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return patches.grid_of(self.image_size, self.patch_size)
+
+    @property
+    def num_tokens(self) -> int:
+        """Patches of an image, the class token not counted."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in a patch."""
+        return self.patch_size[0] * self.patch_size[1] * self.channels
+
+    def spec(self, width: int, heads: int) -> layers.Spec:
+        """Layers of any width computed as the layers of this encoder are."""
+        return layers.Spec(
+            width=width,
+            heads=heads,
+            mlp_width=int(width * self.mlp_ratio),
+            qkv_bias=self.qkv_bias,
+            bias=self.bias,
+            layer_scale=self.layer_scale,
+            norm_eps=self.norm_eps,
+            gelu_tanh=self.gelu_tanh,
+            dropout=self.dropout,
+            start=starts.STARTS[self.start],
+            dtype=self.dtype,
+        )
+
+    def setup(self) -> None:
+        start = starts.STARTS[self.start]
+        self.patch = nn.Dense(
+            self.width,
+            kernel_init=start.patch,
+            bias_init=start.patch_bias(self.patch_values),
+            dtype=self.dtype,
+        )
+        if self.patch_norm:
+            self.patch_scale = layers.layer_norm(self.norm_eps, self.dtype)
+        if self.cls:
+            self.cls_token = self.param("cls_token", start.cls, (1, 1, self.width))
+        if self.position == "learned":
+            rows = self.num_tokens + self.cls
+            shape = (1, rows, self.width)
+            self.pos_embed = self.param("pos_embed", start.position, shape)
+        if self.position == "relative":
+            shape = (posembed.relative_rows(self.grid, self.cls), self.heads)
+            zeros = nn.initializers.zeros
+            self.relative_table = self.param("relative_table", zeros, shape)
+        self.drop = layers.dropout(self.spec(self.width, self.heads))
+        self.blocks = layers.Blocks(
+            self.spec(self.width, self.heads),
+            self.depth,
+            self.drop_path,
+            self.remat,
+            self.unroll,
+        )
+        self.norm = layers.layer_norm(self.norm_eps, self.dtype)
+
+    def embed(
+        self, image: Float[Array, "B H W C"], ids: Int[Array, "B K"] | None = None
+    ) -> Float[Array, "B K D"]:
+        """Patch embeddings of the patches `ids` (default: all), without positions."""
+        values = patches.patchify(image, self.patch_size)
+        if ids is not None:
+            # Pixels are gathered, not embeddings: no gradient flows through the gather,
+            # and the hidden patches are never multiplied.
+            values = masking.take(values, ids)
+        tokens = self.patch(values)
+        return self.patch_scale(tokens) if self.patch_norm else tokens
+
+    def __call__(
+        self,
+        tokens: Float[Array, "B K D"],
+        ids: Int[Array, "B K"] | None = None,
+        *,
+        attn_mask: Bool[Array, "B K K"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B T D"]:
+        """Tokens through all layers and the last norm; T = K + 1 with a class token.
+
+        `ids` says which patches the tokens are (default: all, in order); `attn_mask` is
+        for encoders without a class token.
+        """
+        x, _ = self.run(tokens, ids, attn_mask=attn_mask, train=train)
+        return self.norm(x)
+
+    def run(
+        self,
+        tokens: Float[Array, "B K D"],
+        ids: Int[Array, "B K"] | None = None,
+        *,
+        attn_mask: Bool[Array, "B K K"] | None = None,
+        train: bool = False,
+        collect: bool = False,
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T D"] | None]:
+        """As a call, without the last norm; with `collect` the output of every layer."""
+        x = self.add_positions(tokens, ids)
+        bias = None
+        if self.position == "relative":
+            if ids is not None:
+                raise ValueError("a relative position table needs all patches in order")
+            index = posembed.relative_index(self.grid, self.cls)
+            bias = self.relative_table[index].transpose(2, 0, 1)
+        x = self.drop(x, deterministic=not train)
+        return self.blocks(x, attn_mask, bias, train=train, collect=collect)
+
+    def add_positions(
+        self, tokens: Float[Array, "B K D"], ids: Int[Array, "B K"] | None
+    ) -> Float[Array, "B T D"]:
+        """Adds the position of each token and puts the class token in front."""
+        table, cls_place = None, 0.0
+        if self.position == "sincos":
+            table = jnp.asarray(posembed.sincos_2d(self.grid, self.width))
+        elif self.position == "learned":
+            table = self.pos_embed[0, self.cls :]
+            cls_place = self.pos_embed[:, :1] if self.cls else 0.0
+        x = tokens
+        if table is not None:
+            x = x + (table if ids is None else table[ids]).astype(self.dtype)
+        if self.cls:
+            cls = jnp.broadcast_to(
+                self.cls_token + cls_place, (x.shape[0], 1, self.width)
+            )
+            x = jnp.concatenate([cls.astype(self.dtype), x], axis=1)
+        return x.astype(self.dtype)
+
+    def patch_tokens(self, x: Float[Array, "B T D"]) -> Float[Array, "B N D"]:
+        """The tokens of patches alone."""
+        return x[:, int(self.cls) :]
+
+    def features(
+        self, image: Float[Array, "B H W C"], pool: str = "mean"
+    ) -> Float[Array, "B D"]:
+        """One float32 vector an image, of the whole image: no patch is hidden.
+
+        `pool` is "cls" (the class token after the last norm) or "mean" (of the patches).
+        """
+        x = self(self.embed(image)).astype(jnp.float32)
+        return x[:, 0] if pool == "cls" else self.patch_tokens(x).mean(axis=1)

@@ -1,0 +1,163 @@
+"""Curves of a run as PNG files: loss and learning rate, accuracy of the frozen encoder.
+
+Nothing here touches pyplot: its global state would leak figures over a long run and is
+not safe in threads. Matplotlib is imported at first use.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from mimjax.metrics import Record, replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Key of a record, its name, its colour.
+ACCURACIES = (
+    ("eval/linear", "linear probe", "#1f5fa8"),
+    ("eval/knn", "kNN", "#d9822b"),
+)
+
+
+def series(
+    records: Sequence[Record], key: str
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Steps and values of one metric, of the records that have it, by step.
+
+    Of several values at one step the last counts.
+    """
+    points = {r["step"]: float(r[key]) for r in records if r.get(key) is not None}
+    steps = sorted(points)
+    return np.array(steps, np.float64), np.array([points[s] for s in steps], np.float64)
+
+
+def smooth(values: Float[np.ndarray, " n"], span: int) -> Float[np.ndarray, " n"]:
+    """Centred mean of up to `span` values; fewer near the ends, where none lags."""
+    places = np.arange(len(values))
+    half = np.minimum(span // 2, np.minimum(places, places[::-1]))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return (sums[places + half + 1] - sums[places - half]) / (2 * half + 1)
+
+
+def loss_curve(
+    records: Sequence[Record],
+    path: Path,
+    *,
+    warmup_step: int | None = None,
+    resumed: Sequence[int] = (),
+) -> bool:
+    """Draws loss and learning rate against the step to a PNG at `path`.
+
+    The loss of each log line is thin, its moving average thick, held-out loss
+    ("eval/loss") in points. Marked are the end of warm-up, where the run was resumed,
+    and losses that were not finite.
+
+    Args:
+      records: as read_metrics returns them.
+      warmup_step: the step at which warm-up ends, if there is one.
+      resumed: the steps from which the run was resumed.
+
+    Returns:
+      False, with nothing drawn, where no record has a finite loss.
+    """
+    steps, losses = series(records, "loss")
+    finite = np.isfinite(losses)
+    if not finite.any():
+        return False
+    figure = _figure(4.6)
+    upper, lower = figure.subplots(nrows=2, sharex=True, height_ratios=[4, 1])
+    _draw_loss(upper, steps[finite], losses[finite])
+    held_out = series(records, "eval/loss")
+    if len(held_out[0]):
+        upper.plot(*held_out, "o-", color="#d9822b", ms=4, lw=1, label="held-out loss")
+    if warmup_step:
+        lower.axvline(warmup_step, color="#999999", ls="--", lw=1)
+        _mark(upper, [warmup_step], "end of warm-up", color="#999999", ls="--", lw=1)
+    _mark(upper, resumed, "resumed", color="#8e44ad", ls=":", lw=1.2)
+    bad = steps[~finite].tolist()
+    _mark(upper, bad, "loss not finite", color="#c0392b", ymax=0.05, lw=1.2)
+    upper.legend(frameon=False, loc="upper right")
+    lower.plot(*series(records, "lr"), color="#555555", lw=1.2)
+    lower.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    lower.set_ylim(bottom=0)
+    _tidy(upper, "loss")
+    _tidy(lower, "learning\nrate")
+    lower.set_xlabel("step")
+    _save(figure, path)
+    return True
+
+
+def accuracy_curve(records: Sequence[Record], path: Path) -> bool:
+    """Draws the accuracy of the frozen encoder against the step to a PNG at `path`.
+
+    Args:
+      records: those with "eval/knn" and "eval/linear" count, shares of 1; step 0 is the
+        untrained encoder, drawn as a level to be above.
+
+    Returns:
+      False, with nothing drawn, where no record has either.
+    """
+    found = [(*line, *series(records, line[0])) for line in ACCURACIES]
+    found = [line for line in found if len(line[-1])]
+    if not found:
+        return False
+    figure = _figure(3.2)
+    axes = figure.subplots()
+    for _, name, colour, steps, values in found:
+        label = f"{name}: {100 * values[-1]:.1f} %"
+        axes.plot(steps, 100 * values, "o-", color=colour, ms=4, lw=1.5, label=label)
+        if steps[0] == 0 and len(steps) > 1:
+            level = 100 * values[0]
+            label = f"untrained: {level:.1f} %"
+            axes.axhline(level, color=colour, ls=":", lw=1, label=label)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    _tidy(axes, "held-out accuracy (%)")
+    axes.set_xlabel("step")
+    _save(figure, path)
+    return True
+
+
+def _draw_loss(axes: "Axes", steps: np.ndarray, losses: np.ndarray) -> None:
+    """The raw and the smoothed line; a start far above the rest is cut off."""
+    few = len(losses) < 20
+    axes.plot(steps, losses, color="#1f5fa8" if few else "#a9c4e4", lw=1, label="loss")
+    if not few:
+        average = smooth(losses, max(5, len(losses) // 25))
+        axes.plot(steps, average, color="#1f5fa8", lw=1.8, label="moving average")
+    low, most = losses.min(), np.quantile(losses, 0.95)
+    top = min(losses.max(), most + 2 * (most - low))
+    margin = 0.05 * (top - low) or 0.1
+    axes.set_ylim(low - margin, top + margin)
+
+
+def _mark(axes: "Axes", steps: Sequence[float | int], label: str, **style: Any) -> None:
+    """Upright lines at `steps`, of which the legend names one."""
+    for number, step in enumerate(steps):
+        axes.axvline(step, label=None if number else label, **style)
+
+
+def _figure(height: float) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _tidy(axes: "Axes", label: str) -> None:
+    axes.set_ylabel(label)
+    axes.grid(color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.01)
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    with replacing(path) as temp:
+        figure.savefig(temp, format="png")

@@ -1,0 +1,192 @@
+"""Images for training and evaluation: the config group `data` and all the loop calls.
+
+A source is named by one string: `digits` (embedded, see digits.py), `folder:PATH`,
+`tfds:NAME[:SPLIT]` or `synthetic`. Images leave this package as uint8; the device
+normalises them with `normalise_constants`. TensorFlow is imported on the first use of
+a source that needs it, never by importing this package.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from mimjax.data.faults import BadDataError, error_counts
+
+__all__ = [
+    "BadDataError",
+    "Data",
+    "check",
+    "class_names",
+    "error_counts",
+    "fingerprint",
+    "held_out",
+    "labelled",
+    "normalise_constants",
+    "train_batches",
+]
+
+# Mean and standard deviation of red, green and blue, in units where white is 1: those
+# of ImageNet (MAE, SimMIM, DINO, AIM) and of Inception (BEiT on ImageNet-22k, vit_jax).
+CONSTANTS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The images and their augmentation; defaults of MAE (arXiv 2111.06377, A.1).
+
+    Attributes:
+      source: `digits`, `folder:PATH`, `tfds:NAME[:SPLIT]` or `synthetic`.
+      num_images: how many distinct training images `digits` and `synthetic` make.
+      crop_scale: least and greatest area of the random crop, as fractions.
+      crop_ratio: least and greatest width/height of the crop, relative to the shape
+        of the image that is trained on. With scales (1, 1) and ratios (1, 1) an image
+        that already has the size asked for is passed on untouched.
+      interpolation: `bicubic` or `bilinear`.
+      antialias: shrink as Pillow does, with a filter as wide as the reduction; without,
+        as torch.nn.functional.interpolate does by default (faster).
+      flip: mirror half of the images.
+      jitter: strengths of brightness, contrast, saturation and hue, meant as by
+        torchvision's ColorJitter.
+      jitter_rate: probability that an image is jittered at all.
+      normalise: `imagenet` or `inception`; a grey image takes the average of the three.
+      mean, std: constants used instead, one for each channel, white being 1.
+      holdout_fraction: share of a source without a held-out part of its own that is
+        kept from training; chosen by a hash of the relative path, or the end of a split.
+      min_side: an image with a shorter side counts as bad, in pixels.
+      max_pixels: an image with more pixels counts as bad and is not decoded.
+      bad_fraction, bad_minimum: a run stops when the number of distinct bad images
+        exceeds both this share of all images of the source and this number.
+      tfds_dir: where prepared data sets lie; empty: $TFDS_DATA_DIR or
+        ~/tensorflow_datasets.
+      shuffle_buffer: undecoded records shuffled together, for TFRecord files only.
+      prefetch: batches prepared ahead.
+      workers: decoding threads; 0: TensorFlow decides.
+    """
+
+    source: str = "digits"
+    num_images: int = 60_000
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: str = "bicubic"
+    antialias: bool = True
+    flip: bool = True
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    jitter_rate: float = 1.0
+    normalise: str = "imagenet"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    holdout_fraction: float = 0.1
+    min_side: int = 8
+    max_pixels: int = 64_000_000
+    bad_fraction: float = 0.01
+    bad_minimum: int = 10
+    tfds_dir: str = ""
+    shuffle_buffer: int = 10_000
+    prefetch: int = 4
+    workers: int = 0
+
+
+def check(data: Data, image_size: tuple[int, int], channels: int) -> list[str]:
+    """Everything wrong with the group, one line a problem; imports no TensorFlow."""
+    from mimjax.data import problems
+
+    return problems.find(data, image_size, channels)
+
+
+def train_batches(
+    data: Data,
+    *,
+    image_size: tuple[int, int],
+    channels: int,
+    seed: int,
+    batch_size: int,
+    rows: Int[np.ndarray, " R"],
+    start_step: int,
+    stop_step: int,
+    workdir: Path | None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Augmented training batches of the steps `start_step` .. `stop_step` - 1.
+
+    Args:
+      rows: the rows of the global batch of `batch_size` that this host supplies.
+      workdir: unreadable images are listed in its `data_errors.jsonl`.
+
+    Yields:
+      {"image": uint8 [R, H, W, C], "label": int32 [R]}, label -1 where there is none.
+      What a row holds depends on seed, step and row alone. Close the generator to stop
+      the threads behind it.
+
+    Raises:
+      BadDataError: more images are unreadable than the limit allows.
+    """
+    if data.source == "synthetic":
+        from mimjax.data import synthetic
+
+        return synthetic.batches(
+            data.num_images, image_size, channels, seed, rows, stop_step - start_step
+        )
+    from mimjax.data import pipeline
+
+    wanted = pipeline.Wanted(image_size, channels, seed, batch_size, rows)
+    return pipeline.batches(data, wanted, start_step, stop_step, workdir)
+
+
+def held_out(
+    data: Data,
+    *,
+    image_size: tuple[int, int],
+    channels: int,
+    split: Literal["probe_train", "test"],
+    limit: int,
+) -> tuple[UInt8[np.ndarray, "n H W C"], Int[np.ndarray, " n"]]:
+    """At most `limit` images without augmentation, and their labels (-1: none).
+
+    `probe_train` comes from the images trained on, `test` from those kept from it. The
+    shorter side is resized to 256/224 of the size asked for and the centre taken;
+    digits are as drawn. Unreadable images are left out.
+    """
+    from mimjax.data import sources
+
+    return sources.evaluation_images(data, image_size, channels, split, limit)
+
+
+def labelled(data: Data) -> int:
+    """The number of classes, 0 where images have no labels."""
+    return len(class_names(data))
+
+
+def class_names(data: Data) -> list[str]:
+    """Names of the classes in the order of the labels, [] where there are none."""
+    from mimjax.data import sources
+
+    return sources.class_names(data)
+
+
+def fingerprint(data: Data) -> dict[str, Any]:
+    """What identifies the training images: source, length and a hash of the index."""
+    from mimjax.data import sources
+
+    return sources.fingerprint(data)
+
+
+def normalise_constants(
+    data: Data, channels: int
+) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"]]:
+    """Mean and standard deviation of each channel, white being 1, float32.
+
+    Where `data.mean` and `data.std` are empty, three channels take those named by
+    `data.normalise` and any other number of channels their average.
+    """
+    named = CONSTANTS[data.normalise]
+    found = []
+    for given, listed in zip((data.mean, data.std), named, strict=True):
+        values = given or (listed if channels == 3 else (np.mean(listed),) * channels)
+        found.append(np.asarray(values, np.float32))
+    return found[0], found[1]

@@ -1,0 +1,137 @@
+"""Random-resized crop, mirroring and colour jitter, all from numbers given to them.
+
+Meaning and constants are torchvision's (RandomResizedCrop, ColorJitter), which the
+papers used. The random numbers are one float32 vector an image (order.uniforms); every
+operation reads its own places of it.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mimjax.data.quiet import tf
+
+ATTEMPTS = 10
+NUM_UNIFORMS = 4 * ATTEMPTS + 10
+_FLIP = 4 * ATTEMPTS
+_APPLY = _FLIP + 1
+_STRENGTHS = slice(_APPLY + 1, _APPLY + 5)
+_ORDER = slice(_APPLY + 5, _APPLY + 9)
+# Luma weights of ITU-R BT.601, as in Pillow's conversion to grey.
+GREY = (0.299, 0.587, 0.114)
+
+
+class Box(NamedTuple):
+    """A rectangle of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def random_box(
+    u: Float[np.ndarray, " U"],
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Box:
+    """Ten tries of a uniform area and a log-uniform width/height, else a central crop.
+
+    The central crop is as large as the limits of the ratio allow.
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for attempt in range(ATTEMPTS):
+        area, shape, down, right = (float(x) for x in u[4 * attempt : 4 * attempt + 4])
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
+        shape = math.exp(low + (high - low) * shape)
+        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
+            return Box(top, left, h, w)
+    w, h = width, height
+    if width / height < ratio[0]:
+        h = round(w / ratio[0])
+    elif width / height > ratio[1]:
+        w = round(h * ratio[1])
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def resize(
+    image: UInt8[np.ndarray, "h w C"],
+    size: tuple[int, int],
+    interpolation: str,
+    antialias: bool,
+) -> UInt8[np.ndarray, "H W C"]:
+    """Resize to (H, W); with `antialias` bit for bit what Pillow does."""
+    if image.shape[:2] == size:
+        return image
+    if not antialias:
+        kernel = {"bicubic": tf.raw_ops.ResizeBicubic, "bilinear": tf.raw_ops.ResizeBilinear}
+        floats = kernel[interpolation](
+            images=image[None], size=size, half_pixel_centers=True
+        )
+        return np.clip(np.rint(floats.numpy()[0]), 0, 255).astype(np.uint8)
+    from PIL import Image
+
+    filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    grey = image.shape[2] == 1
+    picture = Image.fromarray(image[..., 0] if grey else image)
+    resized = np.asarray(picture.resize(size[::-1], filters[interpolation]))
+    return resized[..., None] if grey else resized
+
+
+def flip(image: Any, u: Any) -> Any:
+    """Mirror left and right for half of all `u`; uint8 [H, W, C] -> the same."""
+    return tf.cond(u[_FLIP] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
+
+
+def jitter(image: Any, u: Any, strengths: tuple[float, ...], rate: float) -> Any:
+    """Brightness, contrast, saturation and hue in a random order; uint8 -> uint8.
+
+    Factors are uniform in [max(0, 1 - s), 1 + s], the turn of the hue in [-s, s] turns.
+    Values are rounded once, after the last change (Pillow rounds after each).
+    """
+    changes = [_brightness, _contrast, _saturation, _hue]
+    factors = [2 * u[_STRENGTHS][i] - 1 for i in range(4)]
+    order = tf.argsort(u[_ORDER])
+
+    def change(i: int, x: Any) -> Any:
+        if not strengths[i]:
+            return x
+        turn = factors[i] * strengths[i]
+        return tf.clip_by_value(changes[i](x, turn), 0.0, 1.0)
+
+    def jittered() -> Any:
+        x = tf.cast(image, tf.float32) / 255
+        for place in range(4):
+            branches = [lambda i=i, x=x: change(i, x) for i in range(4)]
+            x = tf.switch_case(order[place], branches)
+        return tf.cast(tf.round(x * 255), tf.uint8)
+
+    return tf.cond(u[_APPLY] < rate, jittered, lambda: image)
+
+
+def _grey(x: Any) -> Any:
+    return x if x.shape[-1] == 1 else tf.tensordot(x, tf.constant(GREY), 1)[..., None]
+
+
+def _brightness(x: Any, turn: Any) -> Any:
+    return x * tf.maximum(1 + turn, 0.0)
+
+
+def _contrast(x: Any, turn: Any) -> Any:
+    mean = tf.reduce_mean(_grey(x))
+    return mean + (x - mean) * tf.maximum(1 + turn, 0.0)
+
+
+def _saturation(x: Any, turn: Any) -> Any:
+    grey = _grey(x)
+    return grey + (x - grey) * tf.maximum(1 + turn, 0.0)
+
+
+def _hue(x: Any, turn: Any) -> Any:
+    return x if x.shape[-1] == 1 else tf.image.adjust_hue(x, turn)

@@ -1,0 +1,75 @@
+"""Unreadable images: the reasons, the list in the workdir, and the limit."""
+
+import collections
+import json
+from pathlib import Path
+
+FILE_NAME = "data_errors.jsonl"
+
+
+class Unusable(Exception):
+    """One image cannot be used; `reason` is one of the few words it is counted by."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+class BadDataError(Exception):
+    """Too many images are unreadable to go on; the message is one line for people."""
+
+
+class Ledger:
+    """Counts every unreadable image once a run, however often it is drawn.
+
+    Paths already listed in the workdir, by an earlier attempt of the run or another
+    process, are not listed again. Each process counts what stands in the file at its
+    start and what it meets itself.
+    """
+
+    def __init__(self, workdir: Path | None, limit: int, process: int):
+        self._file = None if workdir is None else workdir / FILE_NAME
+        self._limit = limit
+        self._process = process
+        self._reasons = dict(_listed(self._file)) if self._file else {}
+
+    def note(self, path: str, reason: str, step: int) -> None:
+        """Count one image; raises BadDataError past the limit."""
+        if path in self._reasons:
+            return
+        self._reasons[path] = reason
+        if self._file:
+            entry = {"path": path, "reason": reason, "step": step}
+            line = json.dumps({**entry, "process": self._process}) + "\n"
+            with open(self._file, "a", encoding="utf-8") as out:
+                out.write(line)
+        if len(self._reasons) > self._limit:
+            raise BadDataError(self._summary(step))
+
+    def _summary(self, step: int) -> str:
+        counts = collections.Counter(self._reasons.values()).most_common()
+        named = ", ".join(f"{count} {reason}" for reason, count in counts)
+        where = f", all listed in {self._file}" if self._file else ""
+        return (
+            f"step {step}: {len(self._reasons)} images are unreadable ({named}), more "
+            f"than the {self._limit} that config.data.bad_fraction and "
+            f"config.data.bad_minimum allow{where}"
+        )
+
+
+def error_counts(workdir: Path) -> dict[str, int]:
+    """How many distinct images of a run were unreadable, by reason."""
+    return dict(collections.Counter(r for _, r in _listed(workdir / FILE_NAME)))
+
+
+def _listed(file: Path) -> list[tuple[str, str]]:
+    if not file.exists():
+        return []
+    found = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+            found.setdefault(str(entry["path"]), str(entry["reason"]))
+        except (ValueError, KeyError, TypeError):
+            continue  # a line cut short when an earlier attempt was killed
+    return list(found.items())

@@ -1,0 +1,150 @@
+"""A folder of images: found by one scan, sorted, kept as one compact index.
+
+With `train/` and one of `val/ valid/ validation/ test/` inside, those are the training
+and the held-out part; otherwise a hash of each file's relative path decides. The first
+level of sub-folders below names the class, unless images lie beside those folders or
+there is but one. Hidden files, and files whose names end as texts, tables or archives
+do, are no images; what the others are, their bytes say.
+"""
+
+import functools
+import hashlib
+import os
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from mimjax.data.faults import Unusable
+
+HELD_OUT_NAMES = ("val", "valid", "validation", "test")
+NOT_IMAGES = (
+    ".txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .html .pdf .py .log .npy .npz "
+    ".mat .pkl .parquet .db .zip .tar .gz .tgz .7z .bz2 .xz .sha256 .md5"
+).split()
+RETRY_SECONDS = (0.05, 0.2, 0.8, 2.0)
+SIZES_HASHED = 100_000
+
+
+class Folder(NamedTuple):
+    """The images of one part; file number -> path and label."""
+
+    root: str
+    names: bytes  # all relative paths, one after another
+    ends: Int[np.ndarray, " n"]  # where each of them ends
+    labels: Int[np.ndarray, " n"]
+    class_names: list[str]
+
+    @property
+    def length(self) -> int:
+        return len(self.ends)
+
+    def path(self, index: int) -> str:
+        start = int(self.ends[index - 1]) if index else 0
+        return os.fsdecode(self.names[start : int(self.ends[index])])
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """Content and label; a failing store is asked again before giving up."""
+        path = os.path.join(self.root, self.path(index))
+        for pause in (*RETRY_SECONDS, None):
+            try:
+                with open(path, "rb") as file:
+                    return file.read(), int(self.labels[index])
+            except (FileNotFoundError, IsADirectoryError) as error:
+                raise Unusable("missing") from error
+            except OSError as error:
+                if pause is None or isinstance(error, PermissionError):
+                    raise Unusable("unreadable") from error
+                time.sleep(pause)
+        raise AssertionError("unreachable")
+
+
+@functools.lru_cache(maxsize=4)
+def scan(
+    path: str, part: Literal["train", "test"], holdout_fraction: float
+) -> Folder:
+    """Find the images of a part; the order is that of the sorted paths."""
+    top = Path(path).expanduser()
+    train, held = _part_folders(top)
+    classes = _classes(train)
+    if held is not None and bool(_classes(held)) != bool(classes):
+        held = None  # labelled images cannot be judged on unlabelled ones
+    root = held if part == "test" and held is not None else train
+    limit = 0 if held is not None else round(holdout_fraction * 2**32)
+    names, ends, labels, end = [], [], [], 0
+    numbers = {name: number for number, name in enumerate(classes)}
+    for name in walk(root):
+        raw = os.fsencode(name)
+        if held is None and (zlib.crc32(raw) < limit) != (part == "test"):
+            continue
+        end += len(raw)
+        names.append(raw)
+        ends.append(end)
+        labels.append(numbers.get(name.split("/", 1)[0], -1) if classes else -1)
+    return Folder(
+        str(root),
+        b"".join(names),
+        np.asarray(ends, np.int64),
+        np.asarray(labels, np.int32),
+        classes,
+    )
+
+
+def walk(root: Path, inside: str = "", seen: tuple[str, ...] = ()) -> Iterator[str]:
+    """Relative paths, with `/`, of all files that may be images, sorted.
+
+    Links are followed; a folder linked into itself is entered once.
+    """
+    here = os.path.realpath(root / inside)
+    if here in seen:
+        return
+    with os.scandir(root / inside) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from walk(root, f"{inside}{entry.name}/", (*seen, here))
+        elif not entry.name.lower().endswith(tuple(NOT_IMAGES)):
+            yield inside + entry.name
+
+
+def content_hash(folder: Folder) -> str:
+    """SHA-256 of all paths, and of the sizes of up to 100,000 files evenly spaced."""
+    digest = hashlib.sha256(folder.names)
+    digest.update(folder.ends.astype("<i8").tobytes())
+    for index in spread(folder.length, SIZES_HASHED):
+        path = Path(folder.root, folder.path(int(index)))
+        digest.update(str(path.stat().st_size if path.exists() else -1).encode())
+    return digest.hexdigest()
+
+
+def spread(length: int, limit: int) -> Int[np.ndarray, " n"]:
+    """At most `limit` evenly spaced numbers out of [0, length)."""
+    count = min(length, limit)
+    return np.arange(count) * length // max(count, 1)
+
+
+def _part_folders(top: Path) -> tuple[Path, Path | None]:
+    if not (top / "train").is_dir():
+        return top, None
+    others = [top / name for name in HELD_OUT_NAMES if (top / name).is_dir()]
+    return top / "train", others[0] if others else None
+
+
+def _classes(root: Path) -> list[str]:
+    """Names of the sub-folders that hold images, [] where they are no classes."""
+    found = []
+    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_dir():
+            if not entry.name.lower().endswith(tuple(NOT_IMAGES)):
+                return []
+        elif next(walk(root, entry.name + "/"), None) is not None:
+            found.append(entry.name)
+    return found if len(found) > 1 else []

@@ -1,0 +1,134 @@
+"""The sources by name, and what is asked of them outside the training stream."""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from mimjax.data import Data, digits, folder, synthetic
+from mimjax.data.faults import Unusable
+
+Part = Literal["train", "test"]
+DIGITS_VERSION = 1
+PROBE_SEED = 1
+
+
+class Records(Protocol):
+    """Images that lie encoded in files and are read by number."""
+
+    @property
+    def length(self) -> int: ...
+
+    def path(self, index: int) -> str: ...
+
+    def read(self, index: int) -> tuple[bytes, int]: ...
+
+
+def records(data: Data, part: Part) -> Records:
+    """Open a `folder:` or `tfds:` source."""
+    kind, _, name = data.source.partition(":")
+    if kind == "folder":
+        return folder.scan(name, part, data.holdout_fraction)
+    from mimjax.data import named
+
+    return named.open_records(data, part)
+
+
+def class_names(data: Data) -> list[str]:
+    """Names of the classes, [] for unlabelled sources."""
+    kind, _, name = data.source.partition(":")
+    if kind == "digits":
+        return [str(digit) for digit in range(digits.NUM_CLASSES)]
+    if kind == "synthetic":
+        return [str(number) for number in range(synthetic.NUM_CLASSES)]
+    if kind == "folder":
+        return folder.scan(name, "train", data.holdout_fraction).class_names
+    from mimjax.data import named
+
+    return named.class_names(data)
+
+
+def fingerprint(data: Data) -> dict[str, Any]:
+    """Source, number of training images, and a hash of what they are."""
+    kind, _, name = data.source.partition(":")
+    if kind in ("digits", "synthetic"):
+        length, text = data.num_images, f"{kind} {DIGITS_VERSION}"
+        if kind == "digits":
+            scene = digits.load("train")
+            text += hashlib.sha256(scene.glyphs.tobytes()).hexdigest()
+            text += hashlib.sha256(scene.photos[0].tobytes()).hexdigest()
+        content = hashlib.sha256(text.encode()).hexdigest()
+    elif kind == "folder":
+        found = folder.scan(name, "train", data.holdout_fraction)
+        length, content = found.length, folder.content_hash(found)
+    else:
+        from mimjax.data import named
+
+        length, content = named.identity(data)
+    return {"source": data.source, "length": length, "content": content}
+
+
+def evaluation_images(
+    data: Data,
+    image_size: tuple[int, int],
+    channels: int,
+    split: Literal["probe_train", "test"],
+    limit: int,
+) -> tuple[UInt8[np.ndarray, "n H W C"], Int[np.ndarray, " n"]]:
+    """See mimjax.data.held_out."""
+    part: Part = "train" if split == "probe_train" else "test"
+    if data.source == "synthetic":
+        seed = PROBE_SEED + (part == "test")
+        keys = np.arange(min(limit, data.num_images))
+        return synthetic.draw(keys, image_size, channels, seed)
+    if data.source == "digits":
+        count = min(limit, data.num_images) if part == "train" else limit
+        images, labels = digits.draw(np.arange(count), part, image_size)
+        return to_channels(images, channels), labels
+    found = records(data, part)
+    workers = data.workers or os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        tasks = [
+            pool.submit(_evaluation_image, data, found, int(i), image_size, channels)
+            for i in folder.spread(found.length, limit)
+        ]
+        pairs = [task.result() for task in tasks]
+    good = [pair for pair in pairs if pair is not None]
+    images = np.empty((len(good), *image_size, channels), np.uint8)
+    labels = np.empty(len(good), np.int32)
+    for row, (image, label) in enumerate(good):
+        images[row], labels[row] = image, label
+    return images, labels
+
+
+def to_channels(
+    images: UInt8[np.ndarray, "n H W 3"], channels: int
+) -> UInt8[np.ndarray, "n H W C"]:
+    """RGB as it is, or grey with the weights of ITU-R BT.601."""
+    if channels == 3:
+        return images
+    weights = np.float32([0.299, 0.587, 0.114])
+    return np.rint(images @ weights).astype(np.uint8)[..., None]
+
+
+def _evaluation_image(
+    data: Data, found: Records, index: int, image_size: tuple[int, int], channels: int
+) -> tuple[UInt8[np.ndarray, "H W C"], int] | None:
+    """The shorter side at 256/224 of the size, then the centre; None if unreadable."""
+    from mimjax.data import augment, decode
+
+    try:
+        content, label = found.read(index)
+        picture = decode.open_picture(content, data.min_side, data.max_pixels)
+        image = decode.crop(picture, decode.whole(picture), channels)
+    except Unusable:
+        return None
+    (height, width), (h, w) = image_size, image.shape[:2]
+    scale = max(height * 256 // 224 / h, width * 256 // 224 / w)
+    resized = (max(int(h * scale), height), max(int(w * scale), width))
+    image = augment.resize(image, resized, data.interpolation, data.antialias)
+    top, left = (resized[0] - height) // 2, (resized[1] - width) // 2
+    return image[top : top + height, left : left + width], label

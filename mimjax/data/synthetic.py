@@ -1,0 +1,39 @@
+"""Random images for tests and timings: made once, numpy only, no TensorFlow."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+NUM_CLASSES = 1000
+
+
+def draw(
+    keys: Int[np.ndarray, " n"], image_size: tuple[int, int], channels: int, seed: int
+) -> tuple[UInt8[np.ndarray, "n H W C"], Int[np.ndarray, " n"]]:
+    """Uniform noise and random labels; every image depends on seed and key alone."""
+    images = np.empty((len(keys), *image_size, channels), np.uint8)
+    labels = np.empty(len(keys), np.int32)
+    for row, key in enumerate(keys):
+        random = np.random.Generator(np.random.Philox(key=[seed, int(key)]))
+        labels[row] = random.integers(NUM_CLASSES)
+        images[row] = random.integers(0, 256, images[row].shape, np.uint8)
+    return images, labels
+
+
+def batches(
+    num_images: int,
+    image_size: tuple[int, int],
+    channels: int,
+    seed: int,
+    rows: Int[np.ndarray, " R"],
+    count: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    """The same batch, the very same arrays, `count` times over.
+
+    Row r of the global batch holds image r modulo `num_images`. A loop that sees the
+    arrays again may keep their copy on the device.
+    """
+    images, labels = draw(rows % num_images, image_size, channels, seed)
+    for _ in range(count):
+        yield {"image": images, "label": labels}

@@ -1,0 +1,194 @@
+"""What is looked at between updates: frozen features, held-out loss, pictures.
+
+Nothing here touches the training state or its random streams.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from mimjax import data, evaluate, metrics, patches, pictures, report, sharding
+from mimjax.config import Config
+from mimjax.evaluate import features
+from mimjax.train import Plan, State, streams
+
+# Images of a picture sheet.
+SHEET_ROWS = 8
+
+
+class Judge:
+    """Evaluates and draws a state; images are read when first needed and kept."""
+
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        mesh: jax.sharding.Mesh,
+        workdir: pathlib.Path,
+        should_stop: Callable[[], bool],
+    ):
+        self.config, self.plan, self.mesh = config, plan, mesh
+        self.workdir, self.should_stop = workdir, should_stop
+        self.num_classes = data.labelled(config.data)
+        self.names: list[str] = []
+
+    @functools.cached_property
+    def images(self) -> dict[str, evaluate.Labelled]:
+        """Labelled images to learn from ("probe_train") and held-out ones ("test")."""
+        encoder, wanted = self.config.encoder, self.config.evaluate
+        limits = {"probe_train": wanted.train_images, "test": wanted.test_images}
+        return {
+            split: data.held_out(
+                self.config.data,
+                image_size=encoder.image_size,
+                channels=encoder.channels,
+                split=split,
+                limit=limit,
+            )
+            for split, limit in limits.items()
+            if split == "test" or self.num_classes
+        }
+
+    def put(self, rows: np.ndarray) -> jax.Array:
+        """An array every process has whole, cut over the devices."""
+        cut = sharding.batch(self.mesh)
+        return jax.make_array_from_callback(rows.shape, cut, lambda i: rows[i])
+
+    @functools.cached_property
+    def embed(self) -> Any:
+        """(parameters, uint8 images) -> features, on every device."""
+
+        def apply(params: Any, image: jax.Array) -> jax.Array:
+            image = patches.normalise(image, self.plan.mean, self.plan.std)
+            encoder, pool = self.config.encoder, self.config.evaluate.pool
+            variables = {"params": params["encoder"]}
+            return encoder.apply(variables, image, pool, method="features")
+
+        return jax.jit(apply, out_shardings=sharding.replicated(self.mesh))
+
+    @functools.cached_property
+    def loss(self) -> Any:
+        """(parameters, frozen, uint8 batch, number) -> loss and metrics, masks fixed."""
+
+        def apply(params: Any, frozen: Any, batch: Any, number: jax.Array) -> Any:
+            image = patches.normalise(batch["image"], self.plan.mean, self.plan.std)
+            loss, metrics = self.config.objective.apply(
+                {"params": params, **frozen},
+                {**batch, "image": image},
+                train=False,
+                rngs=streams(self.config.run.seed, number),
+            )
+            return {"loss": loss, **metrics}
+
+        return jax.jit(apply, out_shardings=sharding.replicated(self.mesh))
+
+    def evaluate(self, state: State) -> dict[str, float]:
+        """Held-out loss and metrics and, where there are labels, frozen accuracy.
+
+        The keys start with "eval/". Raises evaluate.Interrupted when asked to stop.
+        """
+        values = self.held_out(state)
+        if self.num_classes:
+            params = state.best_params
+
+            def features_of(images: np.ndarray) -> np.ndarray:
+                return features.extract(
+                    lambda batch: self.embed(params, batch),
+                    images,
+                    self.config.evaluate.batch_size,
+                    self.put,
+                    self.should_stop,
+                )
+
+            values |= evaluate.frozen_accuracy(
+                features_of,
+                self.images["probe_train"],
+                self.images["test"],
+                self.num_classes,
+                self.config.evaluate,
+                self.should_stop,
+            )
+        return {f"eval/{name}": float(value) for name, value in values.items()}
+
+    def held_out(self, state: State) -> dict[str, float]:
+        """The objective on held-out images with masks that are always the same."""
+        images, labels = self.images["test"]
+        size = self.config.evaluate.batch_size
+        # Whole batches only; fewer images than a batch are repeated to fill it.
+        count = max(size, len(images) // size * size)
+        order = np.arange(count) % len(images)
+        sums: dict[str, float] = {}
+        for number, rows in enumerate(order.reshape(-1, size)):
+            if self.should_stop():
+                raise evaluate.Interrupted
+            batch = {
+                "image": self.put(images[rows]),
+                "label": self.put(labels[rows].astype(np.int32)),
+            }
+            found = self.loss(
+                state.best_params, state.frozen, batch, np.int32(number)
+            )
+            for name, value in jax.device_get(found).items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        return {name: total / (count // size) for name, total in sums.items()}
+
+    @functools.cached_property
+    def panels(self) -> Any:
+        """(parameters, frozen, uint8 images) -> the columns of a sheet, masks fixed."""
+
+        def apply(params: Any, frozen: Any, image: jax.Array) -> tuple[jax.Array, ...]:
+            image = patches.normalise(image, self.plan.mean, self.plan.std)
+            columns = self.config.objective.apply(
+                {"params": params, **frozen},
+                {"image": image},
+                method="panels",
+                rngs=streams(self.config.run.seed, 0),
+            )
+            # A dict that leaves a jit comes out sorted by name.
+            self.names = list(columns)
+            return tuple(columns.values())
+
+        return jax.jit(apply, out_shardings=sharding.replicated(self.mesh))
+
+    def picture_of(self, step: int) -> pathlib.Path:
+        """Where the sheet of a step goes."""
+        return self.workdir / report.PICTURES / f"step_{step:08d}.png"
+
+    def drawn(self, step: int) -> bool:
+        """Whether there is nothing to draw, or the sheet of that step is there."""
+        return not hasattr(self.config.objective, "panels") or (
+            self.picture_of(step).exists()
+        )
+
+    def evaluated(self, step: int) -> bool:
+        """Whether metrics.jsonl holds an evaluation of that step."""
+        records = metrics.read_metrics(self.workdir)
+        return any(r["step"] == step and "eval/loss" in r for r in records)
+
+    def draw(self, state: State, step: int) -> None:
+        """The sheet of fixed held-out images, and the report with all there is."""
+        images = self.images["test"][0]
+        rows = images[np.linspace(0, len(images) - 1, SHEET_ROWS).astype(int)]
+        every = sharding.replicated(self.mesh)
+        placed = jax.make_array_from_callback(rows.shape, every, lambda i: rows[i])
+        columns = self.panels(state.best_params, state.frozen, placed)
+        panels = dict(zip(self.names, jax.device_get(columns), strict=True))
+        if jax.process_index() == 0:
+            pictures.sheet(
+                panels,
+                self.plan.mean,
+                self.plan.std,
+                self.picture_of(step),
+                title=f"step {step}",
+                note=self.config.objective.panel_note,
+            )
+        self.report()
+
+    def report(self) -> None:
+        """report.html from all there is in the workdir; by the first process."""
+        if jax.process_index() == 0:
+            report.report(self.workdir)

@@ -1,0 +1,180 @@
+"""The run: everything started in order, then updates until the last step."""
+
+import collections
+import contextlib
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+
+from mimjax import checkpoint, data, feed, metrics, setup, stop, train, workdir
+from mimjax.config import Config
+from mimjax.evaluate import Interrupted
+from mimjax.judge import Judge
+from mimjax.progress import Progress
+
+DONE, NOT_FINITE = 0, 77
+
+# Updates handed to the devices before the host waits for the oldest.
+IN_FLIGHT = 2
+
+
+@dataclasses.dataclass
+class Session:
+    """What the loop works with."""
+
+    config: Config
+    plan: train.Plan
+    signals: stop.Stop
+    checkpoints: checkpoint.Checkpoints
+    batches: feed.Feed
+    meter: metrics.Meter
+    writer: Any
+    progress: Progress
+    judge: Judge
+
+    def due(self, period: int, step: int) -> bool:
+        """Whether something of that period is due after `step` updates."""
+        return period > 0 and (step % period == 0 or step == self.plan.steps)
+
+
+def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
+    """Trains, or goes on training, in the workdir `folder`; returns the exit status.
+
+    Raises ConfigError, data's BadDataError, or checkpoint's StorageError.
+    """
+    first = jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        signals = stop.Stop()
+        stack.callback(signals.close)
+        if first:
+            stack.enter_context(workdir.claim(config, folder))
+        config, mesh = setup.place(config)
+        setup.check_labels(config)
+        found = data.fingerprint(config.data)
+        plan = setup.make_plan(config, found["length"])
+        progress = Progress(plan.steps)
+        stack.callback(progress.close)
+        keep = config.run.keep_last, config.run.keep_every
+        checkpoints = checkpoint.Checkpoints(folder, *keep)
+        stack.callback(checkpoints.close)
+        state, start = setup.first_state(config, mesh, checkpoints, progress)
+        batches = setup.make_feed(config, mesh, plan, start, folder)
+        stack.callback(batches.close)
+        step = setup.compile_step(config, plan, mesh, progress)
+        writer: Any = metrics.Silent()
+        if first:
+            writer = metrics.Writer(folder, resume_step=start or -1)
+            facts = run_facts(config, plan, mesh, state, found, command)
+            record = workdir.Record(folder, facts, start)
+        stack.callback(writer.close)
+        meter = setup.make_meter(config, plan, mesh, start)
+        judge = Judge(config, plan, mesh, folder, signals.asked)
+        session = Session(
+            config, plan, signals, checkpoints, batches, meter, writer, progress, judge
+        )
+        signals.ready()
+        status, last = advance(session, step, state, start)
+        checkpoints.wait()
+        if first:
+            record.finish(status=status, step=last)
+            judge.report()
+    return status
+
+
+def run_facts(
+    config: Config,
+    plan: train.Plan,
+    mesh: jax.sharding.Mesh,
+    state: train.State,
+    found: dict[str, Any],
+    command: list[str],
+) -> dict[str, Any]:
+    """What run.json holds of the run beside versions and times."""
+    encoder = train.count(state.params["encoder"])
+    return {
+        "command": command,
+        "devices": jax.devices()[0].device_kind,
+        "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
+        "mesh": dict(mesh.shape),
+        "seed": config.run.seed,
+        "data": found,
+        "steps": plan.steps,
+        "warmup_steps": plan.warmup,
+        "parameters": {"encoder": encoder, "total": train.count(state.params)},
+    }
+
+
+def advance(
+    session: Session, update: Any, state: train.State, step: int
+) -> tuple[int, int]:
+    """Updates until the last step or a stop; returns the exit status and the step.
+
+    A checkpoint comes before what may fail or be interrupted: evaluation and pictures
+    of a step are made up for when the run is resumed at it.
+    """
+    period, plan = session.config.run, session.plan
+    waiting: collections.deque[Any] = collections.deque()
+    while True:
+        with session.meter.pause(), contextlib.suppress(Interrupted):
+            look(session, state, step)
+        ends = step == plan.steps
+        if ends or session.signals.agreed(step):
+            session.checkpoints.save(state, step)
+            if ends:
+                return DONE, step
+            session.progress.note(
+                f"stopped after step {step} and saved; the same command resumes"
+            )
+            return stop.STOPPED, step
+        with session.meter.waiting():
+            batch = session.batches.next()
+        state, values = update(state, batch)
+        step += 1
+        waiting.append(values["loss"])
+        if len(waiting) > IN_FLIGHT:
+            waiting.popleft().block_until_ready()
+        logs = session.due(period.log_every, step)
+        saves = session.due(period.checkpoint_every, step)
+        if logs or saves:
+            host = {k: float(v) for k, v in jax.device_get(values).items()}
+            if host.pop("bad_streak") >= train.BAD_LIMIT:
+                return give_up(session, step), step
+            if logs:
+                log(session, step, host)
+        if saves:
+            with session.meter.pause():
+                session.checkpoints.save(state, step)
+
+
+def look(session: Session, state: train.State, step: int) -> None:
+    """Evaluation and picture of a step, where due and not there yet."""
+    period, judge = session.config.run, session.judge
+    if session.due(period.eval_every, step) and not judge.evaluated(step):
+        values = judge.evaluate(state)
+        session.writer.write(step, values)
+        shown = "  ".join(f"{k.removeprefix('eval/')} {v:.4f}" for k, v in values.items())
+        session.progress.note(f"step {step} held out: {shown}")
+    if session.due(period.picture_every, step) and not judge.drawn(step):
+        judge.draw(state, step)
+
+
+def log(session: Session, step: int, values: dict[str, float]) -> None:
+    """One line to the progress bar, one record to the files."""
+    skipped = values.pop("skipped")
+    values |= {**session.meter.read(step), "skipped": int(skipped)}
+    session.writer.write(step, values)
+    session.progress.update(step, values)
+
+
+def give_up(session: Session, step: int) -> int:
+    """Says why the run ends; the last checkpoint holds the last good parameters."""
+    kept = session.checkpoints.steps()
+    last = f"checkpoint {kept[-1]} is the last good one" if kept else "nothing was saved"
+    session.progress.note(
+        f"stopped at step {step}: loss or gradient was not finite {train.BAD_LIMIT} times "
+        f"in a row; {last} (try a lower config.optim.base_lr or config.optim.clip=1.0)"
+    )
+    return NOT_FINITE

@@ -1,0 +1,105 @@
+"""python -m mimjax.main --config=configs/NAME.py --workdir=DIR [--config.a.b=value]
+
+Trains, or goes on training, what the config describes. Exit status: 0 done, 70 internal
+error, 74 storage, 75 stopped and saved, 77 not finite, 78 bad configuration or data.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+
+INTERNAL, STORAGE, BAD_CONFIG = 70, 74, 78
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
+    """The flags, and the changes to the config as ("optim.clip", "1.0")."""
+    parser = argparse.ArgumentParser(
+        prog="mimjax",
+        description="Pretrain vision transformers by masked and autoregressive modelling.",
+        epilog="Any field of the config is changed by --config.GROUP.FIELD=VALUE.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, help="a file of configs/, or your own")
+    parser.add_argument("--workdir", help="where the run is kept; resumed if it is there")
+    parser.add_argument(
+        "--distributed",
+        default="",
+        help="'auto' on a TPU pod or under Slurm, or HOST:PORT,COUNT,INDEX",
+    )
+    parser.add_argument(
+        "--compile",
+        default="",
+        metavar="DEVICES",
+        help="only compile the step, for cpu:8 or a TPU topology such as v5e:4x4",
+    )
+    flags, rest = parser.parse_known_args(arguments)
+    changes = []
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        if not flag.startswith("--config."):
+            parser.error(f"unknown flag {flag} (config fields: --config.GROUP.FIELD=VALUE)")
+        if not equals:
+            if not rest:
+                parser.error(f"{flag} needs a value: {flag}=VALUE")
+            value = rest.pop(0)
+        changes.append((flag.removeprefix("--config."), value))
+    if not flags.workdir and not flags.compile:
+        parser.error("--workdir is needed: where to keep the run")
+    return flags, changes
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    flags, changes = parse(given)
+    # Before the first import of either library: their start-up chatter is not the user's.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Heavy imports wait until the flags are known to make sense.
+    from mimjax.schema import ConfigError
+
+    try:
+        return start(flags, changes, given)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return BAD_CONFIG
+
+
+def start(
+    flags: argparse.Namespace, changes: list[tuple[str, str]], given: list[str]
+) -> int:
+    """What the flags ask for."""
+    if flags.compile:
+        from mimjax import aot
+
+        return aot.report(flags.config, changes, flags.compile)
+    if flags.distributed:
+        from mimjax import hosts
+
+        hosts.join(flags.distributed)
+    import jax
+
+    from mimjax import config, loop
+    from mimjax.checkpoint import StorageError
+    from mimjax.data.faults import BadDataError
+
+    resolved = config.resolve(flags.config, changes, jax.device_count())
+    command = [sys.executable, "-m", "mimjax.main", *given]
+    try:
+        return loop.run(resolved, pathlib.Path(flags.workdir), command)
+    except (StorageError, OSError) as error:
+        print(error, file=sys.stderr)
+        return STORAGE
+    except BadDataError as error:
+        print(error, file=sys.stderr)
+        return BAD_CONFIG
+
+
+def console() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    console()

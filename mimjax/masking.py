@@ -1,0 +1,105 @@
+"""Masks, drawn on the device for every sample, as integer ids of static size.
+
+`ids` are patch numbers; `hidden` is True where a patch is to be predicted; `attn_mask`
+is True where attention is allowed. Nothing here indexes by a boolean, so everything
+compiles to gathers of fixed shape and one sort.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+
+
+def random_order(key: Key[Array, ""], batch: int, num_tokens: int) -> Int[Array, "B N"]:
+    """A uniform permutation of `num_tokens` for each of `batch` samples.
+
+    One sort of random words whose low bits hold the token number: the same permutation
+    as an argsort of the noise at a fraction of its cost. With b bits for the number the
+    noise keeps 32 - b bits, so two of N tokens tie (and then stay in order) with a chance
+    below N^2 / 2^(33 - b): one sample in a thousand at N = 196.
+    """
+    low = max(1, (num_tokens - 1).bit_length())
+    noise = jax.random.bits(key, (batch, num_tokens), jnp.uint32) >> low
+    packed = (noise << low) | jnp.arange(num_tokens, dtype=jnp.uint32)
+    return (jnp.sort(packed, axis=-1) & ((1 << low) - 1)).astype(jnp.int32)
+
+
+def random_ids(
+    key: Key[Array, ""], batch: int, num_tokens: int, num_kept: int
+) -> tuple[Int[Array, "B K"], Int[Array, "B M"]]:
+    """The ids kept and the ids hidden of each sample, uniform without replacement.
+
+    MAE's random masking (arXiv 2111.06377, section 3): the kept ids come in random order.
+    """
+    order = random_order(key, batch, num_tokens)
+    return order[:, :num_kept], order[:, num_kept:]
+
+
+def take(x: Shaped[Array, "B N D"], ids: Int[Array, "B K"]) -> Shaped[Array, "B K D"]:
+    """The rows `ids` of each sample."""
+    return jnp.take_along_axis(x, ids[:, :, None], axis=1, mode="promise_in_bounds")
+
+
+def put_back(x: Shaped[Array, "B N D"], ids: Int[Array, "B N"]) -> Shaped[Array, "B N D"]:
+    """Undoes `take` with a permutation: row i of x goes to place ids[i]."""
+    return take(x, jnp.argsort(ids, axis=-1))
+
+
+def hidden_from_ids(ids: Int[Array, "B M"], num_tokens: int) -> Bool[Array, "B N"]:
+    """True at the places named by `ids`."""
+    return (ids[:, :, None] == jnp.arange(num_tokens)).any(axis=1)
+
+
+def num_cells_hidden(cells: int, ratio: float) -> int:
+    """How many of `cells` SimMIM hides: rounded up (official `data_simmim.py`)."""
+    return math.ceil(cells * ratio)
+
+
+def random_cells(
+    key: Key[Array, ""], batch: int, grid: tuple[int, int], cell: int, ratio: float
+) -> Bool[Array, "B N"]:
+    """Hides square cells of `cell` x `cell` patches until `ratio` of them is hidden.
+
+    SimMIM (arXiv 2111.09886, section 3.2): cells of 32 pixels whatever the patch, the
+    count rounded up, so 30 of 49 cells at 224 pixels.
+    """
+    rows, columns = grid[0] // cell, grid[1] // cell
+    count = num_cells_hidden(rows * columns, ratio)
+    order = random_order(key, batch, rows * columns)
+    coarse = hidden_from_ids(order[:, :count], rows * columns)
+    fine = coarse.reshape(batch, rows, 1, columns, 1)
+    fine = jnp.broadcast_to(fine, (batch, rows, cell, columns, cell))
+    return fine.reshape(batch, grid[0] * grid[1])
+
+
+def prefix_lengths(key: Key[Array, ""], batch: int, num_tokens: int) -> Int[Array, "B"]:
+    """A prefix length for each sample, uniform on 1 .. num_tokens - 1.
+
+    AIM, arXiv 2401.08541, section 3.2.
+    """
+    return jax.random.randint(key, (batch,), 1, num_tokens)
+
+
+def prefix_causal(prefix: Int[Array, "B"], num_tokens: int) -> Bool[Array, "B N N"]:
+    """Query q may attend to key k if k <= q or k lies in the prefix of its sample.
+
+    AIM, arXiv 2401.08541, section 3.2: the prefix is bidirectional, the rest causal.
+    """
+    place = jnp.arange(num_tokens)
+    causal = place[None, :] <= place[:, None]
+    return causal[None] | (place[None, None, :] < prefix[:, None, None])
+
+
+def beyond_prefix(prefix: Int[Array, "B"], num_tokens: int) -> Bool[Array, "B N"]:
+    """True for the patches that are predicted: those from the prefix length on."""
+    return jnp.arange(num_tokens)[None, :] >= prefix[:, None]
+
+
+def masked_mean(
+    losses: Float[Array, "B N"], hidden: Bool[Array, "B N"]
+) -> Float[Array, ""]:
+    """The mean of `losses` over the True places of the whole batch."""
+    weight = hidden.astype(losses.dtype)
+    return (losses * weight).sum() / weight.sum()

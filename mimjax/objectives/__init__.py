@@ -1,0 +1,26 @@
+"""One paper, one file: what is hidden, what is predicted, what the loss is.
+
+The file name is the registry: `objective.name = "mae"` is `mimjax/objectives/mae.py`. A
+file holds a Flax module `Objective` whose fields are its hyper-parameters with the
+paper's values, whose backbone is the field `encoder`, and whose call takes
+{"image": float32 [B, H, W, C] normalised, "label": int32 [B]} to (loss, metrics). Random
+draws come from the streams "mask" and "drop". `panels`, where there is one, returns the
+columns of a picture sheet, normalised images by name, and `panel_note` what to print
+beneath. `problems()` lists what cannot work, one line each, as
+"field: why".
+"""
+
+import importlib
+import pathlib
+from typing import Any
+
+
+def names() -> list[str]:
+    """The objectives there are."""
+    folder = pathlib.Path(__file__).parent
+    return sorted(f.stem for f in folder.glob("*.py") if f.stem != "__init__")
+
+
+def load(name: str) -> Any:
+    """The `Objective` class of a name in `names()`."""
+    return importlib.import_module(f"mimjax.objectives.{name}").Objective

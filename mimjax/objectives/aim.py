@@ -1,0 +1,162 @@
+"""Autoregressive image models (AIM): predict each patch from those before it.
+
+El-Nouby et al., arXiv 2401.08541. Pre-training code and constants: apple/ml-l3m
+(`RandomRasterMasking`, `PrefixAttentionMaskBuilder`, `SimpleDecoder`,
+`RasterPixelLoss`); section 3.3 of the paper for the head. Patches go row by row; a
+prefix of random length sees itself both ways, the rest looks back only. The loss is one
+sum over all predicted patches of the batch divided by their number, where the official
+code takes the mean of that ratio over devices.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from mimjax import masking, patches, posembed
+from mimjax.backbones import layers, vit
+
+
+class HeadBlock(nn.Module):
+    """The official head's layer: x + norm(x), then x + mlp(norm(x)), in scan form.
+
+    It is the transformer layer with attention replaced by the identity, which the paper
+    calls an MLP block; the paper does not mention the first sum.
+    """
+
+    spec: layers.Spec
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], number: Int[Array, ""]
+    ) -> tuple[Float[Array, "B T D"], None]:
+        spec = self.spec
+        x = x + layers.layer_norm(spec.norm_eps, spec.dtype, "norm1")(x)
+        y = layers.layer_norm(spec.norm_eps, spec.dtype, "norm2")(x)
+        return x + layers.Mlp(spec, name="mlp")(y, number, train=False), None
+
+
+class Objective(nn.Module):
+    """AIM with its MLP head; the prefix length is uniform on 1 .. N-1 for each sample."""
+
+    encoder: vit.Encoder
+    head_width: int = 2048
+    head_depth: int = 12
+    norm_pixels: bool = True
+
+    panel_note = (
+        "every patch beyond the prefix is predicted from the true patches before it and "
+        "drawn with its own true mean and deviation"
+    )
+
+    @nn.nowrap
+    def problems(self) -> list[str]:
+        """What cannot work, one line each."""
+        found = []
+        if self.encoder.cls:
+            found.append(
+                "name: aim predicts every token from those before it and has no place "
+                "for a class token (config.encoder.cls=False)"
+            )
+        if self.encoder.num_tokens < 2:
+            found.append("name: aim needs at least two patches an image")
+        if self.head_width < 4 or self.head_width % 4:
+            found.append(f"head_width: {self.head_width} must divide by 4")
+        if self.head_depth < 1:
+            found.append(f"head_depth: {self.head_depth} must be at least 1")
+        return found
+
+    def setup(self) -> None:
+        encoder = self.encoder
+        xavier = nn.initializers.xavier_uniform()
+        self.head_embed = nn.Dense(
+            self.head_width, kernel_init=xavier, dtype=encoder.dtype
+        )
+        # No biases inside the head, expansion 4 (section 3.3).
+        spec = dataclasses.replace(
+            encoder.spec(self.head_width, 1),
+            mlp_width=4 * self.head_width,
+            bias=False,
+            dropout=0.0,
+        )
+        block = HeadBlock
+        policy = layers.REMAT[encoder.remat]
+        if policy is not None:
+            block = nn.remat(HeadBlock, policy=policy, prevent_cse=False)
+        self.head = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=0,
+            length=self.head_depth,
+            unroll=self.head_depth if encoder.unroll > 1 else 1,
+        )(spec)
+        self.head_norm = layers.layer_norm(encoder.norm_eps, encoder.dtype)
+        self.head_pred = nn.Dense(
+            encoder.patch_values, kernel_init=xavier, dtype=jnp.float32
+        )
+
+    def __call__(
+        self, batch: dict[str, Array], *, train: bool
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        prefix = self.draw(batch["image"].shape[0])
+        predicted = self.predict(batch["image"], prefix, train=train)
+        return self.loss(batch["image"], predicted, prefix), {}
+
+    def draw(self, batch: int) -> Int[Array, "B"]:
+        """How many patches of each image are given."""
+        key = self.make_rng("mask")
+        return masking.prefix_lengths(key, batch, self.encoder.num_tokens)
+
+    def predict(
+        self,
+        image: Float[Array, "B H W C"],
+        prefix: Int[Array, "B"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B N P"]:
+        """At place n the pixels of patch n + 1."""
+        attn_mask = masking.prefix_causal(prefix, self.encoder.num_tokens)
+        tokens = self.encoder.embed(image)
+        x = self.head_embed(self.encoder(tokens, attn_mask=attn_mask, train=train))
+        table = jnp.asarray(posembed.sincos_2d(self.encoder.grid, self.head_width))
+        x = x + table.astype(x.dtype)
+        x, _ = self.head(x, jnp.arange(1, self.head_depth + 1))
+        return self.head_pred(self.head_norm(x))
+
+    def targets(self, image: Float[Array, "B H W C"]) -> Float[Array, "B N P"]:
+        """What patch n should be predicted as."""
+        values = patches.patchify(image, self.encoder.patch_size)
+        return patches.standardise(values) if self.norm_pixels else values
+
+    def loss(
+        self,
+        image: Float[Array, "B H W C"],
+        predicted: Float[Array, "B N P"],
+        prefix: Int[Array, "B"],
+    ) -> Float[Array, ""]:
+        """Mean squared error of patch n + 1 at place n, over patches beyond the prefix."""
+        errors = predicted[:, :-1] - self.targets(image)[:, 1:]
+        hidden = masking.beyond_prefix(prefix, self.encoder.num_tokens)
+        return masking.masked_mean(jnp.square(errors).mean(axis=-1), hidden[:, 1:])
+
+    def panels(self, batch: dict[str, Array]) -> dict[str, Array]:
+        """Original, the prefix, and the prefix with the next-patch predictions."""
+        image = batch["image"]
+        prefix = self.draw(image.shape[0])
+        predicted = self.predict(image, prefix)
+        values = patches.patchify(image, self.encoder.patch_size)
+        # Nothing predicts the first patch; it is always in the prefix.
+        shifted = jnp.concatenate([values[:, :1], predicted[:, :-1]], axis=1)
+        if self.norm_pixels:
+            mean, deviation = patches.moments(values)
+            shifted = shifted.at[:, 1:].set((shifted * deviation + mean)[:, 1:])
+        hidden = masking.beyond_prefix(prefix, self.encoder.num_tokens)[:, :, None]
+        shown = {
+            "original": values,
+            "prefix": jnp.where(hidden, 0.0, values),
+            "prefix + next-patch predictions": jnp.where(hidden, shifted, values),
+        }
+        size = (self.encoder.image_size, self.encoder.patch_size)
+        return {name: patches.unpatchify(x, *size) for name, x in shown.items()}

@@ -1,0 +1,61 @@
+"""Supervised classification, the original vision transformer's own objective.
+
+Dosovitskiy et al., arXiv 2010.11929; official code google-research/vision_transformer
+`models_vit.py`: class token or mean of all tokens after the last norm, an optional tanh
+layer (the paper's pre-training head), a linear head that starts at zero, softmax
+cross-entropy.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from mimjax.backbones import vit
+
+
+class Objective(nn.Module):
+    """`pool` is "token" or "gap"; `representation` the width of the tanh layer, 0 none."""
+
+    encoder: vit.Encoder
+    num_classes: int = 1000
+    pool: str = "token"
+    representation: int = 0
+
+    @nn.nowrap
+    def problems(self) -> list[str]:
+        """What cannot work, one line each."""
+        if self.pool not in ("token", "gap"):
+            return [f"pool: {self.pool!r} is neither 'token' nor 'gap'"]
+        if self.pool == "token" and not self.encoder.cls:
+            return ["pool: 'token' needs config.encoder.cls=True (or use 'gap')"]
+        if self.num_classes < 2 or self.representation < 0:
+            return ["num_classes: needs two classes, representation at least 0"]
+        return []
+
+    def setup(self) -> None:
+        if self.representation:
+            self.pre_logits = nn.Dense(self.representation, dtype=jnp.float32)
+        self.head = nn.Dense(
+            self.num_classes, kernel_init=nn.initializers.zeros, dtype=jnp.float32
+        )
+
+    def __call__(
+        self, batch: dict[str, Array], *, train: bool
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        logits = self.logits(batch["image"], train=train)
+        chance = jax.nn.log_softmax(logits)
+        label = batch["label"]
+        losses = -jnp.take_along_axis(chance, label[:, None], axis=-1)
+        accuracy = (logits.argmax(axis=-1) == label).mean()
+        return losses.mean(), {"accuracy": accuracy}
+
+    def logits(
+        self, image: Float[Array, "B H W C"], *, train: bool = False
+    ) -> Float[Array, "B V"]:
+        """Scores of the classes, float32."""
+        x = self.encoder(self.encoder.embed(image), train=train)
+        x = x[:, 0] if self.pool == "token" else x.mean(axis=1)
+        if self.representation:
+            x = jnp.tanh(self.pre_logits(x))
+        return self.head(x)

@@ -1,0 +1,113 @@
+"""SimMIM: mask tokens in the encoder, raw pixels out of one linear layer.
+
+Xie et al., arXiv 2111.09886; official code microsoft/SimMIM `models/simmim.py`,
+`data/data_simmim.py`. 60 % of cells of 32 pixels are hidden and the loss is the mean
+absolute error over hidden pixels.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from mimjax import masking, patches
+from mimjax.backbones import starts, vit
+
+
+class Objective(nn.Module):
+    """SimMIM on a vision transformer; `mask_cell` is the side of a cell in pixels."""
+
+    encoder: vit.Encoder
+    mask_ratio: float = 0.6
+    mask_cell: int = 32
+
+    panel_note = ""
+
+    @nn.nowrap
+    def problems(self) -> list[str]:
+        """What cannot work, one line each."""
+        cell, (height, width) = self.mask_cell, self.encoder.image_size
+        patch, other = self.encoder.patch_size
+        if patch != other:
+            return [f"mask_cell: needs square patches, not {self.encoder.patch_size}"]
+        if cell < 1 or cell % patch or height % cell or width % cell:
+            return [
+                f"mask_cell: {cell} must be a multiple of the patch ({patch}) and "
+                f"divide the image {height} x {width}"
+            ]
+        cells = height // cell * (width // cell)
+        count = masking.num_cells_hidden(cells, self.mask_ratio)
+        if not 0 < count < cells:
+            return [
+                f"mask_ratio: {self.mask_ratio} hides {count} of {cells} cells "
+                "(both sides need at least one)"
+            ]
+        return []
+
+    def setup(self) -> None:
+        start = starts.STARTS[self.encoder.start]
+        shape = (1, 1, self.encoder.width)
+        self.mask_token = self.param("mask_token", start.cls, shape)
+        # The official 1 x 1 convolution starts as PyTorch's do: uniform within
+        # 1 / sqrt(width). Its pixel shuffle is the order of the columns here.
+        uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        self.decoder = nn.Dense(
+            self.encoder.patch_values,
+            kernel_init=uniform,
+            bias_init=start.patch_bias(self.encoder.width),
+            dtype=jnp.float32,
+        )
+
+    def __call__(
+        self, batch: dict[str, Array], *, train: bool
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        hidden = self.draw(batch["image"].shape[0])
+        predicted = self.predict(batch["image"], hidden, train=train)
+        return self.loss(batch["image"], predicted, hidden), {}
+
+    def draw(self, batch: int) -> Bool[Array, "B N"]:
+        """Which patches of each image are hidden."""
+        key = self.make_rng("mask")
+        cell = self.mask_cell // self.encoder.patch_size[0]
+        return masking.random_cells(
+            key, batch, self.encoder.grid, cell, self.mask_ratio
+        )
+
+    def predict(
+        self,
+        image: Float[Array, "B H W C"],
+        hidden: Bool[Array, "B N"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B N P"]:
+        """Pixels of every patch; the embedding of a hidden one is the mask token."""
+        tokens = self.encoder.embed(image)
+        mask_token = self.mask_token.astype(tokens.dtype)
+        tokens = jnp.where(hidden[:, :, None], mask_token, tokens)
+        x = self.encoder(tokens, train=train)
+        return self.decoder(self.encoder.patch_tokens(x))
+
+    def loss(
+        self,
+        image: Float[Array, "B H W C"],
+        predicted: Float[Array, "B N P"],
+        hidden: Bool[Array, "B N"],
+    ) -> Float[Array, ""]:
+        """Mean absolute error over hidden pixels and channels."""
+        target = patches.patchify(image, self.encoder.patch_size)
+        losses = jnp.abs(predicted - target).mean(axis=-1)
+        return masking.masked_mean(losses, hidden)
+
+    def panels(self, batch: dict[str, Array]) -> dict[str, Array]:
+        """Original, visible patches, reconstruction, and both together."""
+        hidden = self.draw(batch["image"].shape[0])
+        predicted = self.predict(batch["image"], hidden)
+        values = patches.patchify(batch["image"], self.encoder.patch_size)
+        hide = hidden[:, :, None]
+        shown = {
+            "original": values,
+            "masked": jnp.where(hide, 0.0, values),
+            "reconstruction": predicted,
+            "reconstruction + visible": jnp.where(hide, predicted, values),
+        }
+        size = (self.encoder.image_size, self.encoder.patch_size)
+        return {name: patches.unpatchify(x, *size) for name, x in shown.items()}

@@ -1,0 +1,242 @@
+"""report.html: one self-contained page on a run, made from the files of its workdir."""
+
+import json
+import shlex
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimjax import curves, page
+from mimjax.data import error_counts
+from mimjax.metrics import Record, read_metrics, replacing
+from mimjax.progress import duration
+
+REPORT = "report.html"
+PICTURES = "pictures"
+EARLIER = 6  # sheets shown besides the newest
+THUMB = 480  # pixels
+RECENT = 10  # log lines over which the last loss is averaged
+
+
+def report(workdir: Path) -> Path:
+    """Writes workdir/report.html, and the curves it holds as loss.png and accuracy.png.
+
+    Reads config.json, run.json, metrics.jsonl, data_errors.jsonl and
+    pictures/step_NNNNNNNN.png and leaves out what is absent, so it can be made again at
+    any time. Images are inside the page, so it can be moved or sent alone.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      OSError: where the workdir cannot be written.
+    """
+    workdir = Path(workdir)
+    config, run = _json(workdir / "config.json"), _json(workdir / "run.json")
+    records = read_metrics(workdir)
+    sheets = sorted((workdir / PICTURES).glob(f"step_{'[0-9]' * 8}.png"))
+    facts = {k: v for k, v in run.items() if k != "command" and v not in (None, [])}
+    bad = sorted(error_counts(workdir).items(), key=lambda item: -item[1])
+    title = _title(config)
+    parts = [
+        f"<h1>{page.text(title)}</h1>",
+        f'<p class="faint">{page.text(_subtitle(config, run))}</p>',
+        page.tiles(_figures(records, run, config)),
+        page.section("Frozen encoder on held-out images", _accuracy(records)),
+        page.section("What the model predicts", _newest(sheets)),
+        page.section("Over the run", _curves(workdir, records, run)),
+        page.section("Earlier pictures", _earlier(sheets)),
+        page.section("Images that could not be read", page.table(bad)),
+        page.section("Run", page.groups(_flat(facts))),
+        page.section("To reproduce or resume", _command(run)),
+        page.section("Configuration", _config(config)),
+    ]
+    with replacing(workdir / REPORT) as temp:
+        temp.write_text(page.document(title, parts), encoding="utf-8")
+    return workdir / REPORT
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none or it is torn."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _at(tree: Any, dotted: str) -> Any:
+    """The value at a dotted path of nested mappings, or None."""
+    for key in dotted.split("."):
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _title(config: Mapping[str, Any]) -> str:
+    objective, source = _at(config, "objective.name"), _at(config, "data.source")
+    return f"{objective or 'pretraining'} on {source or 'images'}"
+
+
+def _subtitle(config: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """Encoder and start of the run in one line."""
+    names = {
+        "encoder.size": "size {}",
+        "encoder.width": "width {}",
+        "encoder.depth": "{} layers",
+        "encoder.heads": "{} heads",
+        "encoder.patch_size": "patch {}",
+        "encoder.image_size": "image {}",
+    }
+    said = []
+    for path, form in names.items():
+        value = _at(config, path)
+        if isinstance(value, list):
+            value = " \u00d7 ".join(map(str, value))
+        if value not in (None, ""):
+            said.append(form.format(value))
+    if run.get("started"):
+        said.append(f"started {run['started']}")
+    return " \u00b7 ".join(said)
+
+
+def _seconds(run: Mapping[str, Any]) -> float | None:
+    """From "started" to "finished", both ISO 8601; None where one is missing."""
+    try:
+        start, end = (datetime.fromisoformat(run[k]) for k in ("started", "finished"))
+        return (end - start).total_seconds()
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _figures(
+    records: Sequence[Record], run: Mapping[str, Any], config: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    """The figures at a glance: (name, value, remark)."""
+    losses = curves.series(records, "loss")[1]
+    losses = losses[np.isfinite(losses)]
+    if len(losses):
+        recent = losses[-RECENT:]
+        first = f"from {losses[0]:.4f}, mean of the last {len(recent)} log lines"
+        yield "loss", f"{recent.mean():.4f}", first
+    if records:
+        of = f"of {total:,}" if (total := _at(config, "steps")) else ""
+        yield "steps", f"{max(r['step'] for r in records):,}", of
+    # The first window holds what is slow only once.
+    for key, name, form in (
+        ("images_per_sec", "images per second", "{:,.0f}"),
+        ("mfu", "MFU", "{:.1%}"),
+        ("data_wait", "waiting for data", "{:.1%}"),
+    ):
+        values = [r[key] for r in records if r.get(key) is not None]
+        if values:
+            middle = statistics.median(values[1:] or values)
+            small = key == "images_per_sec" and middle < 10
+            yield name, ("{:.2f}" if small else form).format(middle), "median"
+    seconds = _seconds(run)
+    if seconds is not None:
+        resumes = len(run.get("resumes") or [])
+        times = "once" if resumes == 1 else f"{resumes} times"
+        yield "wall time", duration(seconds), f"resumed {times}" if resumes else ""
+    total = _at(run, "parameters.total")
+    if total is not None:
+        encoder = _at(run, "parameters.encoder")
+        remark = f"{_millions(encoder)} in the encoder" if encoder else ""
+        yield "parameters", _millions(total), remark
+    if run.get("devices"):
+        yield "devices", str(run.get("device_count", "")), str(run["devices"])
+    skipped = curves.series(records, "skipped")[1].max(initial=0)
+    if skipped:
+        yield "skipped steps", f"{skipped:,.0f}", "gradients were not finite"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.2f} M" if count < 1e8 else f"{count / 1e6:,.0f} M"
+
+
+def _accuracy(records: Sequence[Record]) -> str:
+    """kNN and linear probe: the untrained encoder next to the newest."""
+    rows, newest = [], 0
+    for key, name, _ in curves.ACCURACIES:
+        steps, values = curves.series(records, key)
+        if not len(steps):
+            continue
+        newest = max(newest, int(steps[-1]))
+        start = values[0] if steps[0] == 0 else None
+        untrained = "\u2013" if start is None else f"{start:.1%}"
+        if start is None or len(steps) == 1:
+            rows.append((name, untrained, f"{values[-1]:.1%}", "\u2013"))
+            continue
+        gain = 100 * (values[-1] - start)
+        rows.append((name, untrained, f"{values[-1]:.1%}", f"{gain:+.1f} points"))
+    if not rows:
+        return ""
+    head = ("", "untrained", f"step {newest:,}", "gain")
+    note = "Share of held-out images classified right from features of whole images."
+    return page.table(rows, head) + f'<p class="faint">{note}</p>'
+
+
+def _step(sheet: Path) -> str:
+    return f"step {int(sheet.stem.removeprefix('step_')):,}"
+
+
+def _newest(sheets: Sequence[Path]) -> str:
+    return page.picture(sheets[-1], _step(sheets[-1])) if sheets else ""
+
+
+def _earlier(sheets: Sequence[Path]) -> str:
+    """At most EARLIER sheets before the newest, evenly chosen, the first among them."""
+    older = sheets[:-1]
+    if not older:
+        return ""
+    count = min(EARLIER, len(older))
+    chosen = [older[i * len(older) // count] for i in range(count)]
+    figures = [
+        page.picture(sheet, _step(sheet), link=f"{PICTURES}/{sheet.name}", width=THUMB)
+        for sheet in chosen
+    ]
+    return f'<div class="thumbs">{"".join(figures)}</div>'
+
+
+def _curves(workdir: Path, records: Sequence[Record], run: Mapping[str, Any]) -> str:
+    loss, accuracy = workdir / "loss.png", workdir / "accuracy.png"
+    resumed = [resume["step"] for resume in run.get("resumes", [])]
+    warmup, body = run.get("warmup_steps"), ""
+    if curves.loss_curve(records, loss, warmup_step=warmup, resumed=resumed):
+        body += page.picture(loss, "Loss and learning rate")
+    if curves.accuracy_curve(records, accuracy):
+        body += page.picture(accuracy, "Frozen encoder on held-out images")
+    return body
+
+
+def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The leaves of nested mappings, and of lists of them, as (dotted path, value)."""
+    if isinstance(tree, list) and tree and all(isinstance(t, Mapping) for t in tree):
+        tree = dict(enumerate(tree, 1))
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        value = tuple(tree) if isinstance(tree, list) else tree
+        yield prefix, str(value) if value != "" else "''"
+
+
+def _command(run: Mapping[str, Any]) -> str:
+    command = run.get("command")
+    if not command:
+        return ""
+    line = command if isinstance(command, str) else shlex.join(map(str, command))
+    note = (
+        "The same command resumes this run from its newest checkpoint; with another "
+        "--workdir it makes the run again."
+    )
+    return f'<pre>{page.text(line)}</pre><p class="faint">{note}</p>'
+
+
+def _config(config: Mapping[str, Any]) -> str:
+    body = page.groups(_flat(config))
+    note = '<p class="faint">Each name is that of a flag: --config.NAME=VALUE.</p>'
+    return note + body if body else ""

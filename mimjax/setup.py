@@ -1,0 +1,171 @@
+"""What a run needs before its first update: devices, plan, state, compiled step."""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mimjax import checkpoint, data, feed, flops, metrics, sharding, train
+from mimjax.config import Config, ConfigError
+from mimjax.progress import Progress
+
+# Bytes the optimiser keeps for each parameter: itself, two moments, the gradient.
+STATE_BYTES = 16
+
+
+def place(
+    config: Config, devices: list[Any] | None = None
+) -> tuple[Config, jax.sharding.Mesh]:
+    """The mesh, and the config with what depends on the kind of device filled in."""
+    devices = devices or jax.devices()
+    shapes = jax.eval_shape(lambda: train.init_state(config)).params
+    size = STATE_BYTES * train.count(shapes) // len(devices)
+    mesh = sharding.make(sharding.choose(config.mesh, len(devices), size), devices)
+    if config.encoder.unroll == 0:
+        # XLA on CPU runs unrolled layers faster; elsewhere a scan compiles sooner.
+        unroll = config.encoder.depth if devices[0].platform == "cpu" else 1
+        encoder = config.encoder.clone(unroll=unroll)
+        objective = config.objective.clone(encoder=encoder)
+        config = dataclasses.replace(config, encoder=encoder, objective=objective)
+    return config, mesh
+
+
+def make_plan(config: Config, num_images: int) -> train.Plan:
+    """Steps, warm-up and pixel constants, once the number of images is known."""
+    steps, warmup = config.steps(num_images), config.warmup(num_images)
+    if warmup >= steps:
+        raise ConfigError(
+            [
+                f"config.optim.warmup_epochs: a warm-up of {warmup} steps must be shorter "
+                f"than the run of {steps}"
+            ]
+        )
+    mean, std = data.normalise_constants(config.data, config.encoder.channels)
+    return train.Plan(steps, warmup, mean, std)
+
+
+def check_labels(config: Config) -> None:
+    """Refuses to classify images without labels, or with more classes than scores."""
+    wanted = getattr(config.objective, "num_classes", 0)
+    found = data.labelled(config.data)
+    if wanted and not found:
+        raise ConfigError(
+            [
+                f"config.data.source: {config.data.source} has no labels, which objective "
+                "'classify' needs (one sub-folder a class)"
+            ]
+        )
+    if wanted and found > wanted:
+        raise ConfigError(
+            [
+                f"config.objective.num_classes: {wanted}, but {config.data.source} has "
+                f"{found} classes"
+            ]
+        )
+
+
+def compile_step(
+    config: Config, plan: train.Plan, mesh: jax.sharding.Mesh, progress: Progress
+) -> Any:
+    """The compiled update; says what it took and what it will take."""
+    start = time.perf_counter()
+    step = train.compile_step(config, plan, mesh)
+    seconds = time.perf_counter() - start
+    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    progress.note(
+        f"compiled in {seconds:.1f} s for {mesh.devices.size} device(s) ({shape}); "
+        f"memory per device {memory(step)}"
+    )
+    return step
+
+
+def memory(step: Any) -> str:
+    """What a compiled step holds on each device, in words."""
+    found = step.memory_analysis()
+    if found is None:
+        return "unknown"
+    kept = found.argument_size_in_bytes
+    extra = found.output_size_in_bytes - found.alias_size_in_bytes
+    work = found.temp_size_in_bytes
+    total = (kept + extra + work) / 2**30
+    return f"{total:.2f} GiB ({kept / 2**30:.2f} state and batch, {work / 2**30:.2f} work)"
+
+
+def first_state(
+    config: Config,
+    mesh: jax.sharding.Mesh,
+    checkpoints: checkpoint.Checkpoints,
+    progress: Progress,
+) -> tuple[train.State, int]:
+    """The state to go on from and its step: restored, warm-started or fresh."""
+    state, remarks = checkpoints.restore(train.abstract_state(config, mesh))
+    for remark in remarks:
+        progress.note(f"{remark}; trying the one before")
+    if state is not None:
+        step = int(jax.device_get(state.step))
+        progress.note(f"resumed at step {step}")
+        # A streak that stopped the run would stop it again at once.
+        zero = jax.device_put(jnp.zeros((), jnp.int32), state.bad_streak.sharding)
+        return dataclasses.replace(state, bad_streak=zero), step
+    state = train.start_state(config, mesh)
+    if config.run.init_from:
+        source = pathlib.Path(config.run.init_from)
+        state, found = checkpoint.warm_start(state, source, config.run.init_scope)
+        progress.note(f"started from {source}: {len(found['matched'])} arrays matched")
+        for kind in ("missing", "shape", "unexpected"):
+            for name in found[kind]:
+                progress.note(f"  {kind}: {name}")
+    parts = {name: train.count(part) for name, part in state.params.items()}
+    whole = sum(parts.values())
+    progress.note(f"parameters: encoder {parts['encoder']:,}, in all {whole:,}")
+    return state, 0
+
+
+def make_feed(
+    config: Config,
+    mesh: jax.sharding.Mesh,
+    plan: train.Plan,
+    start: int,
+    folder: pathlib.Path,
+) -> feed.Feed:
+    """Batches from update `start` on."""
+    size, encoder = config.run.batch_size, config.encoder
+    batches = data.train_batches(
+        config.data,
+        image_size=encoder.image_size,
+        channels=encoder.channels,
+        seed=config.run.seed,
+        batch_size=size,
+        rows=sharding.local_rows(mesh, size),
+        start_step=start,
+        stop_step=plan.steps,
+        workdir=folder,
+    )
+    return feed.Feed(batches, sharding.batch(mesh), size)
+
+
+def make_meter(
+    config: Config, plan: train.Plan, mesh: jax.sharding.Mesh, start: int
+) -> metrics.Meter:
+    """The meter, knowing what an update costs and what the devices could do."""
+
+    def forward(params: Any, frozen: Any, batch: Any) -> Any:
+        rngs = train.streams(0, 0)
+        image = batch["image"].astype(jnp.float32)
+        variables = {"params": params, **frozen}
+        batch = {**batch, "image": image}
+        return config.objective.apply(variables, batch, train=True, rngs=rngs)
+
+    state = train.abstract_state(config, mesh)
+    batch = train.abstract_batch(config, mesh)
+    once = flops.matmul_flops(forward, state.params, state.frozen, batch)
+    peak = flops.peak_flops(mesh.devices.flat[0])
+    return metrics.Meter(
+        config.run.batch_size,
+        step=start,
+        flops_per_step=3 * once,
+        peak=peak * mesh.devices.size if peak else None,
+    )

@@ -1,0 +1,134 @@
+"""Where arrays live: one mesh of data x fsdp x tensor, and rules by parameter path.
+
+The batch is cut over data and fsdp together. A parameter is cut over tensor by the small
+table of path endings, then over fsdp along its largest axis that divides; the axis of
+scanned layers is never cut.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor")
+
+# Path ending -> axis (from the end) cut over tensor: heads of attention, MLP width.
+TENSOR_CUTS = {
+    "qkv/kernel": -2,
+    "qkv/bias": -2,
+    "attn/q_bias": -2,
+    "attn/v_bias": -2,
+    "out/kernel": -3,
+    "up/kernel": -1,
+    "up/bias": -1,
+    "down/kernel": -2,
+}
+
+# Arrays below this many values are cheaper to copy than to gather.
+SMALLEST_CUT = 2**14
+
+# Above this many bytes of parameters and moments a device, they are cut over fsdp.
+AUTO_FSDP_BYTES = 2 * 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices along each axis; 0 lets the program choose.
+
+    By default all devices share the batch; they also share the parameters (fsdp) where
+    parameters and moments take more than 2 GiB.
+    """
+
+    data: int = 0
+    fsdp: int = 0
+    tensor: int = 1
+
+
+def problems(mesh: Mesh, devices: int) -> list[str]:
+    """What cannot work with that many devices, one line each."""
+    sizes = {axis: getattr(mesh, axis) for axis in AXES}
+    found = [f"{axis}: {n} is negative" for axis, n in sizes.items() if n < 0]
+    if mesh.tensor == 0:
+        found.append("tensor: must be at least 1 (it is never chosen by itself)")
+    fixed = int(np.prod([n for n in sizes.values() if n > 0]))
+    free = any(n == 0 for n in (mesh.data, mesh.fsdp))
+    if not found and (devices % fixed if free else fixed != devices):
+        shape = " x ".join(f"{axis} {n or '?'}" for axis, n in sizes.items())
+        found.append(f"data: {shape} does not fit {devices} device(s)")
+    return found
+
+
+def choose(mesh: Mesh, devices: int, state_bytes: int) -> Mesh:
+    """Fills in the axes left to the program."""
+    rest = devices // mesh.tensor
+    if mesh.data and mesh.fsdp:
+        return mesh
+    if mesh.data:
+        return dataclasses.replace(mesh, fsdp=rest // mesh.data)
+    if mesh.fsdp:
+        return dataclasses.replace(mesh, data=rest // mesh.fsdp)
+    if state_bytes > AUTO_FSDP_BYTES:
+        return dataclasses.replace(mesh, data=1, fsdp=rest)
+    return dataclasses.replace(mesh, data=rest, fsdp=1)
+
+
+def make(mesh: Mesh, devices: list[Any] | None = None) -> jax.sharding.Mesh:
+    """The mesh of JAX; all sizes must be set."""
+    sizes = tuple(getattr(mesh, axis) for axis in AXES)
+    kinds = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(sizes, AXES, axis_types=kinds, devices=devices)
+
+
+def batch(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The first axis cut over all devices that see different samples."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def microbatches(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """As `batch`, for the second axis."""
+    return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a batch that the devices of this process hold, in order."""
+    indices = batch(mesh).addressable_devices_indices_map((batch_size,))
+    rows = {(i[0].start or 0, i[0].stop or batch_size) for i in indices.values() if i}
+    return np.concatenate([np.arange(*r) for r in sorted(rows)])
+
+
+def spec(path: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec:
+    """How the array of that name is cut."""
+    cuts: list[str | None] = [None] * len(shape)
+    first = 1 if "/layers/" in f"/{path}" and shape else 0
+    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+    for ending, axis in TENSOR_CUTS.items():
+        if path.endswith(ending) and len(shape) >= -axis and not shape[axis] % tensor:
+            cuts[axis] = "tensor" if tensor > 1 else None
+    if fsdp > 1 and np.prod(shape) >= SMALLEST_CUT:
+        free = [
+            i
+            for i in range(first, len(shape))
+            if cuts[i] is None and shape[i] % fsdp == 0
+        ]
+        if free:
+            cuts[max(free, key=lambda i: shape[i])] = "fsdp"
+    return PartitionSpec(*cuts)
+
+
+def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """The sharding of every array of a tree, by its path."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: NamedSharding(mesh, spec(name_of(path), x.shape, mesh)), tree
+    )
+
+
+def name_of(path: tuple[Any, ...]) -> str:
+    """A tree path as "a/b/c"."""
+    return "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path)

@@ -1,0 +1,79 @@
+"""SIGTERM and SIGINT as a question the loop asks, so that a run saves before it ends.
+
+A process alone needs nothing but this. Where jax.distributed runs, its own service
+catches SIGTERM and agrees with all processes on the step to stop after.
+"""
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+import jax
+
+# sysexits has no code for it; 75 (EX_TEMPFAIL) asks the supervisor to start us again.
+STOPPED = 75
+
+
+class Stop:
+    """Whether the program was asked to stop.
+
+    Until `ready` is called there is nothing to save, and a signal ends the process at
+    once with status 75, even while the compiler holds the main thread. A second signal
+    always does.
+    """
+
+    def __init__(self) -> None:
+        self.flag = False
+        self.started = False
+        self.alone = jax.process_count() == 1
+        self.signals = (signal.SIGINT, signal.SIGTERM)
+        if not self.alone:
+            # Ours would replace the handler of jax.distributed.
+            self.signals = (signal.SIGINT,)
+        self.before = {s: signal.signal(s, self.caught) for s in self.signals}
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.writer, False)
+        self.wakeup = signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
+        threading.Thread(target=self.watch, daemon=True).start()
+
+    def caught(self, number: int, frame: FrameType | None) -> None:
+        """The Python handler; runs when the main thread is back in Python."""
+        if self.alone:
+            self.flag = True
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def watch(self) -> None:
+        """Sees each signal at once, whatever the main thread does."""
+        seen = 0
+        while os.read(self.reader, 1):
+            seen += 1
+            if not self.started or seen > 1:
+                say = "again: not saved" if self.started else "before the first step"
+                print(f"stopped {say}", file=sys.stderr, flush=True)
+                os._exit(STOPPED)
+
+    def ready(self) -> None:
+        """From here on there is a state to save."""
+        self.started = True
+
+    def asked(self) -> bool:
+        """Whether this process was asked to stop; may differ between processes."""
+        return self.alone and self.flag
+
+    def agreed(self, step: int) -> bool:
+        """Whether all processes stop after `step`; every process must ask every step."""
+        if self.alone:
+            return self.flag
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def close(self) -> None:
+        """Puts the old handlers back."""
+        signal.set_wakeup_fd(self.wakeup)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        os.close(self.writer)

@@ -1,0 +1,224 @@
+"""The training state and the step: pure functions of state, batch and seed.
+
+The loop around them is `mimjax/loop.py`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from mimjax import optim, patches, sharding
+from mimjax.config import Config
+
+# Streams of random numbers an objective may draw from.
+STREAMS = ("mask", "drop")
+
+# Updates in a row that were not finite before the run gives up.
+BAD_LIMIT = 5
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All that changes in training; with the seed and the data it decides the future.
+
+    `frozen` holds collections that no gradient reaches, `ema` the averaged parameters
+    (empty without averaging). `bad_streak` counts the updates in a row, up to now, whose
+    loss or gradient was not finite and which were therefore skipped; `bad_total` all.
+    """
+
+    params: Any
+    frozen: Any
+    opt: Any
+    ema: Any
+    step: Array
+    bad_streak: Array
+    bad_total: Array
+
+    @property
+    def best_params(self) -> Any:
+        """The parameters to judge: averaged where there is an average."""
+        return self.ema or self.params
+
+
+def streams(seed: int, step: Array | int) -> dict[str, Array]:
+    """The random keys of a step; nothing about randomness is ever saved."""
+    root = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
+    return {name: jax.random.fold_in(root, i) for i, name in enumerate(STREAMS)}
+
+
+def init_state(config: Config) -> State:
+    """The state before the first update, a function of the seed alone."""
+    encoder = config.encoder
+    shape = (1, *encoder.image_size, encoder.channels)
+    batch = {"image": jnp.zeros(shape), "label": jnp.zeros(1, jnp.int32)}
+    key = jax.random.fold_in(jax.random.key(config.run.seed), 0)
+    rngs = {"params": key, **streams(config.run.seed, 0)}
+    variables = dict(config.objective.init(rngs, batch, train=False))
+    params = variables.pop("params")
+    zero = jnp.zeros((), jnp.int32)
+    return State(
+        params=params,
+        frozen=variables,
+        opt=optim.transform(config.optim).init(params),
+        # A copy: a donated buffer may stand in one place only.
+        ema=jax.tree.map(jnp.copy, params) if config.optim.ema else {},
+        step=zero,
+        bad_streak=zero,
+        bad_total=zero,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the step needs to know beside the configuration.
+
+    `mean` and `std` are those of the pixels in units of 1, a value a channel.
+    """
+
+    steps: int
+    warmup: int
+    mean: Any
+    std: Any
+
+
+def make_step(
+    config: Config, plan: Plan, mesh: jax.sharding.Mesh
+) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    """The update, to be jitted: (state, uint8 batch) -> (state, scalar metrics).
+
+    An update whose loss or gradient is not finite leaves parameters, moments and average
+    as they were and is counted; after BAD_LIMIT in a row none is made any more, so that
+    the loop may look late and still find the last good parameters.
+    """
+    transform = optim.transform(config.optim)
+    peak = config.optim.peak_lr(config.run.batch_size)
+
+    def loss_of(
+        params: Any, frozen: Any, batch: Batch, rngs: dict[str, Array]
+    ) -> tuple[Array, Metrics]:
+        image = patches.normalise(batch["image"], plan.mean, plan.std)
+        variables = {"params": params, **frozen}
+        batch = {**batch, "image": image}
+        return config.objective.apply(variables, batch, train=True, rngs=rngs)
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        rngs = streams(config.run.seed, state.step)
+        gradient = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, metrics), grads = accumulate(
+            lambda part, keys: gradient(state.params, state.frozen, part, keys),
+            batch,
+            rngs,
+            config.optim.accumulate,
+            mesh,
+        )
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        good = finite & (state.bad_streak < BAD_LIMIT)
+        lr = optim.schedule(
+            config.optim, peak=peak, warmup=plan.warmup, steps=plan.steps, step=state.step
+        )
+        updates, opt = transform.update(grads, state.opt, state.params)
+        params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates)
+        decay = config.optim.ema
+        ema = jax.tree.map(
+            lambda e, p: decay * e + (1 - decay) * p, state.ema, params if decay else {}
+        )
+        params, opt, ema = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old),
+            (params, opt, ema),
+            (state.params, state.opt, state.ema),
+        )
+        state = State(
+            params=params,
+            frozen=state.frozen,
+            opt=opt,
+            ema=ema,
+            step=state.step + 1,
+            bad_streak=jnp.where(good, 0, state.bad_streak + 1),
+            bad_total=state.bad_total + ~good,
+        )
+        counts = {"bad_streak": state.bad_streak, "skipped": state.bad_total}
+        return state, {"loss": loss, "lr": lr, "grad_norm": norm, **metrics, **counts}
+
+    return step
+
+
+def accumulate(
+    gradient: Callable[[Batch, dict[str, Array]], Any],
+    batch: Batch,
+    rngs: dict[str, Array],
+    parts: int,
+    mesh: jax.sharding.Mesh,
+) -> Any:
+    """The mean of `gradient` over `parts` equal parts of the batch, one after the other.
+
+    Part j holds the rows j, j + parts, ..., so that every device keeps its own rows.
+    """
+    if parts == 1:
+        return gradient(batch, rngs)
+
+    def split(x: Array) -> Array:
+        parted = x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+        return jax.lax.with_sharding_constraint(parted, sharding.microbatches(mesh))
+
+    def body(total: Any, part: tuple[Array, Batch]) -> tuple[Any, None]:
+        keys = {k: jax.random.fold_in(v, part[0]) for k, v in rngs.items()}
+        return jax.tree.map(jnp.add, total, gradient(part[1], keys)), None
+
+    slices = (jnp.arange(parts), jax.tree.map(split, batch))
+    first = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], slices[1]), rngs)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+    total, _ = jax.lax.scan(body, zeros, slices)
+    return jax.tree.map(lambda x: x / parts, total)
+
+
+def abstract_state(config: Config, mesh: jax.sharding.Mesh) -> State:
+    """Shapes, types and shardings of the state; no memory is taken."""
+    shapes = jax.eval_shape(lambda: init_state(config))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        sharding.shardings(shapes, mesh),
+    )
+
+
+def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> Batch:
+    """Shapes, types and shardings of a batch of the whole run."""
+    size, encoder = config.run.batch_size, config.encoder
+    cut = sharding.batch(mesh)
+    shape = (size, *encoder.image_size, encoder.channels)
+    image = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=cut)
+    label = jax.ShapeDtypeStruct((size,), jnp.int32, sharding=cut)
+    return {"image": image, "label": label}
+
+
+def compile_step(config: Config, plan: Plan, mesh: jax.sharding.Mesh) -> Any:
+    """The compiled update; the state passed in is given up to it."""
+    state = abstract_state(config, mesh)
+    placed = jax.tree.map(lambda x: x.sharding, state)
+    step = jax.jit(
+        make_step(config, plan, mesh),
+        donate_argnums=0,
+        out_shardings=(placed, sharding.replicated(mesh)),
+    )
+    return step.lower(state, abstract_batch(config, mesh)).compile()
+
+
+def start_state(config: Config, mesh: jax.sharding.Mesh) -> State:
+    """The first state, made where it will live."""
+    placed = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
+    return jax.jit(lambda: init_state(config), out_shardings=placed)()
+
+
+def count(tree: Any) -> int:
+    """Numbers in a tree of arrays."""
+    return sum(x.size for x in jax.tree.leaves(tree))

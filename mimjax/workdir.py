@@ -1,0 +1,129 @@
+"""A workdir belongs to one run: who may write there, and what is written down of it."""
+
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import pathlib
+import platform
+from typing import Any, TextIO
+
+from mimjax import __version__
+from mimjax.config import Config
+from mimjax.metrics import replacing
+from mimjax.schema import ConfigError
+
+# Fields that may differ between a run and its resumption: they change what is written
+# down or how fast, not what is computed.
+FREE = (
+    "log_every",
+    "checkpoint_every",
+    "eval_every",
+    "picture_every",
+    "keep_last",
+    "keep_every",
+    "data.prefetch",
+    "data.workers",
+    "data.bad_fraction",
+    "data.bad_minimum",
+    "encoder.unroll",
+    "encoder.remat",
+)
+FREE_GROUPS = ("mesh", "evaluate")
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow")
+
+
+def claim(config: Config, workdir: pathlib.Path) -> TextIO:
+    """Makes the workdir this run's; keep the result open as long as it runs.
+
+    Raises ConfigError where another run's config lies there, or another process is at
+    work in it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("a+")
+    except OSError as error:
+        raise ConfigError([f"--workdir: cannot write to {workdir}: {error.strerror}"])
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ConfigError(
+            [f"--workdir: another process is at work in {workdir}; choose another"]
+        ) from None
+    path = workdir / "config.json"
+    if path.exists():
+        there = flat(json.loads(path.read_text()))
+        here = flat(json.loads(json.dumps(config.values)))
+        found = [
+            f"config.{name}: {here.get(name)!r} here, {there.get(name)!r} in {workdir}"
+            for name in sorted({*there, *here})
+            if there.get(name) != here.get(name)
+            and name not in FREE
+            and name.split(".")[0] not in FREE_GROUPS
+        ]
+        if found:
+            hint = (
+                f"--workdir: {workdir} holds a run of another config; resume it with "
+                "its own values, or choose another --workdir"
+            )
+            raise ConfigError([*found, hint])
+    write(path, config.values)
+    return lock
+
+
+def flat(tree: Any, above: str = "") -> dict[str, Any]:
+    """Nested dicts as {"a.b": value}."""
+    if not isinstance(tree, dict):
+        return {above: tree}
+    return {
+        name: value
+        for key, part in tree.items()
+        for name, value in flat(part, f"{above}.{key}" if above else key).items()
+    }
+
+
+def write(path: pathlib.Path, value: Any) -> None:
+    """JSON that is either the old or the new one, never half."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
+
+
+class Record:
+    """run.json: versions, devices, data, parameters, command, when, resumed where."""
+
+    def __init__(self, workdir: pathlib.Path, facts: dict[str, Any], step: int):
+        self.path = workdir / "run.json"
+        before = json.loads(self.path.read_text()) if self.path.exists() else {}
+        resumes = before.get("resumes", [])
+        if before:
+            resumes = [*resumes, {"step": step, "at": now()}]
+        self.values = {
+            "started": before.get("started", now()),
+            **facts,
+            "versions": versions(),
+            "resumes": resumes,
+        }
+        write(self.path, self.values)
+
+    def finish(self, **facts: Any) -> None:
+        """Adds how the run ended."""
+        self.values |= {"finished": now(), **facts}
+        write(self.path, self.values)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide numbers."""
+    found = {"mimjax": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        for wheel in (name, f"{name}-cpu"):
+            try:
+                found[name] = importlib.metadata.version(wheel)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+def now() -> str:
+    """The time, to the second."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")

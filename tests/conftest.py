@@ -1,0 +1,42 @@
+"""What every test relies on: shape checks, eight CPU devices, full precision."""
+
+import importlib.util
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+# Compiling small models is most of the time of the suite. Children inherit this.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+import jax
+import jaxtyping
+import pytest
+
+# Before the first import of the package: from here on every call checks its annotations.
+jaxtyping.install_import_hook("mimjax", "beartype.beartype")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_default_matmul_precision", "highest")
+
+TORCH = importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")
+collect_ignore = [] if TORCH else ["test_parity.py"]
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Says so where a file is left out."""
+    return [
+        f"{name}: not collected, it needs PyTorch and transformers"
+        for name in collect_ignore
+    ]
+
+
+@pytest.fixture
+def encoder():
+    """Makes a small encoder: 16 patches of 4 x 4 pixels, 32 wide, 2 layers."""
+    from mimjax.backbones import vit
+
+    def make(**fields) -> vit.Encoder:
+        small = {"image_size": (16, 16), "patch_size": (4, 4), "width": 32}
+        return vit.Encoder(**{**small, "depth": 2, "heads": 4, **fields})
+
+    return make

@@ -1,0 +1,271 @@
+"""Official weights and gradients as parameter trees of this package.
+
+Every rule only moves entries about, so what turns weights into parameters turns
+gradients into gradients. A source reads arrays by their official names and remembers
+which; `unread` then shows what a table of names has forgotten.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+FOLDER = pathlib.Path(__file__).parent / "golden"
+
+
+class Source:
+    """Arrays by official name."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.arrays = dict(arrays)
+        self.unread = set(arrays)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.arrays
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        self.unread.discard(name)
+        return np.asarray(self.arrays[name])
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    """One file of tests/golden."""
+
+    config: dict[str, Any]
+    weights: Source
+    grads: Source
+    input: dict[str, np.ndarray]
+    output: dict[str, np.ndarray]
+    loss64: np.ndarray | None
+
+
+def load(name: str) -> Golden:
+    """Reads tests/golden/NAME.npz."""
+    with np.load(FOLDER / f"{name}.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+
+    def group(head: str) -> dict[str, np.ndarray]:
+        return {
+            key.removeprefix(head): value
+            for key, value in arrays.items()
+            if key.startswith(head)
+        }
+
+    return Golden(
+        config=json.loads(str(arrays["config"])),
+        weights=Source(group("weights/")),
+        grads=Source(group("grad/")),
+        input=group("input/"),
+        output=group("output/"),
+        loss64=arrays.get("loss64"),
+    )
+
+
+def nhwc(images: np.ndarray) -> jax.Array:
+    """Images of PyTorch code with the channels last."""
+    return jnp.asarray(images.transpose(0, 2, 3, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """Official names inside a layer; the defaults are those of timm."""
+
+    norm1: str = "norm1"
+    qkv: tuple[str, ...] = ("attn.qkv",)
+    out: str = "attn.proj"
+    norm2: str = "norm2"
+
+
+TIMM = Layer()
+ML_AIM = Layer(norm1="norm_1", norm2="norm_2")
+ML_L3M = Layer("norm_1", ("attn.q_proj", "attn.k_proj", "attn.v_proj"), norm2="norm_2")
+HUGGING_FACE = Layer(
+    "layernorm_before",
+    ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    "attention.o_proj",
+    "layernorm_after",
+)
+
+
+def norm(source: Source, name: str) -> dict[str, np.ndarray]:
+    return {"scale": source[f"{name}.weight"], "bias": source[f"{name}.bias"]}
+
+
+def linear(source: Source, name: str) -> dict[str, np.ndarray]:
+    tree = {"kernel": source[f"{name}.weight"].T}
+    if f"{name}.bias" in source:
+        tree["bias"] = source[f"{name}.bias"]
+    return tree
+
+
+def patch(source: Source, name: str) -> dict[str, np.ndarray]:
+    """A convolution over patches; our rows are (pixel row, pixel column, channel)."""
+    weight = source[f"{name}.weight"]
+    kernel = weight.transpose(2, 3, 1, 0).reshape(-1, len(weight))
+    return {"kernel": kernel, "bias": source[f"{name}.bias"]}
+
+
+def attention(source: Source, prefix: str, names: Layer, heads: int) -> dict[str, Any]:
+    full = [f"{prefix}.{name}" for name in names.qkv]
+    weight = np.concatenate([source[f"{name}.weight"] for name in full])
+    width = weight.shape[1]
+    qkv = {"kernel": weight.T.reshape(width, 3, heads, -1)}
+    if f"{full[0]}.bias" in source:
+        bias = np.concatenate([source[f"{name}.bias"] for name in full])
+        qkv["bias"] = bias.reshape(3, heads, -1)
+    out = linear(source, f"{prefix}.{names.out}")
+    out["kernel"] = out["kernel"].reshape(heads, -1, width)
+    tree: dict[str, Any] = {"qkv": qkv, "out": out}
+    for name in ("q_bias", "v_bias"):
+        if f"{prefix}.attn.{name}" in source:
+            tree[name] = source[f"{prefix}.attn.{name}"].reshape(heads, -1)
+    return tree
+
+
+def layer(source: Source, prefix: str, names: Layer, heads: int) -> dict[str, Any]:
+    tree: dict[str, Any] = {
+        "norm1": norm(source, f"{prefix}.{names.norm1}"),
+        "norm2": norm(source, f"{prefix}.{names.norm2}"),
+        "mlp": {
+            "up": linear(source, f"{prefix}.mlp.fc1"),
+            "down": linear(source, f"{prefix}.mlp.fc2"),
+        },
+    }
+    if f"{prefix}.{names.out}.weight" in source:
+        tree["attn"] = attention(source, prefix, names, heads)
+    for ours, theirs in (("scale1", "gamma_1"), ("scale2", "gamma_2")):
+        if f"{prefix}.{theirs}" in source:
+            tree[ours] = source[f"{prefix}.{theirs}"]
+    return tree
+
+
+def layers(source: Source, prefix: str, names: Layer, heads: int) -> dict[str, Any]:
+    """All layers below `prefix`, stacked."""
+    trees = []
+    while f"{prefix}.{len(trees)}.{names.norm1}.weight" in source:
+        trees.append(layer(source, f"{prefix}.{len(trees)}", names, heads))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def pixel_shuffle(source: Source, name: str, patch_side: int) -> dict[str, np.ndarray]:
+    """A 1 x 1 convolution before a pixel shuffle; our columns are a patch's values."""
+    weight = source[f"{name}.weight"]
+    shape = (-1, patch_side, patch_side)
+    kernel = weight.reshape(*shape, weight.shape[1]).transpose(3, 1, 2, 0)
+    bias = source[f"{name}.bias"].reshape(shape).transpose(1, 2, 0)
+    return {"kernel": kernel.reshape(len(kernel), -1), "bias": bias.reshape(-1)}
+
+
+def mae(source: Source, heads: int, decoder_heads: int) -> dict[str, Any]:
+    """facebookresearch/mae `models_mae.py`."""
+    return {
+        "encoder": {
+            "patch": patch(source, "patch_embed.proj"),
+            "cls_token": source["cls_token"],
+            "blocks": {"layers": layers(source, "blocks", TIMM, heads)},
+            "norm": norm(source, "norm"),
+        },
+        "decoder_embed": linear(source, "decoder_embed"),
+        "mask_token": source["mask_token"],
+        "decoder": {"layers": layers(source, "decoder_blocks", TIMM, decoder_heads)},
+        "decoder_norm": norm(source, "decoder_norm"),
+        "decoder_pred": linear(source, "decoder_pred"),
+    }
+
+
+def simmim(source: Source, heads: int, patch_side: int) -> dict[str, Any]:
+    """microsoft/SimMIM `models/simmim.py` on its vision transformer."""
+    table = "encoder.rel_pos_bias.relative_position_bias_table"
+    return {
+        "encoder": {
+            "patch": patch(source, "encoder.patch_embed.proj"),
+            "cls_token": source["encoder.cls_token"],
+            "relative_table": source[table],
+            "blocks": {"layers": layers(source, "encoder.blocks", TIMM, heads)},
+            "norm": norm(source, "encoder.norm"),
+        },
+        "mask_token": source["encoder.mask_token"],
+        "decoder": pixel_shuffle(source, "decoder.0", patch_side),
+    }
+
+
+def aim_encoder(source: Source, heads: int, names: Layer) -> dict[str, Any]:
+    """The trunk of apple/ml-l3m and apple/ml-aim."""
+    return {
+        "patch": patch(source, "preprocessor.patchifier.proj"),
+        "patch_scale": norm(source, "preprocessor.patchifier.norm"),
+        "blocks": {"layers": layers(source, "trunk.blocks", names, heads)},
+        "norm": norm(source, "trunk.post_trunk_norm"),
+    }
+
+
+def aim(source: Source, heads: int) -> dict[str, Any]:
+    """apple/ml-l3m, trunk and `SimpleDecoder`."""
+    return {
+        "encoder": aim_encoder(source, heads, ML_L3M),
+        "head_embed": linear(source, "head.decoder_projection"),
+        "head": layers(source, "head.decoder_blocks", ML_L3M, heads),
+        "head_norm": norm(source, "head.decoder_norm"),
+        "head_pred": linear(source, "head.decoder_pred"),
+    }
+
+
+def vit_jax(source: Source) -> dict[str, Any]:
+    """google-research/vision_transformer `models_vit.py`, arrays in Flax layout."""
+
+    def dense(name: str) -> dict[str, np.ndarray]:
+        return {part: source[f"{name}/{part}"] for part in ("kernel", "bias")}
+
+    def scale(name: str) -> dict[str, np.ndarray]:
+        return {part: source[f"{name}/{part}"] for part in ("scale", "bias")}
+
+    def block(name: str) -> dict[str, Any]:
+        attn = f"{name}/MultiHeadDotProductAttention_0"
+        parts = [dense(f"{attn}/{part}") for part in ("query", "key", "value")]
+        qkv = {
+            "kernel": np.stack([part["kernel"] for part in parts], axis=1),
+            "bias": np.stack([part["bias"] for part in parts]),
+        }
+        mlp = {
+            "up": dense(f"{name}/MlpBlock_0/Dense_0"),
+            "down": dense(f"{name}/MlpBlock_0/Dense_1"),
+        }
+        norms = {"norm1": scale(f"{name}/LayerNorm_0")}
+        norms["norm2"] = scale(f"{name}/LayerNorm_1")
+        return {**norms, "attn": {"qkv": qkv, "out": dense(f"{attn}/out")}, "mlp": mlp}
+
+    blocks = []
+    while f"Transformer/encoderblock_{len(blocks)}/LayerNorm_0/scale" in source:
+        blocks.append(block(f"Transformer/encoderblock_{len(blocks)}"))
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)
+    patch = dense("embedding")
+    patch["kernel"] = patch["kernel"].reshape(-1, patch["kernel"].shape[-1])
+    encoder = {
+        "patch": patch,
+        "pos_embed": source["Transformer/posembed_input/pos_embedding"],
+        "blocks": {"layers": stacked},
+        "norm": scale("Transformer/encoder_norm"),
+    }
+    if "cls" in source:
+        encoder["cls_token"] = source["cls"]
+    tree = {"encoder": encoder, "head": dense("head")}
+    if "pre_logits/kernel" in source:
+        tree["pre_logits"] = dense("pre_logits")
+    return tree
+
+
+def hugging_face_vit(source: Source, heads: int) -> dict[str, Any]:
+    """transformers `ViTModel` below the name `vit`."""
+    return {
+        "patch": patch(source, "vit.embeddings.patch_embeddings.projection"),
+        "cls_token": source["vit.embeddings.cls_token"],
+        "blocks": {"layers": layers(source, "vit.layers", HUGGING_FACE, heads)},
+        "norm": norm(source, "vit.layernorm"),
+    }

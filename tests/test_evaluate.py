@@ -1,0 +1,249 @@
+"""kNN and the linear probe against brute force and scikit-learn; extraction."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+
+from mimjax import evaluate
+from mimjax.evaluate import features, knn, linear
+
+
+def clusters(n: int, width: int = 24, classes: int = 5, seed: int = 0):
+    """Overlapping Gaussian clusters: features [n, width], labels [n]."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(classes, width))
+    labels = rng.integers(0, classes, n)
+    x = 0.5 * centres[labels] + rng.normal(size=(n, width))
+    return x.astype(np.float32), labels.astype(np.int32)
+
+
+def digits():
+    """Scikit-learn's digits: 1,200 to learn from, 597 held out."""
+    x, labels = load_digits(return_X_y=True)
+    x = x.astype(np.float32)
+    return (x[:1200], labels[:1200]), (x[1200:], labels[1200:])
+
+
+def brute_force_knn(train, labels, test, classes, k, temperature):
+    """One row at a time, in float64, by a stable sort."""
+
+    def unit(x):
+        x = x.astype(np.float64)
+        return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+    answers = []
+    for similarity in unit(test) @ unit(train).T:
+        nearest = np.argsort(-similarity, kind="stable")[:k]
+        votes = np.zeros(classes)
+        for i in nearest:
+            votes[labels[i]] += np.exp(similarity[i] / temperature)
+        answers.append(np.argmax(votes))
+    return np.array(answers)
+
+
+@pytest.mark.parametrize(("train_rows", "test_rows"), [(4096, 512), (13, 7), (40, 1)])
+@pytest.mark.parametrize("k", [1, 20])
+def test_knn_is_brute_force_whatever_the_blocks(monkeypatch, train_rows, test_rows, k):
+    monkeypatch.setattr(knn, "TRAIN_ROWS", train_rows)
+    monkeypatch.setattr(knn, "TEST_ROWS", test_rows)
+    (x, labels), (asked, _) = clusters(150), clusters(40, seed=1)
+    answers = knn.predict(x, labels, asked, 5, k, 0.07)
+    expected = brute_force_knn(x, labels, asked, 5, k, 0.07)
+    np.testing.assert_array_equal(answers, expected)
+    assert len(set(expected.tolist())) == 5
+
+
+def test_knn_on_real_digits():
+    (x, labels), (asked, truth) = digits()
+    answers = knn.predict(x, labels, asked, 10, 20, 0.07)
+    expected = brute_force_knn(x, labels, asked, 10, 20, 0.07)
+    np.testing.assert_array_equal(answers, expected)
+    assert np.mean(answers == truth) > 0.93
+
+
+@pytest.mark.parametrize("train_rows", [4096, 4])
+def test_knn_ties_go_to_the_lower_index_then_to_the_lower_class(
+    monkeypatch, train_rows
+):
+    monkeypatch.setattr(knn, "TRAIN_ROWS", train_rows)
+    x = np.ones((11, 3), np.float32)
+    labels = np.array([2, 4, 2, 3, 3, 3, 3, 3, 3, 3, 3])
+    asked = np.ones((1, 3), np.float32)
+    assert knn.predict(x, labels, asked, 5, 3, 0.07).tolist() == [2]
+    assert knn.predict(x, labels, asked, 5, 4, 0.07).tolist() == [2]
+    assert knn.predict(x, labels, asked, 5, 2, 0.07).tolist() == [2]
+    assert knn.predict(x, labels, asked, 5, 6, 0.07).tolist() == [3]
+    assert knn.predict(x[:2], np.array([4, 1]), asked, 5, 2, 0.07).tolist() == [1]
+
+
+def test_knn_votes_are_weighted_by_similarity():
+    x = np.array([[1, 0], [1, 1.5], [1, -1.5]], np.float32)
+    labels, asked = np.array([0, 1, 1]), np.array([[1, 0]], np.float32)
+    assert knn.predict(x, labels, asked, 2, 3, 0.07).tolist() == [0]
+    assert knn.predict(x, labels, asked, 2, 3, 100.0).tolist() == [1]
+
+
+def test_knn_edges():
+    x, labels = clusters(6)
+    everyone = knn.predict(x, labels, x, 5, 20, 1e-4)
+    np.testing.assert_array_equal(everyone, labels)
+    nothing = knn.predict(np.zeros_like(x), labels, x[:1], 5, 1, 0.07)
+    assert nothing.tolist() == [labels[0]]
+
+
+def sklearn_probe(x, labels, l2):
+    """Scikit-learn's answer to the same problem, solved tightly in float64."""
+    x = x.astype(np.float64)
+    mean, std = x.mean(axis=0), np.sqrt(x.var(axis=0) + linear.EPS)
+    z = (x - mean) / std
+    model = LogisticRegression(C=1 / (l2 * len(x)), tol=1e-6, max_iter=10_000)
+    with threadpool_limits(1):  # its threads would wait for one another on two cores
+        model.fit(z, labels)
+    chance = model.predict_proba(z)[np.arange(len(x)), labels]
+    loss = -np.log(chance).mean() + l2 / 2 * np.sum(model.coef_**2)
+    return loss, lambda asked: model.predict((asked - mean) / std)
+
+
+@pytest.mark.parametrize("l2", [1e-3, 1e-1])
+@pytest.mark.parametrize("data", ["digits", "clusters"])
+def test_probe_is_scikit_learns(data, l2):
+    if data == "digits":
+        (x, labels), (asked, truth) = digits()
+    else:
+        (x, labels), (asked, truth) = clusters(800), clusters(300, seed=1)
+    probe = linear.fit(x, labels, int(labels.max()) + 1, l2, 200)
+    loss, predict = sklearn_probe(x, labels, l2)
+    assert probe.loss == pytest.approx(loss, rel=1e-4)
+    answers, expected = linear.predict(probe, asked), predict(asked)
+    assert np.sum(answers != expected) <= 1
+    assert np.mean(answers == truth) > 0.6
+
+
+def test_probe_stops_at_its_limit_and_pauses_equally_often():
+    x, labels = clusters(800)
+    counts, losses = [], []
+    for iterations in (1, 60, 400):
+        pauses = []
+        probe = linear.fit(x, labels, 5, 1e-2, iterations, lambda p=pauses: p.append(1))
+        counts.append(len(pauses))
+        losses.append(probe.loss)
+    assert counts == [1, 3, 16]
+    assert losses[1] < losses[0] < np.log(5)
+    assert losses[2] == losses[1], "solved within 60: more iterations change nothing"
+
+
+def test_probe_takes_dead_and_huge_features():
+    x, labels = clusters(800)
+    x[:, -1] = 0
+    plain = linear.fit(x, labels, 5, 1e-3, 200)
+    x = 1e3 * x + 7
+    probe = linear.fit(x, labels, 5, 1e-3, 200)
+    assert probe.loss == pytest.approx(plain.loss, rel=1e-4)
+    np.testing.assert_allclose(probe.layer.weight[-1], 0, atol=1e-6)
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (10, 4, 6, 3), np.uint8)
+
+
+def test_extract_keeps_order_and_drops_padding():
+    shapes = []
+
+    def apply_fn(batch):
+        shapes.append(batch.shape)
+        return batch.reshape(len(batch), -1).astype(jnp.bfloat16)[:, :5]
+
+    found = features.extract(apply_fn, IMAGES, 4, jax.device_put)
+    np.testing.assert_array_equal(found, IMAGES.reshape(10, -1)[:, :5])
+    assert found.dtype == np.float32
+    assert shapes == [(4, 4, 6, 3)] * 3
+
+
+def test_extract_stops_when_asked():
+    batches = []
+
+    def apply_fn(batch):
+        batches.append(batch)
+        return batch.reshape(len(batch), -1)
+
+    with pytest.raises(evaluate.Interrupted):
+        features.extract(apply_fn, IMAGES, 2, jax.device_put, lambda: len(batches) == 3)
+    assert len(batches) == 3
+
+
+def identity(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1).astype(np.float32)
+
+
+def as_images(split):
+    return split[0].reshape(-1, 8, 8, 1).astype(np.uint8), split[1]
+
+
+def test_frozen_accuracy_on_digits_is_high_and_repeatable():
+    train, test = map(as_images, digits())
+    settings = evaluate.Evaluate()
+    mesh = jax.make_mesh(
+        (jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
+        first = evaluate.frozen_accuracy(identity, train, test, 10, settings)
+    second = evaluate.frozen_accuracy(identity, train, test, 10, settings)
+    assert first == second
+    assert first.keys() == {"knn", "linear"}
+    assert first["knn"] > 0.93
+    assert first["linear"] > 0.9
+    shuffled = train[0], np.roll(train[1], 1)
+    chance = evaluate.frozen_accuracy(identity, shuffled, test, 10, settings)
+    assert max(chance.values()) < 0.25
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_frozen_accuracy_stops_when_asked(after):
+    train, test = map(as_images, digits())
+    asked = []
+
+    def should_stop() -> bool:
+        asked.append(1)
+        return len(asked) > after
+
+    with pytest.raises(evaluate.Interrupted):
+        evaluate.frozen_accuracy(
+            identity, train, test, 10, evaluate.Evaluate(), should_stop
+        )
+    assert len(asked) == after + 1
+
+
+@pytest.mark.parametrize("bad", [-1, 10])
+def test_frozen_accuracy_refuses_labels_out_of_range(bad):
+    train, test = map(as_images, digits())
+    labels = test[1].copy()
+    labels[3] = bad
+    with pytest.raises(ValueError, match=r"held-out labels .* 0\.\.9"):
+        evaluate.frozen_accuracy(
+            identity, train, (test[0], labels), 10, evaluate.Evaluate()
+        )
+
+
+def test_check_names_every_bad_field():
+    assert evaluate.check(evaluate.Evaluate()) == []
+    bad = {
+        "train_images": 0,
+        "test_images": -1,
+        "batch_size": 0,
+        "knn_k": 0,
+        "knn_temperature": float("nan"),
+        "linear_l2": -1.0,
+        "linear_iterations": 0,
+    }
+    assert bad.keys() == {f.name for f in dataclasses.fields(evaluate.Evaluate)}
+    problems = evaluate.check(evaluate.Evaluate(**bad))
+    assert len(problems) == len(bad)
+    for name in bad:
+        assert sum(p.startswith(f"config.evaluate.{name}: ") for p in problems) == 1
+    crowded = evaluate.check(evaluate.Evaluate(train_images=10, knn_k=11))
+    assert [p.split(":")[0] for p in crowded] == ["config.evaluate.knn_k"]

@@ -90,10 +90,17 @@ def schemas(objective: str) -> dict[str, Schema]:
     }
 
 
-def resolve(path: str, changes: Iterable[tuple[str, str]], devices: int) -> Config:
+def resolve(
+    path: str,
+    changes: Iterable[tuple[str, str]],
+    devices: int,
+    *,
+    with_data: bool = True,
+) -> Config:
     """The checked config of a file with `changes` ("optim.clip", "1.0") on top.
 
-    Raises ConfigError with every problem there is; `devices` is how many the run has.
+    `devices` is how many the run has; the data is looked for only `with_data`. Raises
+    ConfigError with every problem there is.
     """
     given = flatten(load(path).to_dict())
     given.update({tuple(name.split(".")): text for name, text in changes})
@@ -112,7 +119,7 @@ def resolve(path: str, changes: Iterable[tuple[str, str]], devices: int) -> Conf
     if found:
         raise ConfigError(found)
     config = build(values, objective)
-    found = checks(config, devices)
+    found = checks(config, devices, with_data)
     if found:
         raise ConfigError(found)
     return config
@@ -197,7 +204,7 @@ def build(values: Values, objective: str) -> Config:
     )
 
 
-def checks(config: Config, devices: int) -> list[str]:
+def checks(config: Config, devices: int, with_data: bool) -> list[str]:
     """What cannot work across groups, one line each, by full path."""
     run, encoder = config.run, config.encoder
     found = ["config." + p for p in run_problems(run)]
@@ -207,11 +214,18 @@ def checks(config: Config, devices: int) -> list[str]:
         "mesh": sharding.problems(config.mesh, devices),
     }
     found += [f"config.{group}.{p}" for group, ps in lists.items() for p in ps]
-    found += data_module.check(config.data, encoder.image_size, encoder.channels)
+    if with_data:
+        found += data_module.check(config.data, encoder.image_size, encoder.channels)
     found += evaluate_module.check(config.evaluate)
     if lists["mesh"] or lists["optim"] or run.batch_size < 1:
         return found
-    rows = devices // config.mesh.tensor * config.optim.accumulate
+    shared = devices // config.mesh.tensor
+    if config.evaluate.batch_size % shared:
+        found.append(
+            f"config.evaluate.batch_size: {config.evaluate.batch_size} must divide by "
+            f"the {shared} devices that share it"
+        )
+    rows = shared * config.optim.accumulate
     if run.batch_size % rows:
         found.append(
             f"config.batch_size: {run.batch_size} must divide by {rows} (devices that "

@@ -118,10 +118,14 @@ def first_state(
         for kind in ("missing", "shape", "unexpected"):
             for name in found[kind]:
                 progress.note(f"  {kind}: {name}")
-    parts = {name: train.count(part) for name, part in state.params.items()}
-    whole = sum(parts.values())
-    progress.note(f"parameters: encoder {parts['encoder']:,}, in all {whole:,}")
+    progress.note(sizes(state))
     return state, 0
+
+
+def sizes(state: train.State) -> str:
+    """How many parameters there are, in words."""
+    encoder, whole = train.count(state.params["encoder"]), train.count(state.params)
+    return f"parameters: encoder {encoder:,}, in all {whole:,}"
 
 
 def make_feed(

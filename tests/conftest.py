@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import sys
+from typing import Any, cast
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -13,21 +15,21 @@ import jax
 import jaxtyping
 import pytest
 
-# Before the first import of the package: from here on every call checks its annotations.
-jaxtyping.install_import_hook("mimjax", "beartype.beartype")
+# Before the first import of the package: every call then checks its annotations.
+jaxtyping.install_import_hook("mimjax", "typecheck.check")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 
 TORCH = importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")
 collect_ignore = [] if TORCH else ["test_parity.py"]
+# Nothing needs torchvision, and one built for another torch breaks transformers.
+sys.modules.setdefault("torchvision", cast(Any, None))
 
 
-def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Says so where a file is left out."""
-    return [
-        f"{name}: not collected, it needs PyTorch and transformers"
-        for name in collect_ignore
-    ]
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says so where a file was left out."""
+    for name in collect_ignore:
+        terminalreporter.write_line(f"{name}: not run, it needs PyTorch, transformers")
 
 
 @pytest.fixture

@@ -1,14 +1,10 @@
 """Hugging Face transformers with its random weights copied over: the same numbers.
 
-Losses, predictions and the gradients of every parameter to 1e-5 relative in float32: the
-largest difference in a tensor against the largest entry of that tensor.
+Losses, predictions and the gradients of every parameter to 1e-5 relative in float32:
+the largest difference in a tensor against the largest entry of that tensor.
 """
 
-import sys
 from typing import Any, cast
-
-# Nothing here needs torchvision, and one built for another torch breaks the imports.
-sys.modules.setdefault("torchvision", cast(Any, None))
 
 import closeness
 import jax
@@ -33,7 +29,7 @@ RELATIVE = 1e-5
 
 
 def scatter(model: torch.nn.Module, seed: int) -> None:
-    """Every trained parameter random and far from zero, so that none can be forgotten."""
+    """Makes every trained parameter random and far from zero."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
         if not weight.requires_grad:
@@ -161,7 +157,7 @@ def place_tables(model: ViTMAEForPreTraining, grid: tuple[int, int]) -> None:
         if grid[0] == grid[1] and parameter.any():
             np.testing.assert_allclose(parameter.numpy(), table, atol=1e-6)
         parameter.data = torch.from_numpy(table)
-        # Asked for a side that is not square it would resize the table; it fits already.
+        # For an image that is not square it would resize the table, which fits.
         cast(Any, module).interpolate_pos_encoding = lambda *_, t=parameter: t
 
 

@@ -42,7 +42,9 @@ def test_standardise_divides_by_one_less_than_the_count():
     assert mean.item() == 5.5
     assert deviation.item() == pytest.approx(np.sqrt(13 + 1e-6), rel=1e-7)
     expected = (-1.525425, -1.248075, -0.970725)
-    np.testing.assert_allclose(patches.standardise(values)[0, 0, :3], expected, atol=5e-7)
+    np.testing.assert_allclose(
+        patches.standardise(values)[0, 0, :3], expected, atol=5e-7
+    )
 
 
 def test_the_eps_of_a_flat_patch_is_under_the_root():

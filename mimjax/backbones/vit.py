@@ -80,6 +80,7 @@ class Encoder(nn.Module):
     `patch_norm` normalises the patch embedding (AIM). `start` names the row of
     `starts.STARTS` the weights start from. The other fields are those of `layers.Spec`
     and `layers.Blocks`; `dtype` is that of the matrix products, parameters are float32.
+    `unroll` 0 leaves it to the program: all layers on CPU, one elsewhere.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -101,7 +102,7 @@ class Encoder(nn.Module):
     drop_path: float = 0.0
     start: str = "mae"
     remat: str = "none"
-    unroll: int = 1
+    unroll: int = 0
     dtype: str = "float32"
 
     @property

@@ -58,7 +58,7 @@ class Data:
       normalise: `imagenet` or `inception`; a grey image takes the average of the three.
       mean, std: constants used instead, one for each channel, white being 1.
       holdout_fraction: share of a source without a held-out part of its own that is
-        kept from training; chosen by a hash of the relative path, or the end of a split.
+        kept from training: by a hash of the relative path, or the end of a split.
       min_side: an image with a shorter side counts as bad, in pixels.
       max_pixels: an image with more pixels counts as bad and is not decoded.
       bad_fraction, bad_minimum: a run stops when the number of distinct bad images
@@ -132,9 +132,9 @@ def train_batches(
         return synthetic.batches(
             data.num_images, image_size, channels, seed, rows, stop_step - start_step
         )
-    from mimjax.data import pipeline
+    from mimjax.data import pipeline, samples
 
-    wanted = pipeline.Wanted(image_size, channels, seed, batch_size, rows)
+    wanted = samples.Wanted(image_size, channels, seed, batch_size, rows)
     return pipeline.batches(data, wanted, start_step, stop_step, workdir)
 
 

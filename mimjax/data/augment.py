@@ -70,18 +70,22 @@ def resize(
     if image.shape[:2] == size:
         return image
     if not antialias:
-        kernel = {"bicubic": tf.raw_ops.ResizeBicubic, "bilinear": tf.raw_ops.ResizeBilinear}
-        floats = kernel[interpolation](
-            images=image[None], size=size, half_pixel_centers=True
-        )
+        smooth = interpolation == "bicubic"
+        kernel: Any = tf.raw_ops.ResizeBicubic if smooth else tf.raw_ops.ResizeBilinear
+        floats = kernel(images=image[None], size=size, half_pixel_centers=True)
         return np.clip(np.rint(floats.numpy()[0]), 0, 255).astype(np.uint8)
     from PIL import Image
 
-    filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    resampling = Image.Resampling[interpolation.upper()]
     grey = image.shape[2] == 1
     picture = Image.fromarray(image[..., 0] if grey else image)
-    resized = np.asarray(picture.resize(size[::-1], filters[interpolation]))
+    resized = np.asarray(picture.resize((size[1], size[0]), resampling))
     return resized[..., None] if grey else resized
+
+
+def cut(image: UInt8[np.ndarray, "H W C"], box: Box) -> UInt8[np.ndarray, "h w C"]:
+    """The pixels of a box."""
+    return image[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def flip(image: Any, u: Any) -> Any:

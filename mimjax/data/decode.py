@@ -22,11 +22,12 @@ from mimjax.data.quiet import tf
 MAX_BYTES = 100_000_000
 COLOUR_REACH = 2  # pixels beside a crop that its colours depend on
 EXIF_ORIENTATION = 0x0112
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
 # Our own limit is smaller and is checked on the header; Pillow's would only warn.
 Image.MAX_IMAGE_PIXELS = None
 Image.init()
+WELCOME = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+FORMATS = [name for name in WELCOME if name in Image.OPEN]
 
 
 class Picture(NamedTuple):
@@ -91,7 +92,7 @@ def whole(picture: Picture) -> Box:
 
 def _open_pillow(content: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(content), formats=[f for f in FORMATS if f in Image.OPEN])
+        return Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise Unusable(_unknown_kind(content)) from error
     except Exception as error:

@@ -22,10 +22,13 @@ from jaxtyping import Int
 from mimjax.data.faults import Unusable
 
 HELD_OUT_NAMES = ("val", "valid", "validation", "test")
+# fmt: off
 NOT_IMAGES = (
-    ".txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .html .pdf .py .log .npy .npz "
-    ".mat .pkl .parquet .db .zip .tar .gz .tgz .7z .bz2 .xz .sha256 .md5"
-).split()
+    ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml",
+    ".html", ".pdf", ".py", ".log", ".npy", ".npz", ".mat", ".pkl", ".parquet", ".db",
+    ".zip", ".tar", ".gz", ".tgz", ".7z", ".bz2", ".xz", ".sha256", ".md5",
+)
+# fmt: on
 RETRY_SECONDS = (0.05, 0.2, 0.8, 2.0)
 SIZES_HASHED = 100_000
 
@@ -64,12 +67,10 @@ class Folder(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4)
-def scan(
-    path: str, part: Literal["train", "test"], holdout_fraction: float
-) -> Folder:
+def scan(path: str, part: Literal["train", "test"], holdout_fraction: float) -> Folder:
     """Find the images of a part; the order is that of the sorted paths."""
     top = Path(path).expanduser()
-    train, held = _part_folders(top)
+    train, held = part_folders(top)
     classes = _classes(train)
     if held is not None and bool(_classes(held)) != bool(classes):
         held = None  # labelled images cannot be judged on unlabelled ones
@@ -109,7 +110,7 @@ def walk(root: Path, inside: str = "", seen: tuple[str, ...] = ()) -> Iterator[s
             continue
         if entry.is_dir():
             yield from walk(root, f"{inside}{entry.name}/", (*seen, here))
-        elif not entry.name.lower().endswith(tuple(NOT_IMAGES)):
+        elif not entry.name.lower().endswith(NOT_IMAGES):
             yield inside + entry.name
 
 
@@ -129,7 +130,8 @@ def spread(length: int, limit: int) -> Int[np.ndarray, " n"]:
     return np.arange(count) * length // max(count, 1)
 
 
-def _part_folders(top: Path) -> tuple[Path, Path | None]:
+def part_folders(top: Path) -> tuple[Path, Path | None]:
+    """Where the training images and, if they lie apart, the held-out ones are."""
     if not (top / "train").is_dir():
         return top, None
     others = [top / name for name in HELD_OUT_NAMES if (top / name).is_dir()]
@@ -143,7 +145,7 @@ def _classes(root: Path) -> list[str]:
         if entry.name.startswith("."):
             continue
         if not entry.is_dir():
-            if not entry.name.lower().endswith(tuple(NOT_IMAGES)):
+            if not entry.name.lower().endswith(NOT_IMAGES):
                 return []
         elif next(walk(root, entry.name + "/"), None) is not None:
             found.append(entry.name)

@@ -1,8 +1,8 @@
 """Which example stands at which position: a pure function of the seed and the step.
 
-The permutation of an epoch is TensorFlow's RandomIndexShuffle, a Simon block cipher over
-[0, N-1]: no table and no shuffle buffer, so a run may start at any position of a data
-set of any size, and every host computes the same order by itself.
+The permutation of an epoch is TensorFlow's RandomIndexShuffle, a Simon block cipher
+over [0, N-1]: no table and no shuffle buffer, so a run may start at any position of a
+data set of any size, and every host computes the same order by itself.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from mimjax.data.quiet import tf
+from mimjax.data.quiet import graph, tf
 
 # `tf.random.experimental.index_shuffle` fixes 4 rounds, which is no shuffle: for 1,797
 # examples a batch of 128 stays nearly sorted (ten times the class variance of a fair
@@ -32,6 +32,7 @@ def positions(
     host_rows = tf.constant(rows, tf.int64)
     count = len(rows)
 
+    @graph
     def position(i: Any) -> Any:
         return (start_step + i // count) * batch_size + host_rows[i % count]
 

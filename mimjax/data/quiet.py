@@ -19,4 +19,9 @@ with warnings.catch_warnings():
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
 
-__all__ = ["tf"]
+tf.get_logger().setLevel("ERROR")
+# For functions handed to tf.data: ours are graphs as they stand, and rewriting their
+# source only costs time and warns where the source is not at hand.
+graph = tf.autograph.experimental.do_not_convert
+
+__all__ = ["graph", "tf"]

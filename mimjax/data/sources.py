@@ -3,12 +3,12 @@
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from mimjax.data import Data, digits, folder, synthetic
+from mimjax.data import Data, digits, folder, prepared, synthetic
 from mimjax.data.faults import Unusable
 
 Part = Literal["train", "test"]
@@ -16,6 +16,7 @@ DIGITS_VERSION = 1
 PROBE_SEED = 1
 
 
+@runtime_checkable
 class Records(Protocol):
     """Images that lie encoded in files and are read by number."""
 
@@ -27,7 +28,23 @@ class Records(Protocol):
     def read(self, index: int) -> tuple[bytes, int]: ...
 
 
-def records(data: Data, part: Part) -> Records:
+@runtime_checkable
+class Streamed(Protocol):
+    """Images that lie encoded in files which are read from first to last."""
+
+    @property
+    def length(self) -> int: ...
+
+    def path(self, index: int) -> str: ...
+
+    def head(self, limit: int) -> Records: ...
+
+    def parse(self, record: bytes) -> tuple[bytes, int]: ...
+
+    def stream(self, start: int, seed: int) -> Any: ...
+
+
+def records(data: Data, part: Part) -> Records | Streamed:
     """Open a `folder:` or `tfds:` source."""
     kind, _, name = data.source.partition(":")
     if kind == "folder":
@@ -46,9 +63,7 @@ def class_names(data: Data) -> list[str]:
         return [str(number) for number in range(synthetic.NUM_CLASSES)]
     if kind == "folder":
         return folder.scan(name, "train", data.holdout_fraction).class_names
-    from mimjax.data import named
-
-    return named.class_names(data)
+    return prepared.find(data.source, data.tfds_dir).class_names
 
 
 def fingerprint(data: Data) -> dict[str, Any]:
@@ -89,6 +104,8 @@ def evaluation_images(
         images, labels = digits.draw(np.arange(count), part, image_size)
         return to_channels(images, channels), labels
     found = records(data, part)
+    if isinstance(found, Streamed):
+        found = found.head(limit)
     workers = data.workers or os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         tasks = [
@@ -110,7 +127,7 @@ def to_channels(
     """RGB as it is, or grey with the weights of ITU-R BT.601."""
     if channels == 3:
         return images
-    weights = np.float32([0.299, 0.587, 0.114])
+    weights = np.asarray([0.299, 0.587, 0.114], np.float32)
     return np.rint(images @ weights).astype(np.uint8)[..., None]
 
 

@@ -29,11 +29,12 @@ def batches(
     rows: Int[np.ndarray, " R"],
     count: int,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The same batch, the very same arrays, `count` times over.
+    """The same batch, the very same object, `count` times over.
 
-    Row r of the global batch holds image r modulo `num_images`. A loop that sees the
-    arrays again may keep their copy on the device.
+    Row r of the global batch holds image r modulo `num_images`. A loop that sees it
+    again may keep the copy on the device.
     """
     images, labels = draw(rows % num_images, image_size, channels, seed)
+    batch = {"image": images, "label": labels}
     for _ in range(count):
-        yield {"image": images, "label": labels}
+        yield batch

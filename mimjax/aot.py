@@ -1,0 +1,57 @@
+"""Compiling the step for devices that are not here: does it fit, how large is it.
+
+With libtpu installed (`pip install mimjax[tpu]`) the real TPU compiler runs on any
+machine; nothing is executed and no data is needed.
+"""
+
+import os
+from typing import Any
+
+from mimjax.schema import ConfigError
+
+# Length of an epoch where there is no data to count: ImageNet-1k's training set.
+EPOCH_IMAGES = 1_281_167
+
+
+def devices_named(spec: str) -> list[Any]:
+    """The devices of "cpu:8" or of a TPU topology such as "v5e:16x16".
+
+    Raises ConfigError where there is no such topology or no TPU compiler.
+    """
+    # Neither a cloud's metadata server nor a TPU is to be looked for.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    import jax
+
+    kind, _, shape = spec.partition(":")
+    if kind == "cpu":
+        if not shape.isdigit() or int(shape) < 1:
+            raise ConfigError([f"--compile: {spec!r} must be cpu:COUNT"])
+        jax.config.update("jax_num_cpu_devices", int(shape))
+        return jax.devices("cpu")
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(
+            platform="tpu", topology_name=spec
+        ).devices
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        hint = "pip install 'mimjax[tpu]' for its compiler; names are like v5e:4x4"
+        raise ConfigError([f"--compile: {spec!r}: {text} ({hint})"]) from error
+
+
+def report(path: str, changes: list[tuple[str, str]], spec: str) -> int:
+    """Compiles the step of a config for `spec`; prints size, time and memory."""
+    devices = devices_named(spec)
+    from mimjax import config, setup, train
+    from mimjax.progress import Progress
+
+    resolved = config.resolve(path, changes, len(devices), with_data=False)
+    resolved, mesh = setup.place(resolved, devices)
+    plan = setup.make_plan(resolved, EPOCH_IMAGES)
+    progress = Progress(plan.steps)
+    state = train.abstract_state(resolved, mesh)
+    progress.note(setup.sizes(state))
+    setup.compile_step(resolved, plan, mesh, progress)
+    return 0

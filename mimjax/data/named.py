@@ -1,0 +1,190 @@
+"""Data sets prepared by tensorflow-datasets, images left encoded until they are drawn.
+
+Files of the array_record format are read by number. TFRecord files cannot be: there an
+epoch is the files in a seeded order, sixteen at a time, through a seeded shuffle
+buffer, and a run that resumes skips the records it has had, undecoded. Every host reads
+all of them and decodes its own.
+"""
+
+import bisect
+import hashlib
+import itertools
+import time
+import warnings
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from mimjax.data import Data, folder, order
+from mimjax.data.faults import Unusable
+from mimjax.data.prepared import Prepared, find
+from mimjax.data.quiet import graph, tf
+
+FILES_AT_ONCE = 16
+
+
+class Stretch(NamedTuple):
+    """Consecutive records of one file."""
+
+    file: str
+    skip: int
+    take: int
+
+
+class Numbered(NamedTuple):
+    """Records of array_record files, read by number."""
+
+    prepared: Prepared
+    split: str
+    files: Any  # the random-access data source
+    start: int
+    length: int
+
+    def path(self, index: int) -> str:
+        return f"{self.prepared.name}:{self.split}#{self.start + index}"
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        for pause in (*folder.RETRY_SECONDS, None):
+            try:
+                example = self.files[self.start + index]
+                label = example[self.prepared.label] if self.prepared.label else -1
+                return example[self.prepared.image], int(label)
+            except Exception as error:
+                # The reader has no errors of its own kind: damage and a failing store
+                # look alike, so both are tried again.
+                if pause is None:
+                    raise Unusable("unreadable") from error
+                time.sleep(pause)
+        raise AssertionError("unreachable")
+
+
+class InOrder(NamedTuple):
+    """Records of TFRecord files, read from first to last."""
+
+    prepared: Prepared
+    stretches: list[Stretch]
+    shuffle_buffer: int
+
+    @property
+    def length(self) -> int:
+        return sum(stretch.take for stretch in self.stretches)
+
+    def path(self, index: int) -> str:
+        """File and record in it of the record of that number in file order."""
+        ends = list(itertools.accumulate(s.take for s in self.stretches))
+        at = bisect.bisect_right(ends, index)
+        stretch = self.stretches[at]
+        return f"{stretch.file}#{stretch.skip + index - (ends[at] - stretch.take)}"
+
+    def stream(self, start: int, seed: int) -> Any:
+        """tf.data.Dataset of (number, record) from position `start` on, without end."""
+        buffer = self.shuffle_buffer
+        mix = order.replacement(0, seed, 0, 2**31)
+
+        @graph
+        def epoch_records(epoch: Any) -> Any:
+            key = tf.stack([tf.constant(seed, tf.int64), epoch])
+            u = tf.random.stateless_uniform([len(self.stretches)], key, alg="philox")
+            records = self._records(tf.argsort(u))
+            return records.shuffle(buffer, mix + epoch, reshuffle_each_iteration=False)
+
+        first, done = divmod(start, self.length)
+        epochs = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
+        return epochs.flat_map(epoch_records).skip(done)
+
+    def head(self, limit: int) -> "Listed":
+        """The first records, read into memory."""
+        records = self._records(tf.range(len(self.stretches)), files_at_once=1)
+        pairs = [self.parse(r) for _, r in records.take(limit).as_numpy_iterator()]
+        return Listed(pairs)
+
+    def parse(self, record: bytes) -> tuple[bytes, int]:
+        """Encoded image and label of one record."""
+        feature = tf.train.Example.FromString(record).features.feature
+        label = self.prepared.label
+        number = feature[label].int64_list.value[0] if label else -1
+        return feature[self.prepared.image].bytes_list.value[0], int(number)
+
+    def _records(self, which: Any, files_at_once: int = FILES_AT_ONCE) -> Any:
+        """Records of the stretches in the order of the numbers `which`."""
+        files = tf.constant([s.file for s in self.stretches])
+        skips = tf.constant([s.skip for s in self.stretches], tf.int64)
+        takes = np.asarray([s.take for s in self.stretches], np.int64)
+        firsts = tf.constant(np.cumsum(takes) - takes)
+
+        @graph
+        def records(i: Any) -> Any:
+            content = tf.data.TFRecordDataset(files[i]).skip(skips[i])
+            content = content.take(tf.constant(takes)[i])
+            return content.enumerate(firsts[i])
+
+        return tf.data.Dataset.from_tensor_slices(which).interleave(
+            records, cycle_length=files_at_once
+        )
+
+
+class Listed(NamedTuple):
+    """Records in memory."""
+
+    pairs: list[tuple[bytes, int]]
+
+    @property
+    def length(self) -> int:
+        return len(self.pairs)
+
+    def path(self, index: int) -> str:
+        return str(index)
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        return self.pairs[index]
+
+
+def open_records(data: Data, part: Literal["train", "test"]) -> Numbered | InOrder:
+    """The records of a part of a prepared data set."""
+    prepared = find(data.source, data.tfds_dir)
+    builder = _builder(prepared)
+    apart = part == "test" and prepared.held_out
+    split = prepared.held_out if apart else prepared.split
+    found = builder.info.splits[split].file_instructions
+    stretches = [Stretch(str(f.filename), f.skip, f.take) for f in found]
+    total = sum(stretch.take for stretch in stretches)
+    start, stop = 0, total
+    if not prepared.held_out:
+        kept = total - round(total * data.holdout_fraction)
+        start, stop = (kept, total) if part == "test" else (0, kept)
+    if not prepared.random_access:
+        cut = _between(stretches, start, stop)
+        return InOrder(prepared, cut, data.shuffle_buffer)
+    import tensorflow_datasets as tfds
+
+    undecoded = {prepared.image: tfds.decode.SkipDecoding()}
+    files = builder.as_data_source(split, decoders=undecoded)
+    return Numbered(prepared, split, files, start, stop - start)
+
+
+def identity(data: Data) -> tuple[int, str]:
+    """Length of the training part and a hash of what the data set says of itself."""
+    found = open_records(data, "train")
+    digest = hashlib.sha256(f"{found.prepared.split} {found.length}".encode())
+    for name in ("dataset_info.json", "features.json"):
+        digest.update((found.prepared.directory / name).read_bytes())
+    return found.length, digest.hexdigest()
+
+
+def _between(stretches: list[Stretch], start: int, stop: int) -> list[Stretch]:
+    """The records `start` .. `stop` - 1 of all of them."""
+    found, at = [], 0
+    for file, skip, take in stretches:
+        first, last = max(start - at, 0), min(stop - at, take)
+        if first < last:
+            found.append(Stretch(file, skip + first, last - first))
+        at += take
+    return found
+
+
+def _builder(prepared: Prepared) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tensorflow_datasets as tfds
+
+        return tfds.builder_from_directory(str(prepared.directory))

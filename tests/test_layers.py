@@ -1,0 +1,115 @@
+"""Layers: activations, drop path and dropout, what reads which stream of randomness."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from mimjax.backbones import layers
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize(
+    ("gelu_tanh", "expected"),
+    [
+        (False, (-0.158655, 0.345731, 0.841345, 1.954500)),
+        (True, (-0.158808, 0.345714, 0.841192, 1.954598)),
+    ],
+)
+def test_gelu_between_two_layers_that_copy(gelu_tanh, expected):
+    spec = layers.Spec(width=1, heads=1, mlp_width=1, gelu_tanh=gelu_tanh)
+    one = {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}
+    mlp = layers.Mlp(spec).bind({"params": {"up": one, "down": one}})
+    x = jnp.asarray([-1.0, 0.5, 1.0, 2.0]).reshape(1, 4, 1)
+    y = mlp(x, jnp.asarray(1), train=False)
+    np.testing.assert_allclose(y.ravel(), expected, atol=6e-7)
+
+
+SAMPLES, RATE = 2000, 0.4
+
+
+@pytest.fixture(scope="module")
+def stack():
+    """Two layers with drop path on many copies of a sample: (params, train) -> layers."""
+    spec = layers.Spec(width=8, heads=2, mlp_width=16)
+    blocks = layers.Blocks(spec, depth=2, drop_path=RATE)
+    x = jnp.broadcast_to(jax.random.normal(KEY, (1, 3, 8)), (SAMPLES, 3, 8))
+    params = jax.jit(blocks.init)(KEY, x)["params"]
+
+    @jax.jit
+    def apply(params):
+        rngs = {"drop": jax.random.key(1)}
+        train = blocks.apply({"params": params}, x, train=True, collect=True, rngs=rngs)
+        plain = blocks.apply({"params": params}, x[:1], collect=True)
+        return train[1], plain[1]
+
+    return params, apply
+
+
+def test_drop_path_keeps_the_expectation(stack):
+    """With one branch silenced a sample has either nothing or the branch over keep."""
+    params, apply = stack
+    down = jax.tree.map(jnp.zeros_like, params["layers"]["mlp"]["down"])
+    mlp = {**params["layers"]["mlp"], "down": down}
+    train, plain = apply({"layers": {**params["layers"], "mlp": mlp}})
+    np.testing.assert_array_equal(train[0], np.broadcast_to(plain[0], train[0].shape))
+    branch = plain[1] - plain[0]
+    added = np.asarray(train[1] - train[0])
+    kept = np.abs(added).max(axis=(1, 2)) > 0
+    expected = np.broadcast_to(branch / (1 - RATE), added[kept].shape)
+    np.testing.assert_allclose(added[kept], expected, atol=1e-6)
+    assert stats.binomtest(int(kept.sum()), SAMPLES, 1 - RATE).pvalue > 1e-3
+    np.testing.assert_allclose(added.mean(axis=0), branch[0], atol=0.05)
+
+
+def test_drop_path_is_drawn_for_each_branch_and_sample(stack):
+    """The four outcomes of a layer's two branches, in the shares of two free draws."""
+    params, apply = stack
+    train, plain = apply(params)
+    # The first layer is never dropped.
+    np.testing.assert_allclose(
+        train[0], np.broadcast_to(plain[0], train[0].shape), atol=1e-6
+    )
+    rows = np.round(np.asarray(train[1]).reshape(SAMPLES, -1), 4)
+    outcomes, counts = np.unique(rows, axis=0, return_counts=True)
+    assert len(outcomes) == 4
+    keep = 1 - RATE
+    chances = np.array([keep * keep, keep * RATE, RATE * keep, RATE * RATE])
+    chances = np.sort(chances) * SAMPLES
+    assert stats.chisquare(np.sort(counts), chances).pvalue > 1e-3
+
+
+def test_dropout_is_off_unless_training():
+    spec = layers.Spec(width=8, heads=2, mlp_width=16, dropout=0.5)
+    blocks = layers.Blocks(spec, depth=2)
+    x = jnp.broadcast_to(jax.random.normal(KEY, (1, 3, 8)), (4, 3, 8))
+    variables = jax.jit(blocks.init)(KEY, x)
+    # No stream of randomness is given here.
+    plain, _ = blocks.apply(variables, x)
+    without, _ = layers.Blocks(
+        layers.Spec(width=8, heads=2, mlp_width=16), depth=2
+    ).apply(variables, x)
+    np.testing.assert_array_equal(plain, without)
+    train, _ = blocks.apply(variables, x, train=True, rngs={"drop": KEY})
+    assert (train[0] != train[1]).any()
+    assert (train != plain).any()
+
+
+def test_attention_ignores_what_the_mask_hides():
+    """Hidden keys do not matter at all; a bias matters, and lets heads differ."""
+    spec = layers.Spec(width=8, heads=2, mlp_width=16)
+    attention = layers.Attention(spec)
+    x = jax.random.normal(KEY, (1, 4, 8))
+    number = jnp.asarray(1)
+    params = attention.init(KEY, x, number)
+    mask = jnp.ones((1, 4, 4), bool).at[:, :, 3].set(False)
+    seen = attention.apply(params, x, number, mask)
+    other = attention.apply(params, x.at[:, 3].set(9.0), number, mask)
+    np.testing.assert_array_equal(seen[:, :3], other[:, :3])
+    bias = jnp.zeros((2, 4, 4)).at[:, :, 3].set(-1e9)
+    biased = attention.apply(params, x, number, None, bias)
+    np.testing.assert_allclose(seen, biased, atol=1e-6)
+    one_head = attention.apply(params, x, number, None, bias.at[1].set(0.0))
+    assert jnp.abs(one_head - biased).max() > 1e-3

@@ -1,0 +1,150 @@
+"""What must not be seen is not seen, and each test fails where it is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mimjax import masking, patches
+from mimjax.objectives import aim, mae, simmim
+
+BATCH = {"image": jax.random.normal(jax.random.key(0), (2, 16, 16, 3))}
+OTHER = jax.random.normal(jax.random.key(9), (2, 16, 16, 3))
+
+
+def start(objective):
+    keys = {"params": jax.random.key(1), "mask": jax.random.key(2)}
+    init = jax.jit(lambda keys: objective.init(keys, BATCH, train=False))
+    return init(keys)["params"]
+
+
+def swap(image, hidden):
+    """`image` with the patches `hidden` [B, N] taken from another image."""
+    rows, others = patches.patchify(image, (4, 4)), patches.patchify(OTHER, (4, 4))
+    mixed = jnp.where(hidden[:, :, None], others, rows)
+    return patches.unpatchify(mixed, (16, 16), (4, 4))
+
+
+def test_mae_does_not_see_hidden_patches(encoder):
+    objective = mae.Objective(
+        encoder(depth=1), decoder_width=16, decoder_depth=1, decoder_heads=2
+    )
+    params = start(objective)
+    keep, drop = masking.random_ids(jax.random.key(3), 2, 16, 4)
+    hidden = masking.hidden_from_ids(drop, 16)
+
+    @jax.jit
+    def run(image):
+        bound = objective.bind({"params": params})
+        latent = bound.encoder(bound.encoder.embed(image, keep), keep)
+        predicted = bound.predict(image, keep, drop)
+        return latent, predicted, bound.loss(image, predicted, drop)
+
+    before, after = run(BATCH["image"]), run(swap(BATCH["image"], hidden))
+    np.testing.assert_array_equal(before[0], after[0])
+    np.testing.assert_array_equal(before[1], after[1])
+    assert before[2] != after[2]
+    seen = run(swap(BATCH["image"], ~hidden))
+    assert (seen[0] != before[0]).any(axis=(1, 2)).all()
+
+
+def test_simmim_does_not_see_hidden_patches(encoder):
+    objective = simmim.Objective(
+        encoder(depth=1, position="relative", qkv_bias="qv"), mask_cell=8
+    )
+    params = start(objective)
+    hidden = masking.random_cells(jax.random.key(3), 2, (4, 4), 2, 0.6)
+
+    @jax.jit
+    def run(image):
+        bound = objective.bind({"params": params})
+        predicted = bound.predict(image, hidden)
+        return predicted, bound.loss(image, predicted, hidden)
+
+    before, after = run(BATCH["image"]), run(swap(BATCH["image"], hidden))
+    np.testing.assert_array_equal(before[0], after[0])
+    assert before[1] != after[1]
+    seen = run(swap(BATCH["image"], ~hidden))
+    assert (seen[0] != before[0]).any(axis=-1).all()
+
+
+@pytest.fixture(scope="module")
+def aim_run():
+    """(image, prefix) -> outputs of the trunk, predictions, losses of targets 1..15."""
+    from mimjax.backbones import vit
+
+    encoder = vit.Encoder(
+        (16, 16),
+        (4, 4),
+        width=16,
+        depth=2,
+        heads=2,
+        cls=False,
+        qkv_bias="none",
+        bias=False,
+        patch_norm=True,
+        start="aim",
+    )
+    objective = aim.Objective(encoder, head_width=16, head_depth=2)
+    params = start(objective)
+
+    @jax.jit
+    def run(image, prefix):
+        bound = objective.bind({"params": params})
+        prefix = jnp.full(2, prefix, jnp.int32)
+        attn_mask = masking.prefix_causal(prefix, 16)
+        trunk = bound.encoder(bound.encoder.embed(image), attn_mask=attn_mask)
+        predicted = bound.predict(image, prefix)
+        errors = predicted[:, :-1] - bound.targets(image)[:, 1:]
+        return trunk, predicted, jnp.square(errors).mean(axis=-1)
+
+    return run
+
+
+def changed(before, after):
+    """Which places of [B, N, ...] differ, in any sample."""
+    differs = before != after
+    return np.asarray(differs.any(axis=tuple(i for i in range(differs.ndim) if i != 1)))
+
+
+@pytest.mark.parametrize("prefix", [1, 5, 15])
+def test_aim_does_not_see_what_comes(aim_run, prefix):
+    """Patch t beyond the prefix changes outputs and targets from place t on alone."""
+    place = jnp.arange(16)[None]
+    before = aim_run(BATCH["image"], prefix)
+    for t in range(prefix, 16):
+        image = swap(BATCH["image"], jnp.broadcast_to(place == t, (2, 16)))
+        after = aim_run(image, prefix)
+        for i in (0, 1):
+            moved = changed(before[i], after[i])
+            assert not moved[:t].any()
+            assert moved[t:].all()
+        # Target n stands in row n - 1: those up to t stay, t itself is another patch.
+        targets = changed(before[2], after[2])
+        assert not targets[: t - 1].any()
+        assert targets[t - 1 :].all()
+
+
+def test_aim_sees_the_whole_prefix(aim_run):
+    """A patch within the prefix changes every output, also those before it."""
+    image = swap(BATCH["image"], jnp.broadcast_to(jnp.arange(16) == 4, (2, 16)))
+    before = aim_run(BATCH["image"], 5)
+    assert changed(before[0], aim_run(image, 5)[0]).all()
+
+
+def test_full_attention_leaks(aim_run):
+    """A prefix of all patches lets every place see every other: the tests can fail."""
+    image = swap(BATCH["image"], jnp.broadcast_to(jnp.arange(16) == 15, (2, 16)))
+    before = aim_run(BATCH["image"], 16)
+    assert changed(before[0], aim_run(image, 16)[0]).all()
+
+
+def test_aim_never_predicts_the_prefix(encoder):
+    """No gradient reaches patches before the prefix length as targets."""
+    objective = aim.Objective(encoder(cls=False)).bind({})
+    prefix = jnp.asarray([1, 6])
+    predicted = jax.random.normal(jax.random.key(4), (2, 16, 48))
+    pull = jax.grad(lambda image: objective.loss(image, predicted, prefix))
+    reach = patches.patchify(pull(BATCH["image"]), (4, 4)).any(axis=-1)
+    np.testing.assert_array_equal(reach, masking.beyond_prefix(prefix, 16))
+    assert not reach[:, 0].any()

@@ -1,0 +1,164 @@
+"""Masks, targets and losses by formulas in plain numpy, on noise and photographs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_sample_images
+
+from mimjax import masking, patches
+from mimjax.objectives import aim, classify, mae, simmim
+
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+PATCH, GRID = 8, (3, 5)
+NUM_TOKENS = GRID[0] * GRID[1]
+
+
+def photographs() -> np.ndarray:
+    """Two crops of 24 x 40 pixels of each of the two sample images, uint8."""
+    crops = []
+    for photo in load_sample_images().images:
+        for top, left in ((100, 200), (300, 20)):
+            crops.append(photo[top : top + 24, left : left + 40])
+    return np.stack(crops)
+
+
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (4, 24, 40, 3), np.uint8)
+
+
+@pytest.fixture(params=[noise, photographs])
+def pixels(request) -> np.ndarray:
+    return request.param()
+
+
+def formula_image(pixels: np.ndarray) -> np.ndarray:
+    return (pixels / 255.0 - MEAN) / STD
+
+
+def cut(image: np.ndarray, n: int) -> np.ndarray:
+    """The pixels of patch n of one image, [8, 8, 3]."""
+    top, left = n // GRID[1] * PATCH, n % GRID[1] * PATCH
+    return image[top : top + PATCH, left : left + PATCH]
+
+
+def standard(patch: np.ndarray) -> np.ndarray:
+    """All numbers of a patch together; the variance over one less than their number."""
+    values = patch.reshape(-1)
+    mean = values.sum() / len(values)
+    variance = ((values - mean) ** 2).sum() / (len(values) - 1)
+    return (values - mean) / np.sqrt(variance + 1e-6)
+
+
+def guess(seed: int = 1) -> np.ndarray:
+    """A prediction for every patch."""
+    return np.random.default_rng(seed).normal(size=(4, NUM_TOKENS, PATCH * PATCH * 3))
+
+
+def bind(objective, token: int = 0):
+    """An objective that can draw masks and take losses, with no other parameters."""
+    params = {"mask_token": jnp.zeros((1, 1, token))} if token else {}
+    return objective.bind({"params": params}, rngs={"mask": jax.random.key(5)})
+
+
+@pytest.fixture
+def wide(encoder):
+    """An encoder of images of 24 x 40 pixels, cut into 3 x 5 patches."""
+
+    def make(**fields):
+        return encoder(image_size=(24, 40), patch_size=(PATCH, PATCH), **fields)
+
+    return make
+
+
+def ours(pixels: np.ndarray) -> jax.Array:
+    return patches.normalise(jnp.asarray(pixels), MEAN, STD)
+
+
+def test_normalised_images(pixels):
+    np.testing.assert_allclose(ours(pixels), formula_image(pixels), atol=1e-6)
+
+
+@pytest.mark.parametrize("norm_pixels", [True, False])
+def test_mae(pixels, wide, norm_pixels):
+    objective = bind(mae.Objective(wide(cls=False), norm_pixels=norm_pixels), 512)
+    keep, drop = (np.asarray(ids) for ids in objective.draw(4))
+    assert keep.shape == (4, 3)  # a quarter of 15, rounded down
+    assert drop.shape == (4, 12)
+    image, predicted = formula_image(pixels), guess()
+    terms = []
+    for b in range(4):
+        assert sorted([*keep[b], *drop[b]]) == list(range(NUM_TOKENS))
+        for place, n in enumerate(drop[b]):
+            patch = cut(image[b], n)
+            target = standard(patch) if norm_pixels else patch.reshape(-1)
+            # Predictions come in the order kept, then hidden.
+            terms.append(((predicted[b, 3 + place] - target) ** 2).mean())
+    loss = objective.loss(ours(pixels), jnp.asarray(predicted), jnp.asarray(drop))
+    np.testing.assert_allclose(loss, np.mean(terms), rtol=2e-6)
+
+
+def test_simmim(pixels, wide):
+    """The official formula on whole images: a mask of pixels, sums, three channels."""
+    objective = bind(simmim.Objective(wide(), mask_cell=PATCH), 32)
+    hidden = np.asarray(objective.draw(4))
+    np.testing.assert_array_equal(hidden.sum(axis=1), 9)
+    image, predicted = formula_image(pixels), guess()
+    mask, drawn = np.zeros((4, 24, 40, 1)), np.zeros((4, 24, 40, 3))
+    for b in range(4):
+        for n in range(NUM_TOKENS):
+            cut(mask[b], n)[:] = hidden[b, n]
+            cut(drawn[b], n)[:] = predicted[b, n].reshape(PATCH, PATCH, 3)
+    expected = (np.abs(image - drawn) * mask).sum() / (mask.sum() + 1e-5) / 3
+    loss = objective.loss(ours(pixels), jnp.asarray(predicted), jnp.asarray(hidden))
+    np.testing.assert_allclose(loss, expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize("norm_pixels", [True, False])
+def test_aim(pixels, wide, norm_pixels):
+    objective = bind(aim.Objective(wide(cls=False), norm_pixels=norm_pixels))
+    image, predicted = formula_image(pixels), guess()
+    prefix = np.asarray([1, 4, 9, NUM_TOKENS - 1])
+    total, count = 0.0, 0
+    for b in range(4):
+        for n in range(prefix[b], NUM_TOKENS):
+            patch = cut(image[b], n)
+            target = standard(patch) if norm_pixels else patch.reshape(-1)
+            # Patch n is predicted where patch n - 1 is.
+            total += ((predicted[b, n - 1] - target) ** 2).mean()
+            count += 1
+    assert count == 14 + 11 + 6 + 1
+    loss = objective.loss(ours(pixels), jnp.asarray(predicted), jnp.asarray(prefix))
+    np.testing.assert_allclose(loss, total / count, rtol=2e-6)
+
+
+def test_aim_draws_a_prefix_for_every_sample(wide):
+    prefix = np.asarray(bind(aim.Objective(wide(cls=False))).draw(64))
+    assert prefix.min() >= 1
+    assert prefix.max() < NUM_TOKENS
+    assert len(set(prefix)) > 5
+
+
+def test_draws_of_a_module_are_those_of_masking(wide):
+    """The stream "mask" alone decides; samples differ."""
+    objective = simmim.Objective(wide(), mask_cell=PATCH)
+    first, second = bind(objective, 32), bind(objective, 32)
+    np.testing.assert_array_equal(first.draw(8), second.draw(8))
+    rows = np.asarray(first.draw(8))
+    assert len({tuple(row) for row in rows}) > 4
+    assert masking.num_cells_hidden(15, 0.6) == rows[0].sum()
+
+
+def test_classification_by_hand(encoder):
+    """Cross-entropy and accuracy of logits that are set."""
+    objective = classify.Objective(encoder(cls=False), num_classes=3, pool="gap")
+    batch = {"image": jnp.zeros((2, 16, 16, 3)), "label": jnp.asarray([2, 0])}
+    keys = jax.random.key(0)
+    params = jax.jit(lambda k: objective.init(k, batch, train=False))(keys)["params"]
+    assert not params["head"]["kernel"].any()
+    scores = jnp.asarray([0.0, 1.0, 3.0])
+    params = {**params, "head": {**params["head"], "bias": scores}}
+    loss, metrics = objective.apply({"params": params}, batch, train=False)
+    chance = np.exp(scores) / np.exp(scores).sum()
+    np.testing.assert_allclose(loss, -np.log(chance[[2, 0]]).mean(), rtol=1e-6)
+    assert metrics["accuracy"] == 0.5

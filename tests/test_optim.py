@@ -1,0 +1,245 @@
+"""Schedules, decayed sets and AdamW against the official code's own numbers."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import official
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from mimjax import optim
+
+MAE = optim.Optim(warmup_epochs=40)
+BEIT = optim.Optim(schedule="cosine_beit", min_lr=1e-5)
+SIMMIM = optim.Optim(schedule="cosine_simmim", min_lr=1e-5, warmup_lr=5e-7)
+
+
+def rates(settings, *, peak, warmup, steps, at=None):
+    """The rate of the steps `at` (default: all), in one jitted call."""
+    at = np.arange(steps) if at is None else np.asarray(at)
+    one = jax.vmap(
+        lambda step: optim.schedule(
+            settings, peak=peak, warmup=warmup, steps=steps, step=step
+        )
+    )
+    return np.asarray(jax.jit(one)(jnp.asarray(at, jnp.int32)))
+
+
+def test_cosine_is_the_official_mae_schedule():
+    golden = official.load("schedules")
+    at = np.round(golden.input["mae_pretrain_epochs"] * 1000)
+    ours = rates(MAE, peak=2.4e-3, warmup=40_000, steps=800_000, at=at)
+    expected = golden.output["mae_pretrain_lr"]
+    np.testing.assert_allclose(ours, expected, rtol=2e-6)
+
+
+def test_values_of_the_mae_schedule():
+    at = [0, 5, 10, 200, 400, 2000, 4200, 7999]
+    ours = rates(MAE, peak=2.4e-3, warmup=400, steps=8000, at=at)
+    expected = [0, 3e-5, 6e-5, 1.2e-3, 2.4e-3, 2.146969e-3, 1.2e-3, 1.03e-10]
+    np.testing.assert_allclose(ours, expected, rtol=5e-3)
+    np.testing.assert_allclose(ours[:-1], expected[:-1], rtol=3e-7)
+
+
+def test_values_of_the_mae_fine_tuning_schedule():
+    settings = optim.Optim(min_lr=1e-6)
+    at = [0, 10, 50, 500, 999]
+    ours = rates(settings, peak=2e-3, warmup=50, steps=1000, at=at)
+    expected = [0, 4e-4, 2e-3, 1.083038e-3, 1.0055e-6]
+    np.testing.assert_allclose(ours, expected, rtol=5e-5)
+
+
+@pytest.mark.parametrize(("name", "warmup"), [("beit_small", 14), ("beit_steps", 10)])
+def test_cosine_beit_is_the_official_schedule(name, warmup):
+    expected = official.load("schedules").output[name]
+    ours = rates(BEIT, peak=1.5e-3, warmup=warmup, steps=42)
+    np.testing.assert_allclose(ours, expected, rtol=2e-6)
+
+
+def test_values_of_the_beit_schedule():
+    at = [0, 1, 6249, 6250, 250_000, 499_999]
+    ours = rates(BEIT, peak=1.5e-3, warmup=6250, steps=500_000, at=at)
+    expected = [0, 2.400384e-7, 1.5e-3, 1.5e-3, 7.698122e-4, 1.0000000015e-5]
+    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+def test_cosine_simmim_is_the_official_schedule():
+    expected = official.load("schedules").output["simmim_cosine_lr_used_by_step"]
+    ours = rates(SIMMIM, peak=8e-4, warmup=10, steps=50)
+    np.testing.assert_allclose(ours, expected, rtol=2e-6)
+
+
+def test_values_of_the_simmim_schedule():
+    """The rate falls where the warm-up ends; step s uses the value of s - 1."""
+    settings = dataclasses.replace(SIMMIM, warmup_lr=4e-6, min_lr=4e-5)
+    at = np.array([0, 1, 6249, 6250, 31_250, 62_499]) + 1
+    ours = rates(settings, peak=8e-4, warmup=6250, steps=62_500, at=at)
+    expected = [4e-6, 4.12736e-6, 7.998726e-4, 7.814015e-4, 4.2e-4, 4.0e-5]
+    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+def test_multistep_simmim_is_the_official_schedule():
+    settings = optim.Optim(schedule="multistep_simmim", warmup_lr=5e-7, drop_at=0.7)
+    expected = official.load("schedules").output["simmim_multistep_lr_used_by_step"]
+    ours = rates(settings, peak=8e-4, warmup=10, steps=50)
+    np.testing.assert_allclose(ours, expected, rtol=2e-6)
+
+
+def test_cosine_with_a_warm_up_from_above_zero():
+    """Swin's schedule has this shape, and AIM's."""
+    settings = optim.Optim(warmup_lr=5e-7, min_lr=1e-5)
+    expected = official.load("schedules").output["swin_cosine_prefix_value_at_t"]
+    ours = rates(settings, peak=1e-3, warmup=10, steps=50)
+    np.testing.assert_allclose(ours, expected, rtol=2e-6)
+
+
+def test_linear_goes_down_in_a_straight_line():
+    settings = optim.Optim(schedule="linear", min_lr=0.1)
+    ours = rates(settings, peak=1.0, warmup=2, steps=6)
+    np.testing.assert_allclose(ours, [0, 0.5, 1, 0.775, 0.55, 0.325], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", optim.SCHEDULES)
+def test_a_schedule_without_warm_up_starts_at_the_peak(name):
+    settings = optim.Optim(schedule=name)
+    ours = rates(settings, peak=0.5, warmup=0, steps=7)
+    assert ours[0] == pytest.approx(0.5, rel=1e-6)
+    assert np.isfinite(ours).all()
+    assert (np.diff(ours) <= 1e-9).all()
+
+
+def test_peak_rate_follows_the_batch():
+    assert MAE.peak_lr(4096) == pytest.approx(2.4e-3)
+    assert optim.Optim(base_lr=1e-3, lr_batch=0).peak_lr(4096) == 1e-3
+
+
+def decayed(tree, settings):
+    """Which leaves are decayed, by name of the leaf."""
+    flat = flatten_dict(
+        jax.tree_util.tree_map_with_path(lambda p, _: optim.decays(settings, p), tree)
+    )
+    return {"/".join(path): bool(value) for path, value in flat.items()}
+
+
+def marked(golden, rule):
+    """The golden weights with 1 where the official rule decays and 0 elsewhere."""
+    return official.Source(
+        {
+            name: np.full(value.shape, float(rule(name, value.ndim)))
+            for name, value in golden.weights.arrays.items()
+        }
+    )
+
+
+def same_sets(tree, settings):
+    ours = decayed(tree, settings)
+    theirs = {"/".join(path): leaf for path, leaf in flatten_dict(tree).items()}
+    for name, leaf in theirs.items():
+        assert np.unique(leaf).tolist() == [float(ours[name])], name
+    assert {False, True} == set(ours.values())
+
+
+def test_mae_decays_what_the_official_run_does():
+    """Everything but one-dimensional weights and biases; the tokens have three axes."""
+    golden = official.load("mae_normpix")
+    source = marked(golden, lambda name, ndim: ndim > 1 and not name.endswith(".bias"))
+    same_sets(official.mae(source, 4, 3), MAE)
+
+
+def test_simmim_decays_what_the_official_run_does():
+    text = str(official.load("schedules").output["param_groups_json"])
+    groups = json.loads(text)["simmim_vit_pretrain"]
+    index = "relative_position_index"
+
+    def rule(name, _):
+        return not name.endswith(index) and groups[name]["weight_decay"] > 0
+
+    source = marked(official.load("simmim_vit"), rule)
+    settings = optim.Optim(decay_also=("mask_token", "relative_table"))
+    same_sets(official.simmim(source, 4, 8), settings)
+
+
+def test_aim_decays_what_the_official_run_does():
+    spared = ("bias", "pos_embed", "norm", "gamma")
+    golden = official.load("aim_v1_pretrain_eps1e-5")
+    source = marked(golden, lambda name, _: not any(word in name for word in spared))
+    same_sets(official.aim(source, 4), optim.Optim(decay_also=()))
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
+def test_adamw_is_that_of_torch(weight_decay):
+    """Three steps; a rate of its own for each tensor scales its decay too."""
+    golden = official.load("adamw_layer_scale")
+    config = golden.config
+    names = {
+        "weight": "a/kernel",
+        "weight_4d": "b/kernel",
+        "zero_weight": "c/kernel",
+        "bias": "a/bias",
+        "scale": "a/scale",
+    }
+
+    def tree(arrays):
+        named = {ours: jnp.asarray(arrays[name]) for name, ours in names.items()}
+        return unflatten_dict(named, sep="/")
+
+    settings = optim.Optim(
+        b1=config["betas"][0],
+        b2=config["betas"][1],
+        eps=config["eps"],
+        weight_decay=weight_decay,
+    )
+    transform = optim.transform(settings)
+    params = tree(golden.weights.arrays)
+    scale = tree(config["lr_scale"])
+    state = transform.init(params)
+    grads = {name: golden.input[f"grad/{name}"] for name in names}
+    update = jax.jit(transform.update)
+    for step, lr in enumerate(config["lr_per_step"]):
+        now = tree({name: grad[step] for name, grad in grads.items()})
+        updates, state = update(now, state, params)
+        params = jax.tree.map(
+            lambda p, u, s, r=lr: p - r * s * u, params, updates, scale
+        )
+        for name, ours in names.items():
+            key = f"wd_{weight_decay:g}/step_{step + 1}/{name}"
+            np.testing.assert_allclose(
+                flatten_dict(params, sep="/")[ours],
+                golden.output[key],
+                rtol=1e-6,
+                atol=1e-7,
+            )
+
+
+def test_clipping_scales_the_whole_gradient():
+    """Adam forgets the scale of one gradient, so the second step tells."""
+    params = {"kernel": jnp.zeros(3)}
+    first = {"kernel": jnp.asarray([3.0, 4.0, 0.0])}
+    second = {"kernel": jnp.asarray([0.1, 0.0, 0.2])}
+    clipped = optim.transform(optim.Optim(clip=1.0, weight_decay=0.0))
+    plain = optim.transform(optim.Optim(weight_decay=0.0))
+    state = clipped.update(first, clipped.init(params), params)[1]
+    fifth = jax.tree.map(lambda g: g / 5, first)
+    expected = plain.update(fifth, plain.init(params), params)[1]
+    ours, _ = clipped.update(second, state, params)
+    theirs, _ = plain.update(second, expected, params)
+    np.testing.assert_allclose(ours["kernel"], theirs["kernel"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"schedule": "cosin"}, "schedule: 'cosin' is none of cosine,"),
+        ({"base_lr": 0.0}, "base_lr: 0.0 must be above 0"),
+        ({"b2": 1.0}, "b2: 1.0 must be in [0, 1)"),
+        ({"clip": -1.0}, "clip: -1.0 must not be negative"),
+        ({"accumulate": 0}, "accumulate: 0 must be at least 1"),
+    ],
+)
+def test_numbers_that_cannot_work(change, line):
+    (found,) = optim.problems(dataclasses.replace(MAE, **change))
+    assert found.startswith(line)
+    assert optim.problems(MAE) == []

@@ -1,0 +1,199 @@
+"""The encoder: one parameter tree, any image, and what may not change a number."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from mimjax import masking, patches
+from mimjax.backbones import vit
+from mimjax.objectives import aim, classify, mae, simmim
+
+KEY = jax.random.key(0)
+IMAGE = jax.random.normal(jax.random.key(7), (4, 16, 16, 3))
+
+
+def start(encoder):
+    """Fresh parameters of an encoder."""
+    image = jnp.zeros((1, *encoder.image_size, encoder.channels))
+
+    def run(module):
+        return module(module.embed(image))
+
+    return jax.jit(lambda key: encoder.init(key, method=run))(KEY)["params"]
+
+
+def shapes(objective):
+    """Shape and dtype of every parameter, nothing computed."""
+    encoder = objective.encoder
+    image = jnp.zeros((2, *encoder.image_size, encoder.channels))
+    batch = {"image": image, "label": jnp.zeros(2, jnp.int32)}
+    variables = jax.eval_shape(
+        lambda key: objective.init({"params": key, "mask": key}, batch, train=False),
+        KEY,
+    )
+    flat = flatten_dict(variables["params"], sep="/")
+    return {name: (leaf.shape, leaf.dtype) for name, leaf in flat.items()}
+
+
+def encoder_shapes(objective):
+    return {k: v for k, v in shapes(objective).items() if k.startswith("encoder/")}
+
+
+def test_every_objective_has_the_same_encoder_tree(encoder):
+    for fields in ({}, {"position": "learned", "qkv_bias": "qv", "layer_scale": 0.1}):
+        trees = [
+            encoder_shapes(mae.Objective(encoder(**fields))),
+            encoder_shapes(simmim.Objective(encoder(**fields), mask_cell=8)),
+            encoder_shapes(classify.Objective(encoder(**fields))),
+        ]
+        assert trees[0] == trees[1] == trees[2]
+    bare = encoder(cls=False)
+    trees = [aim.Objective(bare), classify.Objective(bare, pool="gap")]
+    assert encoder_shapes(trees[0]) == encoder_shapes(trees[1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"unroll": 2}, {"remat": "dots"}, {"remat": "full"}, {"dtype": "bfloat16"}],
+)
+def test_the_tree_does_not_depend_on_how_it_is_computed(encoder, change):
+    for make, fields in ((mae.Objective, {}), (aim.Objective, {"cls": False})):
+        plain = shapes(make(encoder(**fields)))
+        assert shapes(make(encoder(**fields, **change))) == plain
+        assert {dtype for _, dtype in plain.values()} == {np.dtype("float32")}
+
+
+def test_layers_are_the_leading_axis(encoder):
+    flat = shapes(classify.Objective(encoder(depth=3, width=24, heads=4)))
+    name = "encoder/blocks/layers/"
+    assert flat[f"{name}attn/qkv/kernel"][0] == (3, 24, 3, 4, 6)
+    assert flat[f"{name}attn/out/kernel"][0] == (3, 4, 6, 24)
+    assert all(v[0][0] == 3 for k, v in flat.items() if k.startswith(name))
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """A deeper encoder, its parameters, and its loss and gradients."""
+    encoder = vit.Encoder((16, 16), (4, 4), width=16, depth=3, heads=2)
+    params = jax.tree.map(lambda x: x + 0.1, start(encoder))
+    return encoder, params, loss_and_gradients(encoder, params)
+
+
+def loss_and_gradients(encoder, params):
+    def loss(params):
+        bound = encoder.bind({"params": params})
+        return jnp.square(bound(bound.embed(IMAGE)) - 0.3).astype(jnp.float32).mean()
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize(
+    ("change", "tolerance"),
+    [
+        ({"unroll": 3}, 1e-6),
+        ({"remat": "dots"}, 1e-6),
+        ({"remat": "full", "unroll": 2}, 1e-6),
+        ({"dtype": "bfloat16"}, 0.1),
+    ],
+)
+def test_how_it_is_computed_does_not_change_the_numbers(reference, change, tolerance):
+    encoder, params, (loss, grads) = reference
+    other, others = loss_and_gradients(encoder.clone(**change), params)
+    np.testing.assert_allclose(other, loss, rtol=tolerance)
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grads))
+    for ours, theirs in zip(
+        jax.tree.leaves(others), jax.tree.leaves(grads), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=tolerance * scale)
+    if tolerance > 1e-3:
+        assert loss != other
+
+
+def test_outputs_of_every_layer(reference):
+    """The last one normed is the encoder's output; the first is that of one layer."""
+    encoder, params, _ = reference
+
+    @jax.jit
+    def run(params):
+        bound = encoder.bind({"params": params})
+        tokens = bound.embed(IMAGE)
+        last, every = bound.run(tokens, collect=True)
+        return last, every, bound.norm(last), bound(tokens)
+
+    last, every, normed, output = run(params)
+    assert every.shape == (3, 4, 17, 16)
+    np.testing.assert_array_equal(every[-1], last)
+    np.testing.assert_allclose(normed, output, atol=1e-6)
+    first = jax.tree.map(lambda x: x[:1], params["blocks"])
+    shallow = encoder.clone(depth=1).bind({"params": {**params, "blocks": first}})
+    one, _ = shallow.run(shallow.embed(IMAGE))
+    np.testing.assert_allclose(every[0], one, atol=1e-5)
+
+
+@pytest.mark.parametrize("position", ["sincos", "learned", "none"])
+def test_positions_follow_the_ids(encoder, position):
+    """Tokens taken out before the positions are added get the positions of their ids."""
+    small = encoder(position=position, depth=1)
+    params = start(small)
+    params = jax.tree.map(lambda x: x + 0.1, params)
+    ids = masking.random_ids(KEY, 4, 16, 5)[0]
+
+    @jax.jit
+    def run(params):
+        bound = small.bind({"params": params})
+        whole = bound.add_positions(bound.embed(IMAGE), None)
+        return whole, bound.add_positions(bound.embed(IMAGE, ids), ids)
+
+    whole, part = run(params)
+    assert whole.shape == (4, 17, 32)
+    np.testing.assert_array_equal(part[:, 0], whole[:, 0])
+    expected = masking.take(whole[:, 1:], ids)
+    np.testing.assert_allclose(part[:, 1:], expected, atol=1e-6)
+
+
+def test_a_relative_table_cannot_follow_ids(encoder):
+    small = encoder(position="relative").bind({})
+    with pytest.raises(ValueError, match="all patches in order"):
+        small.run(jnp.zeros((1, 4, 32)), jnp.arange(4)[None])
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "channels"),
+    [((8, 24), (4, 4), 1), ((12, 8), (4, 2), 5), ((16, 16), (16, 16), 3)],
+)
+def test_any_image(encoder, size, patch, channels):
+    """The embedding of a patch by hand; a token a patch and the class token come out."""
+    fields = {"image_size": size, "patch_size": patch, "channels": channels}
+    small = encoder(**fields, depth=1)
+    params = start(small)
+    image = jax.random.normal(KEY, (2, *size, channels))
+    bound = small.bind({"params": params})
+    tokens = np.asarray(bound.embed(image))
+    rows, columns = patches.grid_of(size, patch)
+    assert small.grid == (rows, columns)
+    for n in range(rows * columns):
+        top, left = n // columns * patch[0], n % columns * patch[1]
+        cut = np.asarray(image)[:, top : top + patch[0], left : left + patch[1]]
+        by_hand = (
+            cut.reshape(2, -1) @ params["patch"]["kernel"] + params["patch"]["bias"]
+        )
+        np.testing.assert_allclose(tokens[:, n], by_hand, atol=1e-5)
+    output = jax.eval_shape(bound, tokens)
+    assert output.shape == (2, rows * columns + 1, 32)
+
+
+def test_features_are_one_vector_an_image(encoder):
+    small = encoder(depth=1)
+    params = start(small)
+
+    @jax.jit
+    def run(params):
+        bound = small.bind({"params": params})
+        output = bound(bound.embed(IMAGE))
+        return output, bound.features(IMAGE), bound.features(IMAGE, "cls")
+
+    output, mean, cls = run(params)
+    np.testing.assert_allclose(mean, output[:, 1:].mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(cls, output[:, 0], atol=1e-6)

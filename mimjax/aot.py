@@ -53,5 +53,6 @@ def report(path: str, changes: list[tuple[str, str]], spec: str) -> int:
     progress = Progress(plan.steps)
     state = train.abstract_state(resolved, mesh)
     progress.note(setup.sizes(state))
-    setup.compile_step(resolved, plan, mesh, progress)
+    with jax.set_mesh(mesh):
+        setup.compile_step(resolved, plan, mesh, progress)
     return 0

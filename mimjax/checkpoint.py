@@ -1,11 +1,10 @@
-"""Checkpoints by Orbax: saved in the background, verified, restored from the newest good.
+"""Checkpoints by Orbax: saved in the background, verified, newest good one restored.
 
-Orbax does not check the arrays it reads back and does not fall back to an older step, so
-a fingerprint of every array is saved with it, computed on the device before the copy and
-again after the restore.
+Orbax does not check the arrays it reads back and does not fall back to an older step.
+So a fingerprint of every array is saved with it, computed on the device before the copy
+and again after the restore.
 """
 
-import dataclasses
 import logging
 import pathlib
 import shutil
@@ -18,6 +17,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array
 
 from mimjax import sharding
+from mimjax.agree import everywhere
 from mimjax.train import State
 
 # Orbax reports every phase of every save at level INFO and some at WARNING.
@@ -38,9 +38,16 @@ def fingerprint(tree: Any) -> list[Array]:
     def sums(x: Array) -> Array:
         if x.dtype.itemsize != 4:
             x = x.astype(jnp.float32)
-        words = jax.lax.bitcast_convert_type(x, jnp.uint32).reshape(-1)
-        place = jnp.arange(words.size, dtype=jnp.uint32) * 2 + 1
-        return jnp.stack([words.sum(dtype=jnp.uint32), (words * place).sum(dtype=jnp.uint32)])
+        words = jax.lax.bitcast_convert_type(x, jnp.uint32)
+        # 2 * (place in the flat array) + 1, by axes: to flatten an array that is cut
+        # would gather it on every device.
+        place, stride = jnp.ones((), jnp.uint32), 2
+        for axis in reversed(range(x.ndim)):
+            along = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+            place = place + along * jnp.uint32(stride % 2**32)
+            stride *= x.shape[axis]
+        kinds = (words, words * place)
+        return jnp.stack([kind.sum(dtype=jnp.uint32) for kind in kinds])
 
     return [sums(x) for x in jax.tree.leaves(tree)]
 
@@ -52,8 +59,14 @@ def named_fingerprints(state: Any) -> dict[str, list[int]]:
     return {p: np.asarray(s).tolist() for p, s in zip(paths, sums, strict=True)}
 
 
+def differing(tree: Any, meta: dict[str, Any]) -> list[str]:
+    """The arrays whose fingerprint is not the one in the `meta` of a checkpoint."""
+    saved = meta["fingerprints"]
+    return [n for n, sums in named_fingerprints(tree).items() if saved.get(n) != sums]
+
+
 class Checkpoints:
-    """The checkpoints of one workdir: the newest `keep_last`, and every `keep_every`th."""
+    """Checkpoints of a workdir: the newest `keep_last`, and every `keep_every`th."""
 
     def __init__(self, workdir: pathlib.Path, keep_last: int, keep_every: int):
         self.folder = workdir / "checkpoints"
@@ -80,57 +93,64 @@ class Checkpoints:
             return
         try:
             self.manager.check_for_errors()
+            meta = {"fingerprints": named_fingerprints(plain(state))}
             arguments = ocp.args.Composite(
-                state=ocp.args.StandardSave(plain(state)),
-                meta=ocp.args.JsonSave({"fingerprints": named_fingerprints(plain(state))}),
+                state=ocp.args.StandardSave(plain(state)), meta=ocp.args.JsonSave(meta)
             )
             self.manager.save(step, args=arguments, force=True)
         except Exception as error:
-            raise StorageError(f"cannot save step {step}: {first_line(error)}") from error
+            told = f"cannot save step {step}: {first_line(error)}"
+            raise StorageError(told) from error
 
     def restore(self, abstract: State) -> tuple[State | None, list[str]]:
         """The newest checkpoint that verifies, placed as `abstract` says, and remarks.
 
-        A checkpoint that cannot be read, or whose arrays are not those that were saved,
-        is moved to `bad_checkpoints` and the one before it is tried. (None, []) where
-        there are none; StorageError where there are some and none is good.
+        Newer ones that cannot be read, or whose arrays are not those that were saved,
+        are moved to `bad_checkpoints`. (None, []) where there are none; StorageError,
+        and all left in place, where there are some and none is good.
         """
         remarks: list[str] = []
+        bad: list[int] = []
         for step in reversed(self.steps()):
-            try:
-                return self.read(step, abstract), remarks
-            except Exception as error:
-                remarks.append(f"checkpoint {step} is not usable: {first_line(error)}")
-                self.set_aside(step)
+            state, problem = self.read(step, abstract)
+            if state is not None:
+                if bad:
+                    self.set_aside(bad)
+                return state, remarks
+            bad.append(step)
+            remarks.append(f"checkpoint {step} is not usable: {problem}")
         if remarks:
-            raise StorageError(
-                "; ".join([*remarks, f"nothing to resume from (see {self.aside})"])
-            )
+            raise StorageError("; ".join([*remarks, f"none is left in {self.folder}"]))
         return None, []
 
-    def read(self, step: int, abstract: State) -> State:
-        """The state of one step; raises whatever is wrong with it."""
+    def read(self, step: int, abstract: State) -> tuple[State | None, str]:
+        """The state of one step, or None and what is wrong; alike in all processes."""
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(plain(abstract)), meta=ocp.args.JsonRestore()
         )
-        restored = self.manager.restore(step, args=arguments)
-        saved = restored["meta"]["fingerprints"]
-        found = named_fingerprints(restored["state"])
-        wrong = [name for name in found if saved.get(name) != found[name]]
+        restored, problem = None, ""
+        try:
+            restored = self.manager.restore(step, args=arguments)
+        except Exception as error:
+            problem = first_line(error)
+        if not everywhere(restored is not None) or restored is None:
+            return None, problem or "another process cannot read it"
+        wrong = differing(restored["state"], restored["meta"])
         if wrong:
-            raise ValueError(f"{wrong[0]} is not what was saved ({len(wrong)} arrays)")
-        return State(**restored["state"])
+            return None, f"{wrong[0]} is not what was saved ({len(wrong)} arrays)"
+        return State(**restored["state"]), ""
 
-    def set_aside(self, step: int) -> None:
-        """Moves a bad checkpoint out of the way; nothing is deleted."""
+    def set_aside(self, steps: list[int]) -> None:
+        """Moves bad checkpoints out of the way; nothing is deleted."""
         self.manager.close()
         if jax.process_index() == 0:
             self.aside.mkdir(exist_ok=True)
-            target = self.aside / str(step)
-            while target.exists():
-                target = target.with_name(target.name + "_")
-            shutil.move(self.folder / str(step), target)
-        barrier(f"set aside {step}")
+            for step in steps:
+                target = self.aside / str(step)
+                while target.exists():
+                    target = target.with_name(target.name + "_")
+                shutil.move(self.folder / str(step), target)
+        everywhere(True)
         self.manager = self.open()
 
     def wait(self) -> None:
@@ -149,14 +169,6 @@ class Checkpoints:
             self.manager.close()
 
 
-def barrier(name: str) -> None:
-    """Waits for all processes."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)
-
-
 def plain(state: State) -> dict[str, Any]:
     """The state as a dict, the form on disk."""
     return {name: getattr(state, name) for name in State.__dataclass_fields__}
@@ -166,81 +178,3 @@ def first_line(error: BaseException) -> str:
     """What an error says, on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) < 300 else text[:297] + "..."
-
-
-def warm_start(
-    state: State, source: pathlib.Path, scope: str
-) -> tuple[State, dict[str, list[str]]]:
-    """Parameters of another run's newest checkpoint put into a fresh state.
-
-    `scope` is "encoder" or "all". The report lists the names that are "matched",
-    "missing" there, of another "shape" (both keep their fresh start) and "unexpected".
-    The averaged parameters are taken where the other run has them. Raises StorageError if
-    there is no checkpoint or nothing matches.
-    """
-    folder = source / "checkpoints"
-    steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
-    if not steps:
-        raise StorageError(f"{source} holds no checkpoint to start from")
-    path = (folder / str(max(steps)) / "state").absolute()
-    reader = ocp.PyTreeCheckpointer()
-    # Orbax answers None, not an error, where the description cannot be read.
-    described = reader.metadata(path).item_metadata
-    if described is None:
-        raise StorageError(f"the description of {path.parent} cannot be read")
-    tree = described.tree
-    origin = "ema" if tree.get("ema") else "params"
-    there = named_leaves(tree[origin])
-    here = named_leaves(state.params)
-    wanted = {n: x for n, x in here.items() if scope == "all" or n[0] == "encoder"}
-    same = {n: x for n, x in wanted.items() if n in there and there[n].shape == x.shape}
-    report = {
-        "matched": list(same),
-        "missing": [n for n in wanted if n not in there],
-        "shape": [n for n in wanted if n in there and n not in same],
-        "unexpected": [
-            n for n in there if n not in here and (scope == "all" or n[0] == "encoder")
-        ],
-    }
-    if not same:
-        raise StorageError(f"nothing of {path.parent} fits this model ({scope})")
-    abstract = {origin: nested({n: placed_like(x) for n, x in same.items()})}
-    arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
-    loaded = reader.restore(
-        path,
-        args=ocp.args.PyTreeRestore(
-            item=abstract, restore_args=arguments, partial_restore=True
-        ),
-    )
-    params = nested({**here, **named_leaves(loaded[origin])})
-    # A copy: a donated buffer may stand in one place only.
-    ema = jax.tree.map(jnp.copy, params) if state.ema else state.ema
-    names = {key: ["/".join(n) for n in found] for key, found in report.items()}
-    return dataclasses.replace(state, params=params, ema=ema), names
-
-
-def placed_like(x: jax.Array) -> jax.ShapeDtypeStruct:
-    """Shape, type and sharding of an array."""
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-
-
-def named_leaves(tree: Any, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """The leaves of nested dicts by path."""
-    if not isinstance(tree, dict):
-        return {above: tree}
-    return {
-        name: leaf
-        for key, part in tree.items()
-        for name, leaf in named_leaves(part, (*above, key)).items()
-    }
-
-
-def nested(leaves: dict[tuple[str, ...], Any]) -> dict[str, Any]:
-    """The inverse of `named_leaves`."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        place = tree
-        for key in path[:-1]:
-            place = place.setdefault(key, {})
-        place[path[-1]] = leaf
-    return tree

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from mimjax import data, evaluate, metrics, patches, pictures, report, sharding
+from mimjax.agree import first_says
 from mimjax.config import Config
 from mimjax.evaluate import features
 from mimjax.train import Plan, State, streams
@@ -72,7 +73,7 @@ class Judge:
 
     @functools.cached_property
     def loss(self) -> Any:
-        """(parameters, frozen, uint8 batch, number) -> loss and metrics, masks fixed."""
+        """(parameters, frozen, uint8 batch, number) -> loss, metrics; fixed masks."""
 
         def apply(params: Any, frozen: Any, batch: Any, number: jax.Array) -> Any:
             image = patches.normalise(batch["image"], self.plan.mean, self.plan.std)
@@ -129,9 +130,7 @@ class Judge:
                 "image": self.put(images[rows]),
                 "label": self.put(labels[rows].astype(np.int32)),
             }
-            found = self.loss(
-                state.best_params, state.frozen, batch, np.int32(number)
-            )
+            found = self.loss(state.best_params, state.frozen, batch, np.int32(number))
             for name, value in jax.device_get(found).items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         return {name: total / (count // size) for name, total in sums.items()}
@@ -161,13 +160,14 @@ class Judge:
     def drawn(self, step: int) -> bool:
         """Whether there is nothing to draw, or the sheet of that step is there."""
         return not hasattr(self.config.objective, "panels") or (
-            self.picture_of(step).exists()
+            first_says(self.picture_of(step).exists())
         )
 
     def evaluated(self, step: int) -> bool:
         """Whether metrics.jsonl holds an evaluation of that step."""
         records = metrics.read_metrics(self.workdir)
-        return any(r["step"] == step and "eval/loss" in r for r in records)
+        found = any(r["step"] == step and "eval/loss" in r for r in records)
+        return first_says(found)
 
     def draw(self, state: State, step: int) -> None:
         """The sheet of fixed held-out images, and the report with all there is."""

@@ -51,6 +51,7 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         if first:
             stack.enter_context(workdir.claim(config, folder))
         config, mesh = setup.place(config)
+        stack.enter_context(jax.set_mesh(mesh))
         setup.check_labels(config)
         found = data.fingerprint(config.data)
         plan = setup.make_plan(config, found["length"])
@@ -118,12 +119,12 @@ def advance(
     period, plan = session.config.run, session.plan
     waiting: collections.deque[Any] = collections.deque()
     while True:
-        with session.meter.pause(), contextlib.suppress(Interrupted):
-            look(session, state, step)
+        with session.meter.pause():
+            seen = look(session, state, step)
         ends = step == plan.steps
         if ends or session.signals.agreed(step):
             session.checkpoints.save(state, step)
-            if ends:
+            if ends and seen:
                 return DONE, step
             session.progress.note(
                 f"stopped after step {step} and saved; the same command resumes"
@@ -140,25 +141,35 @@ def advance(
         saves = session.due(period.checkpoint_every, step)
         if logs or saves:
             host = {k: float(v) for k, v in jax.device_get(values).items()}
-            if host.pop("bad_streak") >= train.BAD_LIMIT:
+            streak = host.pop("bad_streak")
+            if streak >= train.BAD_LIMIT:
                 return give_up(session, step), step
             if logs:
                 log(session, step, host)
-        if saves:
-            with session.meter.pause():
-                session.checkpoints.save(state, step)
+            # Parameters that give no finite loss must not push out good ones.
+            if saves and not streak:
+                with session.meter.pause():
+                    session.checkpoints.save(state, step)
 
 
-def look(session: Session, state: train.State, step: int) -> None:
-    """Evaluation and picture of a step, where due and not there yet."""
+def look(session: Session, state: train.State, step: int) -> bool:
+    """Evaluation and picture of a step, where due and not there yet.
+
+    False where a signal cut it short.
+    """
     period, judge = session.config.run, session.judge
     if session.due(period.eval_every, step) and not judge.evaluated(step):
-        values = judge.evaluate(state)
+        try:
+            values = judge.evaluate(state)
+        except Interrupted:
+            return False
         session.writer.write(step, values)
-        shown = "  ".join(f"{k.removeprefix('eval/')} {v:.4f}" for k, v in values.items())
+        told = {k.removeprefix("eval/"): f"{v:.4f}" for k, v in values.items()}
+        shown = "  ".join(f"{name} {value}" for name, value in told.items())
         session.progress.note(f"step {step} held out: {shown}")
     if session.due(period.picture_every, step) and not judge.drawn(step):
         judge.draw(state, step)
+    return True
 
 
 def log(session: Session, step: int, values: dict[str, float]) -> None:
@@ -172,9 +183,10 @@ def log(session: Session, step: int, values: dict[str, float]) -> None:
 def give_up(session: Session, step: int) -> int:
     """Says why the run ends; the last checkpoint holds the last good parameters."""
     kept = session.checkpoints.steps()
-    last = f"checkpoint {kept[-1]} is the last good one" if kept else "nothing was saved"
+    last = f"checkpoint {kept[-1]} is the last good one" if kept else "nothing is saved"
     session.progress.note(
-        f"stopped at step {step}: loss or gradient was not finite {train.BAD_LIMIT} times "
-        f"in a row; {last} (try a lower config.optim.base_lr or config.optim.clip=1.0)"
+        f"stopped at step {step}: loss or gradient was not finite {train.BAD_LIMIT} "
+        f"times in a row; {last} (try a lower config.optim.base_lr or "
+        "config.optim.clip=1.0)"
     )
     return NOT_FINITE

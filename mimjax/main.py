@@ -7,21 +7,36 @@ error, 74 storage, 75 stopped and saved, 77 not finite, 78 bad configuration or 
 import argparse
 import os
 import pathlib
+import signal
 import sys
+import traceback
+from typing import NoReturn
+
+from mimjax import stop
+from mimjax.schema import ConfigError
 
 INTERNAL, STORAGE, BAD_CONFIG = 70, 74, 78
 
 
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong flag as a wrong config is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError([f"{message} (see --help)"])
+
+
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
     """The flags, and the changes to the config as ("optim.clip", "1.0")."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mimjax",
-        description="Pretrain vision transformers by masked and autoregressive modelling.",
+        description="Pretrain vision transformers by masked image modelling.",
         epilog="Any field of the config is changed by --config.GROUP.FIELD=VALUE.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, help="a file of configs/, or your own")
-    parser.add_argument("--workdir", help="where the run is kept; resumed if it is there")
+    parser.add_argument(
+        "--config", required=True, help="a file such as those in configs/"
+    )
+    parser.add_argument("--workdir", help="where the run is kept and resumed")
     parser.add_argument(
         "--distributed",
         default="",
@@ -38,7 +53,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     while rest:
         flag, equals, value = rest.pop(0).partition("=")
         if not flag.startswith("--config."):
-            parser.error(f"unknown flag {flag} (config fields: --config.GROUP.FIELD=VALUE)")
+            parser.error(f"unknown flag {flag} (or --config.GROUP.FIELD=VALUE?)")
         if not equals:
             if not rest:
                 parser.error(f"{flag} needs a value: {flag}=VALUE")
@@ -52,24 +67,24 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     given = sys.argv[1:] if arguments is None else arguments
-    flags, changes = parse(given)
-    # Before the first import of either library: their start-up chatter is not the user's.
+    # Before either library is imported: their start-up chatter is not the user's.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Heavy imports wait until the flags are known to make sense.
-    from mimjax.schema import ConfigError
-
     try:
+        flags, changes = parse(given)
         return start(flags, changes, given)
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return BAD_CONFIG
+    except Exception:
+        traceback.print_exc()
+        return INTERNAL
 
 
 def start(
     flags: argparse.Namespace, changes: list[tuple[str, str]], given: list[str]
 ) -> int:
-    """What the flags ask for."""
+    """What the flags ask for; heavy imports wait until the flags make sense."""
     if flags.compile:
         from mimjax import aot
 
@@ -98,6 +113,8 @@ def start(
 
 def console() -> None:
     """The console script."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop.leave)
     sys.exit(main())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mimjax import checkpoint, data, feed, flops, metrics, sharding, train
+from mimjax import checkpoint, data, feed, flops, metrics, sharding, train, warmstart
 from mimjax.config import Config, ConfigError
 from mimjax.progress import Progress
 
@@ -22,7 +22,7 @@ def place(
     """The mesh, and the config with what depends on the kind of device filled in."""
     devices = devices or jax.devices()
     shapes = jax.eval_shape(lambda: train.init_state(config)).params
-    size = STATE_BYTES * train.count(shapes) // len(devices)
+    size = STATE_BYTES * train.count(shapes) // config.mesh.tensor
     mesh = sharding.make(sharding.choose(config.mesh, len(devices), size), devices)
     if config.encoder.unroll == 0:
         # XLA on CPU runs unrolled layers faster; elsewhere a scan compiles sooner.
@@ -39,8 +39,8 @@ def make_plan(config: Config, num_images: int) -> train.Plan:
     if warmup >= steps:
         raise ConfigError(
             [
-                f"config.optim.warmup_epochs: a warm-up of {warmup} steps must be shorter "
-                f"than the run of {steps}"
+                f"config.optim.warmup_epochs: a warm-up of {warmup} steps must be "
+                f"shorter than the run of {steps}"
             ]
         )
     mean, std = data.normalise_constants(config.data, config.encoder.channels)
@@ -54,8 +54,8 @@ def check_labels(config: Config) -> None:
     if wanted and not found:
         raise ConfigError(
             [
-                f"config.data.source: {config.data.source} has no labels, which objective "
-                "'classify' needs (one sub-folder a class)"
+                f"config.data.source: {config.data.source} has no labels, which "
+                "objective 'classify' needs (one sub-folder a class)"
             ]
         )
     if wanted and found > wanted:
@@ -91,7 +91,8 @@ def memory(step: Any) -> str:
     extra = found.output_size_in_bytes - found.alias_size_in_bytes
     work = found.temp_size_in_bytes
     total = (kept + extra + work) / 2**30
-    return f"{total:.2f} GiB ({kept / 2**30:.2f} state and batch, {work / 2**30:.2f} work)"
+    parts = f"{kept / 2**30:.2f} state and batch, {work / 2**30:.2f} work"
+    return f"{total:.2f} GiB ({parts})"
 
 
 def first_state(
@@ -107,19 +108,25 @@ def first_state(
     if state is not None:
         step = int(jax.device_get(state.step))
         progress.note(f"resumed at step {step}")
-        # A streak that stopped the run would stop it again at once.
-        zero = jax.device_put(jnp.zeros((), jnp.int32), state.bad_streak.sharding)
-        return dataclasses.replace(state, bad_streak=zero), step
+        return thawed(state), step
     state = train.start_state(config, mesh)
     if config.run.init_from:
         source = pathlib.Path(config.run.init_from)
-        state, found = checkpoint.warm_start(state, source, config.run.init_scope)
+        state, found = warmstart.warm_start(state, source, config.run.init_scope)
         progress.note(f"started from {source}: {len(found['matched'])} arrays matched")
         for kind in ("missing", "shape", "unexpected"):
             for name in found[kind]:
                 progress.note(f"  {kind}: {name}")
     progress.note(sizes(state))
     return state, 0
+
+
+def thawed(state: train.State) -> train.State:
+    """The state, free to move again where a streak of bad updates had stopped it."""
+    if int(jax.device_get(state.bad_streak)) < train.BAD_LIMIT:
+        return state
+    zero = jax.device_put(jnp.zeros((), jnp.int32), state.bad_streak.sharding)
+    return dataclasses.replace(state, bad_streak=zero)
 
 
 def sizes(state: train.State) -> str:

@@ -96,6 +96,20 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def by_sample(x: jax.Array) -> jax.Array:
+    """Says that the first axis is cut over all devices that see different samples.
+
+    Models call this on activations. Without it the compiler is free to spread the cuts
+    of fsdp parameters to the activations and to gather whole batches instead of weights.
+    Outside `jax.set_mesh` nothing happens.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
+        return x
+    free = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(("data", "fsdp"), *free))
+
+
 def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
     """The rows of a batch that the devices of this process hold, in order."""
     indices = batch(mesh).addressable_devices_indices_map((batch_size,))

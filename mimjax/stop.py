@@ -8,23 +8,33 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
-
-import jax
 
 # sysexits has no code for it; 75 (EX_TEMPFAIL) asks the supervisor to start us again.
 STOPPED = 75
+
+# Seconds in which a signal is still the same wish: Slurm and shells may send it twice.
+ECHO = 1.0
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """The handler while there is nothing to save: ends the process at once."""
+    print("stopped before the first step", file=sys.stderr, flush=True)
+    os._exit(STOPPED)
 
 
 class Stop:
     """Whether the program was asked to stop.
 
     Until `ready` is called there is nothing to save, and a signal ends the process at
-    once with status 75, even while the compiler holds the main thread. A second signal
-    always does.
+    once with status 75, even while the compiler holds the main thread. So does another
+    one a second or more after the first.
     """
 
     def __init__(self) -> None:
+        import jax
+
         self.flag = False
         self.started = False
         self.alone = jax.process_count() == 1
@@ -47,13 +57,16 @@ class Stop:
 
     def watch(self) -> None:
         """Sees each signal at once, whatever the main thread does."""
-        seen = 0
+        first = 0.0
         while os.read(self.reader, 1):
-            seen += 1
-            if not self.started or seen > 1:
-                say = "again: not saved" if self.started else "before the first step"
-                print(f"stopped {say}", file=sys.stderr, flush=True)
+            now = time.monotonic()
+            if not self.started:
+                leave(0, None)
+            if first and now - first > ECHO:
+                print("stopped again: not saved", file=sys.stderr, flush=True)
                 os._exit(STOPPED)
+            first = first or now
+        os.close(self.reader)
 
     def ready(self) -> None:
         """From here on there is a state to save."""
@@ -64,7 +77,7 @@ class Stop:
         return self.alone and self.flag
 
     def agreed(self, step: int) -> bool:
-        """Whether all processes stop after `step`; every process must ask every step."""
+        """Whether all processes stop after `step`; all must ask after every step."""
         if self.alone:
             return self.flag
         from jax.experimental import multihost_utils

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from mimjax import __version__
 from mimjax.config import Config
-from mimjax.metrics import replacing
+from mimjax.metrics import METRICS, replacing
 from mimjax.schema import ConfigError
 
 # Fields that may differ between a run and its resumption: they change what is written
@@ -44,7 +44,8 @@ def claim(config: Config, workdir: pathlib.Path) -> TextIO:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("a+")
     except OSError as error:
-        raise ConfigError([f"--workdir: cannot write to {workdir}: {error.strerror}"])
+        told = f"--workdir: cannot write to {workdir}: {error.strerror}"
+        raise ConfigError([told]) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -52,7 +53,8 @@ def claim(config: Config, workdir: pathlib.Path) -> TextIO:
             [f"--workdir: another process is at work in {workdir}; choose another"]
         ) from None
     path = workdir / "config.json"
-    if path.exists():
+    # The metrics are opened last: what failed before them has left nothing to lose.
+    if path.exists() and (workdir / METRICS).exists():
         there = flat(json.loads(path.read_text()))
         here = flat(json.loads(json.dumps(config.values)))
         found = [

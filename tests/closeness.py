@@ -1,13 +1,26 @@
-"""How far our numbers are from theirs."""
+"""Parameters without a compile, and how far our numbers are from others'."""
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 STACKED = ("encoder/blocks/", "decoder/layers/", "head/norm", "head/mlp")
+
+
+def random_params(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Random parameters for a call of `module`, none of them zero or one."""
+    keys = {"params": jax.random.key(0), "mask": jax.random.key(0)}
+    shapes = jax.eval_shape(lambda: module.init(keys, *args, **kwargs))["params"]
+    generator = np.random.default_rng(0)
+    flat = {}
+    for path, leaf in flatten_dict(shapes).items():
+        noise = generator.normal(size=leaf.shape) * 0.2
+        flat[path] = (noise + (path[-1] == "scale")).astype(np.float32)
+    return jax.tree.map(jax.numpy.asarray, unflatten_dict(flat))
 
 
 def difference(ours: Any, theirs: Any) -> float:
@@ -44,21 +57,40 @@ def same_gradients(
     return worst
 
 
-def loss_and_gradients(
-    objective: Any,
-    params: Any,
-    image: Any,
-    *drawn: Any,
-    also: Callable[[Any], Any] = lambda bound: None,
-) -> tuple[Any, Any, Any, Any]:
-    """Loss, prediction, gradients and `also`, given what would have been drawn."""
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What an objective says of a batch."""
+
+    loss: Any
+    encoded: Any
+    predicted: Any
+    grads: Any
+
+
+# The module whose output is the prediction.
+LAST = {"mae": "decoder_pred", "simmim": "decoder", "aim": "head_pred"}
+
+
+def ask(objective: nn.Module, params: Any, image: Any, *drawn: Any) -> Answer:
+    """Given an image and what would have been drawn; a classifier is given labels."""
+    last = LAST.get(type(objective).__module__.rpartition(".")[2], "head")
+
+    def is_wanted(module: nn.Module, method: str) -> bool:
+        return module.name in ("encoder", last) and method == "__call__"
+
+    def call(bound: Any) -> Any:
+        if last == "head":
+            return bound({"image": image, "label": drawn[0]}, train=False)[0]
+        return bound.loss(image, bound.predict(image, *drawn), drawn[-1])
+
+    run = nn.apply(
+        call, objective, mutable=["intermediates"], capture_intermediates=is_wanted
+    )
 
     def loss(params: Any) -> Any:
-        bound = objective.bind({"params": params})
-        predicted = bound.predict(image, *drawn)
-        return bound.loss(image, predicted, drawn[-1]), (predicted, also(bound))
+        value, seen = run({"params": params})
+        outputs = seen["intermediates"]
+        return value, [outputs[name]["__call__"][0] for name in ("encoder", last)]
 
-    (value, (predicted, more)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
-        params
-    )
-    return value, predicted, grads, more
+    (value, outputs), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return Answer(value, *outputs, grads)

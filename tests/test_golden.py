@@ -11,7 +11,7 @@ import numpy as np
 import official
 import pytest
 
-from mimjax import masking
+from mimjax import masking, patches
 from mimjax.backbones import vit
 from mimjax.objectives import aim, classify, mae, simmim
 
@@ -27,9 +27,6 @@ class Case:
     read: Callable[[official.Source], Any]
     image: jax.Array
     drawn: tuple[Any, ...]
-
-    def params(self) -> Any:
-        return self.read(self.golden.weights)
 
 
 def mae_case(name: str) -> Case:
@@ -121,116 +118,107 @@ def aim_case() -> Case:
     return Case(golden, objective, read, image, (prefix,))
 
 
-def check(case: Case, result: tuple[Any, Any, Any, Any], predicted: Any) -> None:
-    """Loss, prediction and all gradients of a case; `predicted` is the official one."""
-    loss, ours, grads, _ = result
-    expected = case.golden.output["loss"]
-    np.testing.assert_allclose(loss, expected, rtol=LOSS)
-    assert closeness.difference(ours, predicted) < OUTPUT
-    closeness.same_gradients(grads, case.read(case.golden.grads), GRADIENT, FLOOR)
-    assert not case.golden.grads.unread
+def check(case: Case, predicted: Any, encoded: Any) -> Any:
+    """Everything the official code says about a case; returns our prediction."""
+    golden = case.golden
+    params = case.read(golden.weights)
+    ours = closeness.ask(case.objective, params, case.image, *case.drawn)
+    np.testing.assert_allclose(ours.loss, golden.output["loss"], rtol=LOSS)
+    assert closeness.difference(ours.predicted, predicted) < OUTPUT
+    # The class token is not stored everywhere.
+    tokens = ours.encoded[:, ours.encoded.shape[1] - encoded.shape[1] :]
+    assert closeness.difference(tokens, encoded) < OUTPUT
+    closeness.same_gradients(ours.grads, case.read(golden.grads), GRADIENT, FLOOR)
+    assert not golden.grads.unread
+    return ours.predicted
 
 
 @pytest.mark.parametrize("name", ["mae_normpix", "mae_rawpix"])
 def test_mae(name):
     case = mae_case(name)
     keep, drop = case.drawn
-
-    def latent(bound):
-        return bound.encoder(bound.encoder.embed(case.image, keep), keep)
-
-    result = closeness.loss_and_gradients(
-        case.objective, case.params(), case.image, keep, drop, also=latent
-    )
-    assert case.golden.weights.unread == {"pos_embed", "decoder_pos_embed"}
     output = case.golden.output
     hidden = masking.hidden_from_ids(drop, case.objective.encoder.num_tokens)
     np.testing.assert_array_equal(hidden, output["mask"] == 1)
     order = jnp.concatenate([keep, drop], axis=1)
-    check(case, result, masking.take(jnp.asarray(output["pred"]), order))
-    assert closeness.difference(result[3], output["latent"]) < OUTPUT
-    restored = masking.put_back(result[1], order)
+    np.testing.assert_array_equal(jnp.argsort(order, axis=1), output["ids_restore"])
+    predicted = masking.take(jnp.asarray(output["pred"]), order)
+    ours = check(case, predicted, output["latent"])
+    assert case.golden.weights.unread == {"pos_embed", "decoder_pos_embed"}
+    restored = masking.put_back(ours, order)
     assert closeness.difference(restored, output["pred"]) < OUTPUT
 
 
 def test_simmim():
     case = simmim_case()
-
-    def features(bound):
-        encoder, hidden = bound.encoder, case.drawn[0][:, :, None]
-        tokens = jnp.where(hidden, bound.mask_token, encoder.embed(case.image))
-        return encoder.patch_tokens(encoder(tokens))
-
-    result = closeness.loss_and_gradients(
-        case.objective, case.params(), case.image, *case.drawn, also=features
-    )
+    output, size = case.golden.output, case.objective.encoder.patch_size
+    picture = official.nhwc(output["reconstruction"])
+    tokens = official.nhwc(output["encoder"]).reshape(2, 16, -1)
+    check(case, patches.patchify(picture, size), tokens)
     index = "encoder.rel_pos_bias.relative_position_index"
     assert case.golden.weights.unread == {index}
-    output = case.golden.output
-    image = official.nhwc(output["reconstruction"])
-    side = case.objective.encoder.patch_size[0]
-    rows = image.reshape(2, 4, side, 4, side, 3).transpose(0, 1, 3, 2, 4, 5)
-    check(case, result, rows.reshape(2, 16, -1))
-    tokens = official.nhwc(output["encoder"]).reshape(2, 16, -1)
-    assert closeness.difference(result[3], tokens) < OUTPUT
-
-
-def trunk(encoder, image, attn_mask=None):
-    """Tokens with positions, the output of every layer, and the normed last one."""
-    tokens = encoder.embed(image)
-    _, layers = encoder.run(tokens, attn_mask=attn_mask, collect=True)
-    placed = encoder.add_positions(tokens, None)
-    return placed, layers, encoder(tokens, attn_mask=attn_mask)
 
 
 def test_aim():
     case = aim_case()
     (prefix,) = case.drawn
-    output, num_tokens = case.golden.output, case.objective.encoder.num_tokens
-    attn_mask = masking.prefix_causal(prefix, num_tokens)
+    objective, output = case.objective, case.golden.output
+    attn_mask = masking.prefix_causal(prefix, objective.encoder.num_tokens)
     np.testing.assert_array_equal(attn_mask, output["attention_mask"])
-    hidden = masking.beyond_prefix(prefix, num_tokens)
+    hidden = masking.beyond_prefix(prefix, objective.encoder.num_tokens)
     np.testing.assert_array_equal(hidden, output["prediction_mask"])
-
-    def more(bound):
-        raw = bound.clone(norm_pixels=False)
-        targets = (bound.targets(case.image), raw.targets(case.image))
-        predicted = jnp.asarray(output["head_predictions"])
-        raw_loss = raw.loss(case.image, predicted, prefix)
-        return *trunk(bound.encoder, case.image, attn_mask), *targets, raw_loss
-
-    result = closeness.loss_and_gradients(
-        case.objective, case.params(), case.image, prefix, also=more
-    )
+    check(case, output["head_predictions"], output["trunk_normed"])
     frozen = {"preprocessor.pos_embed", "head.decoder_pos_embed"}
     assert case.golden.weights.unread == frozen
-    check(case, result, output["head_predictions"])
-    placed, layers, normed, targets, raw, raw_loss = result[3]
-    assert closeness.difference(placed, output["tokens_with_position"]) < OUTPUT
-    for i, layer in enumerate(layers):
-        assert closeness.difference(layer, output[f"block_{i}"]) < OUTPUT
-    assert closeness.difference(normed, output["trunk_normed"]) < OUTPUT
+
+    raw = objective.clone(norm_pixels=False).bind({})
+    np.testing.assert_array_equal(raw.targets(case.image), output["targets_raw"])
+    targets = objective.bind({}).targets(case.image)
     assert closeness.difference(targets, output["targets_normalised"]) < OUTPUT
-    np.testing.assert_array_equal(raw, output["targets_raw"])
-    np.testing.assert_allclose(raw_loss, output["loss_without_norm_pix"], rtol=LOSS)
+    predicted = jnp.asarray(output["head_predictions"])
+    loss = raw.loss(case.image, predicted, prefix)
+    np.testing.assert_allclose(loss, output["loss_without_norm_pix"], rtol=LOSS)
 
 
-def test_aim_trunk_without_a_mask():
+def check_layers(encoder, params, image, placed, layers, attn_mask=None) -> None:
+    """Tokens with their positions and the output of every layer."""
+
+    @jax.jit
+    def run(params):
+        bound = encoder.bind({"params": params})
+        tokens = bound.embed(image)
+        every = bound.run(tokens, attn_mask=attn_mask, collect=True)[1]
+        return bound.add_positions(tokens, None), every
+
+    first, every = run(params)
+    assert closeness.difference(first, placed) < OUTPUT
+    assert len(every) == len(layers)
+    for ours, theirs in zip(every, layers, strict=True):
+        assert closeness.difference(ours, theirs) < OUTPUT
+
+
+def test_layers_of_aim_with_a_prefix():
+    case = aim_case()
+    output = case.golden.output
+    params = case.read(case.golden.weights)["encoder"]
+    layers = [output[f"block_{i}"] for i in range(2)]
+    attn_mask = jnp.asarray(output["attention_mask"])
+    placed = output["tokens_with_position"]
+    encoder = case.objective.encoder
+    check_layers(encoder, params, case.image, placed, layers, attn_mask)
+
+
+def test_layers_of_aim_without_a_mask():
     golden = official.load("aim_v1_probe")
-    encoder = aim_encoder(golden.config)
-    heads = golden.config["num_heads"]
+    heads, output = golden.config["num_heads"], golden.output
     params = official.aim_encoder(golden.weights, heads, official.ML_AIM)
     assert all(name.startswith("head.") for name in golden.weights.unread)
-    image = official.nhwc(golden.input["image"])
-    placed, layers, normed = jax.jit(
-        lambda params: trunk(encoder.bind({"params": params}), image)
-    )(params)
-    output = golden.output
-    assert closeness.difference(placed, output["tokens_with_position"]) < OUTPUT
-    for i, layer in enumerate(layers):
-        assert closeness.difference(layer, output[f"block_{i}"]) < OUTPUT
+    layers = [output[f"block_{i}"] for i in range(3)]
+    image, placed = official.nhwc(golden.input["image"]), output["tokens_with_position"]
+    check_layers(aim_encoder(golden.config), params, image, placed, layers)
+    norm = aim_encoder(golden.config).bind({"params": params}).norm
     last = output["post_trunk_norm_of_last_block"]
-    assert closeness.difference(normed, last) < OUTPUT
+    assert closeness.difference(norm(jnp.asarray(layers[-1])), last) < OUTPUT
 
 
 @pytest.mark.parametrize("name", ["vit_jax_token", "vit_jax_token_rep", "vit_jax_gap"])
@@ -255,33 +243,14 @@ def test_vit_jax(name):
         representation=config["representation_size"] or 0,
     )
     image, label = (jnp.asarray(golden.input[key]) for key in ("image", "label"))
-
-    @jax.jit
-    def run(params):
-        def loss(params):
-            bound = objective.bind({"params": params})
-            value, _ = bound({"image": image, "label": label}, train=False)
-            return value, (bound.logits(image), *trunk(bound.encoder, image))
-
-        return jax.value_and_grad(loss, has_aux=True)(params)
-
-    (loss, (logits, placed, layers, normed)), grads = run(
-        official.vit_jax(golden.weights)
-    )
+    case = Case(golden, objective, official.vit_jax, image, (label,))
+    check(case, output["logits"], output["intermediate_Transformer.encoder_norm"])
     assert not golden.weights.unread
-    np.testing.assert_allclose(loss, output["loss"], rtol=LOSS)
-    assert closeness.difference(logits, output["logits"]) < OUTPUT
-    theirs = "intermediate_Transformer"
-    for ours, name in (
-        (placed, ".posembed_input"),
-        (layers[0], ".encoderblock_0"),
-        (layers[1], ".encoderblock_1"),
-        (normed, ".encoder_norm"),
-    ):
-        assert closeness.difference(ours, output[theirs + name]) < OUTPUT
-    expected = official.vit_jax(golden.grads)
-    closeness.same_gradients(grads, expected, GRADIENT, FLOOR)
-    assert not golden.grads.unread
+    encoder_params = official.vit_jax(golden.weights)["encoder"]
+    placed = output["intermediate_Transformer.posembed_input"]
+    names = [f"intermediate_Transformer.encoderblock_{i}" for i in range(2)]
+    layers = [output[name] for name in names]
+    check_layers(encoder, encoder_params, image, placed, layers)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +266,9 @@ def test_float64_meets_the_official_float64(make, monkeypatch):
         monkeypatch.setattr(jnp, "float32", jnp.float64)
         encoder = case.objective.encoder.clone(dtype="float64")
         objective = case.objective.clone(encoder=encoder)
-        wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), case.params())
+        wide = jax.tree.map(
+            lambda x: jnp.asarray(x, jnp.float64), case.read(case.golden.weights)
+        )
         image = jnp.asarray(case.image, jnp.float64)
         bound = objective.bind({"params": wide})
         loss = bound.loss(image, bound.predict(image, *case.drawn), case.drawn[-1])

@@ -7,7 +7,6 @@ the largest difference in a tensor against the largest entry of that tensor.
 from typing import Any, cast
 
 import closeness
-import jax
 import jax.numpy as jnp
 import numpy as np
 import official
@@ -56,12 +55,11 @@ def pictures(size: tuple[int, int], channels: int = 3) -> torch.Tensor:
     return torch.randn((3, channels, *size), generator=torch.manual_seed(1))
 
 
-def agree(result: Any, loss: Any, predicted: Any, grads: Any) -> None:
+def agree(ours: closeness.Answer, loss: Any, predicted: Any, grads: Any) -> None:
     """Loss, prediction and gradients; both in our layout."""
-    ours, ours_predicted, ours_grads, _ = result
-    np.testing.assert_allclose(ours, loss.item(), rtol=RELATIVE)
-    assert closeness.difference(ours_predicted, predicted) <= RELATIVE
-    closeness.same_gradients(ours_grads, grads, RELATIVE)
+    np.testing.assert_allclose(ours.loss, loss.item(), rtol=RELATIVE)
+    assert closeness.difference(ours.predicted, predicted) <= RELATIVE
+    closeness.same_gradients(ours.grads, grads, RELATIVE)
 
 
 def hugging_face_mae(source: official.Source) -> Any:
@@ -127,7 +125,7 @@ def test_mae(size, patch, norm_pixels):
     hidden = masking.hidden_from_ids(drop, num_tokens)
     np.testing.assert_array_equal(hidden, answer.mask.numpy() == 1)
     source = weights(theirs)
-    result = closeness.loss_and_gradients(
+    result = closeness.ask(
         ours,
         hugging_face_mae(source),
         official.nhwc(image.numpy()),
@@ -204,25 +202,14 @@ def test_classification():
         return {"encoder": learned_tree(source), "head": head}
 
     source = weights(theirs)
-    batch = {
-        "image": official.nhwc(image.numpy()),
-        "label": jnp.asarray(label.numpy(), jnp.int32),
-    }
-
-    def run(params: Any) -> Any:
-        bound = ours.bind({"params": params})
-        return bound(batch, train=False)[0], bound.logits(batch["image"])
-
-    (value, scores), grads = jax.jit(jax.value_and_grad(run, has_aux=True))(
-        tree(source)
+    result = closeness.ask(
+        ours,
+        tree(source),
+        official.nhwc(image.numpy()),
+        jnp.asarray(label.numpy(), jnp.int32),
     )
     assert not source.unread
-    agree(
-        (value, scores, grads, None),
-        loss,
-        logits.detach().numpy(),
-        tree(gradients(theirs)),
-    )
+    agree(result, loss, logits.detach().numpy(), tree(gradients(theirs)))
 
 
 def test_masked_image_modelling():
@@ -245,7 +232,7 @@ def test_masked_image_modelling():
         }
 
     source = weights(theirs)
-    result = closeness.loss_and_gradients(
+    result = closeness.ask(
         ours, tree(source), official.nhwc(image.numpy()), jnp.asarray(masked.numpy())
     )
     assert not source.unread

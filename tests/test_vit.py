@@ -134,7 +134,7 @@ def test_outputs_of_every_layer(reference):
 
 @pytest.mark.parametrize("position", ["sincos", "learned", "none"])
 def test_positions_follow_the_ids(encoder, position):
-    """Tokens taken out before the positions are added get the positions of their ids."""
+    """Tokens taken out before positions are added get those of their ids."""
     small = encoder(position=position, depth=1)
     params = start(small)
     params = jax.tree.map(lambda x: x + 0.1, params)
@@ -154,9 +154,9 @@ def test_positions_follow_the_ids(encoder, position):
 
 
 def test_a_relative_table_cannot_follow_ids(encoder):
-    small = encoder(position="relative").bind({})
+    small = encoder(position="relative")
     with pytest.raises(ValueError, match="all patches in order"):
-        small.run(jnp.zeros((1, 4, 32)), jnp.arange(4)[None])
+        jax.eval_shape(small.init, KEY, jnp.zeros((1, 4, 32)), jnp.arange(4)[None])
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_relative_table_cannot_follow_ids(encoder):
     [((8, 24), (4, 4), 1), ((12, 8), (4, 2), 5), ((16, 16), (16, 16), 3)],
 )
 def test_any_image(encoder, size, patch, channels):
-    """The embedding of a patch by hand; a token a patch and the class token come out."""
+    """The embedding of each patch by hand, and the shape of what comes out."""
     fields = {"image_size": size, "patch_size": patch, "channels": channels}
     small = encoder(**fields, depth=1)
     params = start(small)

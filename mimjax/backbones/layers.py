@@ -13,6 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mimjax.backbones import starts
+from mimjax.sharding import by_sample
 
 # What the backward pass recomputes: nothing, all but products of weights, everything.
 REMAT: dict[str, Callable[..., Any] | None] = {
@@ -72,6 +73,7 @@ class Attention(nn.Module):
             dtype=spec.dtype,
             name="qkv",
         )(x)
+        qkv = by_sample(qkv)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if spec.qkv_bias == "qv":
             zeros = nn.initializers.zeros
@@ -89,7 +91,7 @@ class Attention(nn.Module):
             lowest = jnp.finfo(jnp.float32).min
             scores = jnp.where(attn_mask[:, None], scores, lowest)
         weights = jax.nn.softmax(scores).astype(spec.dtype)
-        mixed = jnp.einsum("baqk,bkah->bqah", weights, v)
+        mixed = by_sample(jnp.einsum("baqk,bkah->bqah", weights, v))
         return nn.DenseGeneral(
             spec.width,
             axis=(-2, -1),
@@ -121,7 +123,7 @@ class Mlp(nn.Module):
                 name=name,
             )
 
-        x = dense(spec.mlp_width, spec.start.dense, "up")(x)
+        x = by_sample(dense(spec.mlp_width, spec.start.dense, "up")(x))
         x = nn.gelu(x, approximate=spec.gelu_tanh)
         x = dropout(spec)(x, deterministic=not train)
         return dense(spec.width, spec.start.branch_end(number), "down")(x)
@@ -152,10 +154,10 @@ class Block(nn.Module):
         spec = self.spec
         y = layer_norm(spec.norm_eps, spec.dtype, "norm1")(x)
         y = Attention(spec, name="attn")(y, number, attn_mask, bias)
-        x = x + self.branch(y, drop_rate, "scale1")
+        x = by_sample(x + self.branch(y, drop_rate, "scale1"))
         y = layer_norm(spec.norm_eps, spec.dtype, "norm2")(x)
         y = Mlp(spec, name="mlp")(y, number, train=self.train)
-        x = x + self.branch(y, drop_rate, "scale2")
+        x = by_sample(x + self.branch(y, drop_rate, "scale2"))
         return x, x if self.collect else None
 
     def branch(

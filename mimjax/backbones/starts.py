@@ -22,7 +22,7 @@ def _truncated(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> 
     return 0.02 * jax.random.truncated_normal(key, -1.0, 1.0, shape, dtype)
 
 
-def _uniform_fan_in(fan_in: int) -> Init:
+def uniform_fan_in(fan_in: int) -> Init:
     """PyTorch's start of a convolution's bias: uniform within 1 / sqrt(fan_in)."""
 
     def draw(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -73,10 +73,10 @@ class Start:
 
 STARTS: dict[str, Start] = {
     "mae": Start(
-        _xavier, _uniform_fan_in, _xavier, _xavier, _zeros, _normal, _normal
+        _xavier, uniform_fan_in, _xavier, _xavier, _zeros, _normal, _normal
     ),
     "aim": Start(
-        _xavier, _uniform_fan_in, _xavier_apart, _xavier, _zeros, _normal, _normal
+        _xavier, uniform_fan_in, _xavier_apart, _xavier, _zeros, _normal, _normal
     ),
     "vit": Start(
         initializers.lecun_normal(),

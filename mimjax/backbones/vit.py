@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mimjax import masking, patches, posembed
 from mimjax.backbones import layers, starts
+from mimjax.sharding import by_sample
 
 # Width, depth, heads. Ti to H: arXiv 2010.11929 table 1 and official `configs/models.py`;
 # AIM: arXiv 2401.08541 table 1 (heads are 128 wide).
@@ -175,7 +176,7 @@ class Encoder(nn.Module):
             # Pixels are gathered, not embeddings: no gradient flows through the gather,
             # and the hidden patches are never multiplied.
             values = masking.take(values, ids)
-        tokens = self.patch(values)
+        tokens = by_sample(self.patch(values))
         return self.patch_scale(tokens) if self.patch_norm else tokens
 
     def __call__(

@@ -50,7 +50,7 @@ class Data:
         that already has the size asked for is passed on untouched.
       interpolation: `bicubic` or `bilinear`.
       antialias: shrink as Pillow does, with a filter as wide as the reduction; without,
-        as torch.nn.functional.interpolate does by default (faster).
+        pixels are only interpolated between, which is faster and leaves aliases.
       flip: mirror half of the images.
       jitter: strengths of brightness, contrast, saturation and hue, meant as by
         torchvision's ColorJitter.

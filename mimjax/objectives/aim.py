@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from mimjax import masking, patches, posembed
 from mimjax.backbones import layers, vit
+from mimjax.sharding import by_sample
 
 
 class HeadBlock(nn.Module):
@@ -32,9 +33,10 @@ class HeadBlock(nn.Module):
         self, x: Float[Array, "B T D"], number: Int[Array, ""]
     ) -> tuple[Float[Array, "B T D"], None]:
         spec = self.spec
-        x = x + layers.layer_norm(spec.norm_eps, spec.dtype, "norm1")(x)
+        x = by_sample(x + layers.layer_norm(spec.norm_eps, spec.dtype, "norm1")(x))
         y = layers.layer_norm(spec.norm_eps, spec.dtype, "norm2")(x)
-        return x + layers.Mlp(spec, name="mlp")(y, number, train=False), None
+        y = layers.Mlp(spec, name="mlp")(y, number, train=False)
+        return by_sample(x + y), None
 
 
 class Objective(nn.Module):

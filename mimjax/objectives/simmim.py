@@ -53,7 +53,7 @@ class Objective(nn.Module):
         self.decoder = nn.Dense(
             self.encoder.patch_values,
             kernel_init=uniform,
-            bias_init=start.patch_bias(self.encoder.width),
+            bias_init=starts.uniform_fan_in(self.encoder.width),
             dtype=jnp.float32,
         )
 

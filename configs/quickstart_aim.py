@@ -1,0 +1,49 @@
+"""AIM on handwritten digits over photographs; runs anywhere, needs no download.
+
+    python -m mimjax.main --config=configs/quickstart_aim.py --workdir=runs/quickstart_aim
+
+Hardware: two CPU cores. Time: not yet measured. Expected: not yet measured.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.steps = 600
+    config.batch_size = 128
+    config.log_every = 20
+    config.checkpoint_every = 200
+    config.eval_every = 300
+    config.picture_every = 300
+
+    config.data = ConfigDict()
+    config.data.source = "digits"
+    config.data.crop_scale = (1.0, 1.0)
+    config.data.crop_ratio = (1.0, 1.0)
+    config.data.flip = False
+
+    config.encoder = ConfigDict()
+    config.encoder.image_size = (32, 32)
+    config.encoder.patch_size = (4, 4)
+    config.encoder.width = 128
+    config.encoder.depth = 4
+    config.encoder.heads = 4
+    config.encoder.cls = False
+    config.encoder.qkv_bias = "none"
+    config.encoder.bias = False
+    config.encoder.patch_norm = True
+    config.encoder.start = "aim"
+
+    config.objective = ConfigDict()
+    config.objective.name = "aim"
+    config.objective.head_width = 128
+    config.objective.head_depth = 2
+
+    config.optim = ConfigDict()
+    config.optim.base_lr = 1.5e-3
+    config.optim.lr_batch = 0
+    config.optim.warmup_steps = 50
+    config.optim.warmup_lr = 1e-6
+    config.optim.clip = 1.0
+    return config

@@ -1,0 +1,102 @@
+"""A new run from the parameters of another (`init_from`)."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from mimjax.checkpoint import StorageError, differing, first_line
+from mimjax.train import State
+
+
+def warm_start(
+    state: State, source: pathlib.Path, scope: str
+) -> tuple[State, dict[str, list[str]]]:
+    """Parameters of another run's newest checkpoint put into a fresh state.
+
+    `scope` is "encoder" or "all". The report lists the names that are "matched",
+    "missing" there, of another "shape" (both keep their fresh start) and "unexpected".
+    The averaged parameters are taken where the other run has them. Raises StorageError
+    if there is no checkpoint, it is damaged, or nothing matches.
+    """
+    folder = source / "checkpoints"
+    steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
+    if not steps:
+        raise StorageError(f"{source} holds no checkpoint to start from")
+    path = (folder / str(max(steps)) / "state").absolute()
+    # Orbax answers None, not an error, where the description cannot be read.
+    described = ocp.PyTreeCheckpointer().metadata(path).item_metadata
+    if described is None:
+        raise StorageError(f"the description of {path.parent} cannot be read")
+    tree = described.tree
+    origin = "ema" if tree.get("ema") else "params"
+    there = named_leaves(tree[origin])
+    here = named_leaves(state.params)
+    wanted = {n: x for n, x in here.items() if scope == "all" or n[0] == "encoder"}
+    same = {n: x for n, x in wanted.items() if n in there and there[n].shape == x.shape}
+    report = {
+        "matched": list(same),
+        "missing": [n for n in wanted if n not in there],
+        "shape": [n for n in wanted if n in there and n not in same],
+        "unexpected": [
+            n for n in there if n not in here and (scope == "all" or n[0] == "encoder")
+        ],
+    }
+    if not same:
+        raise StorageError(f"nothing of {path.parent} fits this model ({scope})")
+    abstract = {origin: nested({n: placed_like(x) for n, x in same.items()})}
+    loaded = read_part(path, abstract)
+    params = nested({**here, **named_leaves(loaded[origin])})
+    # A copy: a donated buffer may stand in one place only.
+    ema = jax.tree.map(jnp.copy, params) if state.ema else state.ema
+    names = {key: ["/".join(n) for n in found] for key, found in report.items()}
+    return dataclasses.replace(state, params=params, ema=ema), names
+
+
+def read_part(path: pathlib.Path, abstract: dict[str, Any]) -> dict[str, Any]:
+    """Some of the arrays of a saved state, verified."""
+    arguments = ocp.args.PyTreeRestore(
+        item=abstract,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        partial_restore=True,
+    )
+    try:
+        loaded = ocp.PyTreeCheckpointer().restore(path, args=arguments)
+        meta = json.loads((path.parent / "meta" / "metadata").read_text())
+    except Exception as error:
+        raise StorageError(f"cannot read {path.parent}: {first_line(error)}") from error
+    wrong = differing(loaded, meta)
+    if wrong:
+        raise StorageError(f"{path.parent}: {wrong[0]} is not what was saved")
+    return loaded
+
+
+def placed_like(x: jax.Array) -> jax.ShapeDtypeStruct:
+    """Shape, type and sharding of an array."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+def named_leaves(tree: Any, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """The leaves of nested dicts by path."""
+    if not isinstance(tree, dict):
+        return {above: tree}
+    return {
+        name: leaf
+        for key, part in tree.items()
+        for name, leaf in named_leaves(part, (*above, key)).items()
+    }
+
+
+def nested(leaves: dict[tuple[str, ...], Any]) -> dict[str, Any]:
+    """The inverse of `named_leaves`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        place = tree
+        for key in path[:-1]:
+            place = place.setdefault(key, {})
+        place[path[-1]] = leaf
+    return tree

@@ -1,0 +1,179 @@
+"""The order of the data: a fair permutation each epoch, the same however it is read."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from mimjax import data
+from mimjax.data import Data, digits, order
+from mimjax.data.quiet import graph, tf
+
+BATCH = 8
+PLAIN = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": False}
+FULL = {"jitter": (0.4, 0.4, 0.4, 0.1), "jitter_rate": 0.8}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of 20 photographs of mixed sizes in two classes; 13 is no divisor."""
+    top = tmp_path_factory.mktemp("photos")
+    pictures = [Image.fromarray(p) for p in load_sample_images().images]
+    for n in range(20):
+        place = top / "ab"[n % 2] / f"{n:02d}.jpg"
+        place.parent.mkdir(exist_ok=True)
+        size = (70 + 3 * n, 90 - 2 * n)
+        pictures[n % 2].rotate(n).resize(size).save(place, quality=90)
+    return top
+
+
+@pytest.fixture(params=["folder", "digits"])
+def settings(request, photos):
+    if request.param == "digits":
+        return Data(num_images=21, **FULL)
+    return Data(source=f"folder:{photos}", holdout_fraction=0.0, **FULL)
+
+
+def read(settings, start, stop, rows=range(BATCH), seed=5, **changes):
+    stream = data.train_batches(
+        dataclasses.replace(settings, **changes),
+        image_size=(24, 16),
+        channels=3,
+        seed=seed,
+        batch_size=BATCH,
+        rows=np.asarray(rows),
+        start_step=start,
+        stop_step=stop,
+        workdir=None,
+    )
+    return list(stream)
+
+
+def assert_equal(one, other):
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a["label"], b["label"])
+        np.testing.assert_array_equal(a["image"], b["image"])
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 100, 1797])
+def test_every_epoch_is_another_permutation(length):
+    epochs = [
+        order.example(np.arange(length) + e * length, 3, length).numpy() for e in range(3)
+    ]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(length))
+    if length > 7:
+        assert not np.array_equal(epochs[0], epochs[1])
+        assert not np.array_equal(epochs[1], epochs[2])
+
+
+def test_graph_and_eager_values_agree_over_an_epoch_border():
+    at = np.arange(90, 120)
+    dataset = tf.data.Dataset.from_tensor_slices(at)
+    dataset = dataset.map(graph(lambda position: order.example(position, 7, 100)))
+    eager = order.example(at, 7, 100).numpy()
+    assert list(dataset.as_numpy_iterator()) == eager.tolist()
+    assert [int(order.example(p, 7, 100)) for p in at] == eager.tolist()
+
+
+def test_billions_of_examples():
+    length = 5_000_000_000
+    at = length * 3 + np.arange(-500, 500)
+    index = order.example(at, 0, length).numpy()
+    assert index.min() >= 0
+    assert index.max() < length
+    assert len(set(index[:500])) == 500
+    assert index.max() > 2**32
+
+
+def test_batches_are_as_mixed_as_fair_draws():
+    """Of examples sorted by class, and from one epoch to the next.
+
+    The four rounds that TensorFlow's public function makes give 117 and about 10.
+    """
+    length, classes = 1797, 10
+    epochs = [
+        order.example(np.arange(length) + e * length, 0, length).numpy()
+        for e in range(8)
+    ]
+    labels = np.stack(epochs)[:, : 14 * 128].reshape(-1, 128) * classes // length
+    variance = np.mean([np.bincount(b, minlength=classes).var() for b in labels])
+    assert 9 < variance < 13  # 11.5 less what drawing without return takes
+    bins = 32
+    moved = (epochs[1] - epochs[0]) % length * bins // length
+    counts = np.bincount(moved, minlength=bins)
+    expected = length / bins
+    assert ((counts - expected) ** 2 / expected).sum() / (bins - 1) < 2
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_share_the_batch_of_one(settings, hosts):
+    alone = read(settings, 1, 5)  # over two borders of an epoch
+    share = BATCH // hosts
+    parts = [
+        read(settings, 1, 5, range(h * share, (h + 1) * share)) for h in range(hosts)
+    ]
+    joined = [
+        {key: np.concatenate([part[s][key] for part in parts]) for key in alone[s]}
+        for s in range(4)
+    ]
+    assert_equal(alone, joined)
+
+
+@pytest.mark.parametrize("start", [1, 2, 3, 5])
+def test_a_resumed_stream_equals_the_unbroken_one(settings, start):
+    assert_equal(read(settings, start, 6), read(settings, 0, 6)[start:])
+
+
+def test_workers_and_prefetch_do_not_matter(settings):
+    usual = read(settings, 0, 4)
+    assert_equal(usual, read(settings, 0, 4, workers=1, prefetch=1))
+    assert_equal(usual, read(settings, 0, 4, workers=5, prefetch=9))
+
+
+def test_another_seed_is_another_order_and_another_crop(settings):
+    a, b = read(settings, 0, 2), read(settings, 0, 2, seed=6)
+    assert not np.array_equal(a[0]["image"], b[0]["image"])
+    assert a[0]["image"].shape == (BATCH, 24, 16, 3)
+    assert a[0]["image"].dtype == np.uint8
+    assert a[0]["label"].dtype == np.int32
+
+
+def test_all_examples_come_once_an_epoch(photos):
+    """Seen by the images themselves; a photograph differs from every other."""
+    settings = Data(source=f"folder:{photos}", holdout_fraction=0.0, **PLAIN)
+    batches = read(settings, 0, 5)
+    rows = [image.tobytes() for b in batches for image in b["image"]]
+    assert len(set(rows[:20])) == len(set(rows[20:])) == 20
+    assert set(rows[:20]) == set(rows[20:])
+    assert rows[:20] != rows[20:]
+
+
+def test_digits_stand_where_the_order_puts_them():
+    settings = Data(num_images=21, **PLAIN)
+    index = order.example(np.arange(16, 24), 5, 21).numpy()
+    images, labels = digits.draw(index, "train", (24, 16))
+    (batch,) = read(settings, 2, 3)
+    np.testing.assert_array_equal(batch["image"], images)
+    np.testing.assert_array_equal(batch["label"], labels)
+
+
+def test_closing_a_stream_stops_it():
+    stream = data.train_batches(
+        Data(num_images=100),
+        image_size=(32, 32),
+        channels=3,
+        seed=0,
+        batch_size=BATCH,
+        rows=np.arange(BATCH),
+        start_step=0,
+        stop_step=10**9,
+        workdir=None,
+    )
+    next(stream)
+    stream.close()
+    with pytest.raises(StopIteration):
+        next(stream)

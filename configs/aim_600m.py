@@ -7,9 +7,9 @@ Expected: not yet measured. The paper's, on web images: 78.5 % on ImageNet-1k by
 attentive probe of the last six layers, 79.4 % of the best six.
 
 Data: the paper's DFN-2B+ is not public. This names ImageNet-1k as
-`tfds build imagenet2012 --file_format=array_record` prepares it; for your own images add
---config.data.source=folder:/path/to/images. For ImageNet-1k alone the authors' config
-(ml-l3m, 001_aim_v1_600M) is shorter and adds colour jitter:
+`tfds build imagenet2012 --file_format=array_record` prepares it; for your own images
+add --config.data.source=folder:/path/to/images. For ImageNet-1k alone the authors'
+config (ml-l3m, 001_aim_v1_600M) is shorter and adds colour jitter:
 --config.steps=125000 --config.optim.warmup_steps=3125
 --config.data.jitter=.4,.4,.2,.1 --config.data.jitter_rate=.8
 norm_eps stays at 1e-6, that of the released code and weights (ml-l3m's config: 1e-5).

@@ -8,82 +8,49 @@ one line each, by full field path.
 """
 
 import dataclasses
-import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from mimjax import data as data_module
 from mimjax import evaluate as evaluate_module
-from mimjax import objectives, optim, sharding
+from mimjax import objectives, optim, settings, sharding
 from mimjax.backbones import vit
-from mimjax.schema import ConfigError, Schema, coerce, load, schema_of
+from mimjax.schema import (
+    ConfigError,
+    Place,
+    Schema,
+    Values,
+    load,
+    schema_of,
+    shown,
+    typed,
+)
+from mimjax.settings import Config, Run
 
 __all__ = ["Config", "ConfigError", "Run", "resolve"]
 
+# What a named size of an encoder stands for, in the order of vit.SIZES.
+SIZED = ("width", "depth", "heads")
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """The top fields. Periods are in steps, 0 for never; set `steps` or `epochs`.
-
-    `keep_last` checkpoints are kept, and one every `keep_every` steps for good.
-    `init_from` names the workdir of another run; `init_scope` says whether its "encoder"
-    or "all" its parameters start this one.
-    """
-
-    seed: int = 0
-    steps: int = 0
-    epochs: float = 0.0
-    batch_size: int = 256
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    eval_every: int = 0
-    picture_every: int = 0
-    keep_last: int = 3
-    keep_every: int = 0
-    init_from: str = ""
-    init_scope: str = "encoder"
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything a run is made of, checked; `values` is the same as plain nested dicts."""
-
-    run: Run
-    data: data_module.Data
-    encoder: vit.Encoder
-    objective: Any
-    optim: optim.Optim
-    mesh: sharding.Mesh
-    evaluate: evaluate_module.Evaluate
-    values: dict[str, Any]
-
-    def steps(self, num_images: int) -> int:
-        """Updates of the run over a source of that many images."""
-        if self.run.steps:
-            return self.run.steps
-        return max(1, round(self.run.epochs * num_images / self.run.batch_size))
-
-    def warmup(self, num_images: int) -> int:
-        """Updates of the warm-up."""
-        if self.optim.warmup_steps:
-            return self.optim.warmup_steps
-        return round(self.optim.warmup_epochs * num_images / self.run.batch_size)
-
-
-Values = dict[str, dict[str, Any]]  # group ("" at the top) -> field -> value
+# A change on the command line to the first replaces what the file says of the others.
+REPLACES: dict[Place, tuple[Place, ...]] = {
+    ("steps",): (("epochs",),),
+    ("epochs",): (("steps",),),
+    ("optim", "warmup_steps"): (("optim", "warmup_epochs"),),
+    ("optim", "warmup_epochs"): (("optim", "warmup_steps"),),
+    ("encoder", "size"): tuple(("encoder", name) for name in SIZED),
+}
 
 
 def schemas(objective: str) -> dict[str, Schema]:
     """The fields of every group, for the named objective."""
-    encoder = {"size": (str, ""), **schema_of(vit.Encoder)}
-    fields: Schema = {"name": (str, "mae")}
-    if objective in objectives.names():
-        fields |= schema_of(objectives.load(objective), leave_out=("encoder",))
+    fields = schema_of(objectives.load(objective), leave_out=("encoder",))
     return {
         "": schema_of(Run),
         "data": schema_of(data_module.Data),
-        "encoder": encoder,
-        "objective": fields,
+        "encoder": {"size": (str, ""), **schema_of(vit.Encoder)},
+        "objective": {"name": (str, "mae"), **fields},
         "optim": schema_of(optim.Optim),
         "mesh": schema_of(sharding.Mesh),
         "evaluate": schema_of(evaluate_module.Evaluate),
@@ -102,168 +69,145 @@ def resolve(
     `devices` is how many the run has; the data is looked for only `with_data`. Raises
     ConfigError with every problem there is.
     """
-    given = flatten(load(path).to_dict())
-    given.update({tuple(name.split(".")): text for name, text in changes})
-    objective = str(given.get(("objective", "name"), "mae"))
-    table = schemas(objective)
-    values, found = typed(given, table, objective)
-    if objective not in objectives.names():
-        known = ", ".join(objectives.names())
-        found.append(f"config.objective.name: {objective!r} is none of {known}")
-    if found:
-        # The other checks would only repeat what is wrong already.
-        raise ConfigError(found)
-    explicit = {name for group, *rest in given if group == "encoder" for name in rest}
-    found += named_size(values["encoder"], explicit)
-    found += ["config.encoder." + p for p in vit.problems(values["encoder"])]
-    if found:
-        raise ConfigError(found)
-    config = build(values, objective)
-    found = checks(config, devices, with_data)
+    given = overlaid(load(path), {tuple(n.split(".")): text for n, text in changes})
+    name, lines = objective_of(given)
+    values, found, doubtful = typed(given, schemas(name))
+    found = lines + found
+    if lines:
+        # Checked with a stand-in, whose own problems are not the user's.
+        doubtful.add("objective")
+    values["encoder"], lines, repaired = working(values["encoder"], given)
+    found += unmentioned(doubtful, lines)
+    config = build(values)
+    found += unmentioned(doubtful | repaired, checks(config, devices, with_data))
     if found:
         raise ConfigError(found)
     return config
 
 
-def flatten(nested: dict[str, Any]) -> dict[tuple[str, ...], Any]:
-    """{"a": {"b": 1}} as {("a", "b"): 1}."""
-    flat: dict[tuple[str, ...], Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            flat.update({(key, *rest): v for rest, v in flatten(value).items()})
-        else:
-            flat[(key,)] = value
-    return flat
+def overlaid(given: dict[Place, Any], changes: dict[Place, Any]) -> dict[Place, Any]:
+    """What the file and the command line say together."""
+    gone = {place for first in changes for place in REPLACES.get(first, ())}
+    return {**{p: v for p, v in given.items() if p not in gone}, **changes}
 
 
-def typed(
-    given: dict[tuple[str, ...], Any], table: dict[str, Schema], objective: str
-) -> tuple[Values, list[str]]:
-    """Defaults overlaid with what is given, and every unknown name or wrong type."""
-    values = {
-        group: {name: default for name, (_, default) in schema.items()}
-        for group, schema in table.items()
-    }
-    found = []
-    for place, value in given.items():
-        path = "config." + ".".join(place)
-        group, name = (("", place[0]), place)[len(place) == 2]
-        known = table.get(group, {}) if len(place) <= 2 else {}
-        if name not in known:
-            found.append(f"{path}: {unknown(group, name, table, objective)}")
-            continue
-        try:
-            values[group][name] = coerce(value, known[name][0])
-        except ValueError as error:
-            found.append(f"{path}: {error}")
-    return values, found
+def objective_of(given: dict[Place, Any]) -> tuple[str, list[str]]:
+    """The objective named; if there is none, a stand-in and why. Its fields go."""
+    name = given.get(("objective", "name"), "mae")
+    if isinstance(name, str) and name in objectives.names():
+        return name, []
+    for place in [p for p in given if p[0] == "objective" and len(p) == 2]:
+        del given[place]
+    known = ", ".join(objectives.names())
+    return "mae", [f"config.objective.name: {shown(name)} is none of {known}"]
 
 
-def unknown(group: str, name: str, table: dict[str, Schema], objective: str) -> str:
-    """Why a field is not known and which ones are."""
-    if group not in table:
-        return f"no such group (there are {', '.join(g for g in table if g)})"
-    if not group and name in table:
-        return f"is a group, not a field (set config.{name}.<field>)"
-    owner = f"objective {objective!r}" if group == "objective" else "this group"
-    near = difflib.get_close_matches(name, table[group], n=1)
-    if near:
-        return f"no such field; did you mean {near[0]}?"
-    return f"no such field; {owner if group else 'the top'} has {', '.join(table[group])}"
+def unmentioned(doubtful: set[str], lines: list[str]) -> list[str]:
+    """The lines that do not speak of a field that is known to be wrong already."""
+    words = [rf"\b{re.escape(name)}\b" for name in doubtful]
+    return [x for x in lines if not any(re.search(word, x) for word in words)]
 
 
-def named_size(encoder: dict[str, Any], explicit: set[str]) -> list[str]:
-    """Fills width, depth and heads of a named size where they are not given."""
-    size = encoder["size"]
-    if not size:
-        return []
-    if size not in vit.SIZES:
+def working(
+    fields: dict[str, Any], given: dict[Place, Any]
+) -> tuple[dict[str, Any], list[str], set[str]]:
+    """Encoder fields that can be built, what was wrong, and which got their default.
+
+    With them the other groups can be looked at as well.
+    """
+    found, replaced = [], set()
+    defaults = {name: value for name, (_, value) in schema_of(vit.Encoder).items()}
+    if fields["size"] in vit.SIZES:
+        sizes = dict(zip(SIZED, vit.SIZES[fields["size"]], strict=True))
+        fields |= {n: v for n, v in sizes.items() if ("encoder", n) not in given}
+    elif fields["size"]:
         known = ", ".join(vit.SIZES)
-        return [f"config.encoder.size: {size!r} is none of {known}"]
-    for name, value in zip(("width", "depth", "heads"), vit.SIZES[size], strict=True):
-        if name not in explicit:
-            encoder[name] = value
-    return []
+        found.append(f"config.encoder.size: {fields['size']!r} is none of {known}")
+        replaced |= set(SIZED)
+        fields |= {name: defaults[name] for name in SIZED}
+    lines = vit.problems(fields)
+    found += ["config.encoder." + line for line in lines]
+    while lines:
+        named = {n for n in defaults if unmentioned({n}, lines) != lines}
+        replaced = replaced | named if named - replaced else set(defaults)
+        fields |= {name: defaults[name] for name in replaced}
+        lines = vit.problems(fields)
+    return fields, found, replaced
 
 
-def build(values: Values, objective: str) -> Config:
+def build(values: Values) -> Config:
     """The typed objects of checked values."""
-    fields = {k: v for k, v in values["encoder"].items() if k != "size"}
-    encoder = vit.Encoder(**fields)
+    encoder = vit.Encoder(**{k: v for k, v in values["encoder"].items() if k != "size"})
     own = {k: v for k, v in values["objective"].items() if k != "name"}
-    plain = {**values[""], **{g: v for g, v in values.items() if g}}
+    objective = objectives.load(values["objective"]["name"])
     return Config(
         run=Run(**values[""]),
         data=data_module.Data(**values["data"]),
         encoder=encoder,
-        objective=objectives.load(objective)(encoder=encoder, **own),
+        objective=objective(encoder=encoder, **own),
         optim=optim.Optim(**values["optim"]),
         mesh=sharding.Mesh(**values["mesh"]),
         evaluate=evaluate_module.Evaluate(**values["evaluate"]),
-        values=plain,
+        values={**values[""], **{group: v for group, v in values.items() if group}},
     )
 
 
 def checks(config: Config, devices: int, with_data: bool) -> list[str]:
-    """What cannot work across groups, one line each, by full path."""
-    run, encoder = config.run, config.encoder
-    found = ["config." + p for p in run_problems(run)]
-    lists = {
-        "objective": config.objective.problems(),
-        "optim": optim.problems(config.optim),
-        "mesh": sharding.problems(config.mesh, devices),
-    }
-    found += [f"config.{group}.{p}" for group, ps in lists.items() for p in ps]
-    if with_data:
-        found += data_module.check(config.data, encoder.image_size, encoder.channels)
-    found += evaluate_module.check(config.evaluate)
-    if lists["mesh"] or lists["optim"] or run.batch_size < 1:
-        return found
-    shared = devices // config.mesh.tensor
-    if config.evaluate.batch_size % shared:
-        found.append(
-            f"config.evaluate.batch_size: {config.evaluate.batch_size} must divide by "
-            f"the {shared} devices that share it"
-        )
-    rows = shared * config.optim.accumulate
-    if run.batch_size % rows:
-        found.append(
-            f"config.batch_size: {run.batch_size} must divide by {rows} (devices that "
-            f"share the batch x config.optim.accumulate), for example "
-            f"{-(-run.batch_size // rows) * rows}"
-        )
-    if encoder.heads % config.mesh.tensor:
-        found.append(
-            f"config.mesh.tensor: {config.mesh.tensor} does not divide the "
-            f"{encoder.heads} heads of the encoder"
-        )
-    warmup = config.optim.warmup_steps
-    if (run.steps and warmup >= run.steps) or (
-        run.epochs and not warmup and config.optim.warmup_epochs >= run.epochs
-    ):
-        found.append(
-            "config.optim.warmup_steps: the warm-up must be shorter than the run"
-        )
-    return found
+    """What cannot work in any group and across them, one line each, by full path."""
+    encoder, data = config.encoder, config.data
+    if not with_data:
+        # Everything but the source, which need not be there.
+        data = dataclasses.replace(data, source="synthetic")
+    return [
+        *("config." + line for line in settings.problems(config.run)),
+        *("config.objective." + line for line in config.objective.problems()),
+        *("config.optim." + line for line in optim.problems(config.optim)),
+        *("config.mesh." + line for line in sharding.problems(config.mesh, devices)),
+        *data_module.check(data, encoder.image_size, encoder.channels),
+        *evaluate_module.check(config.evaluate),
+        *sharing_problems(config, devices),
+        *joint_problems(config),
+    ]
 
 
-def run_problems(run: Run) -> list[str]:
-    """What cannot work in the top fields, one line each."""
+def sharing_problems(config: Config, devices: int) -> list[str]:
+    """What does not divide among the devices."""
+    mesh, encoder = config.mesh, config.encoder
+    if sharding.problems(mesh, devices):
+        return []
     found = []
-    if (run.steps > 0) == (run.epochs > 0):
-        found.append("steps: set exactly one of steps and epochs to a positive number")
-    for name in ("batch_size", "log_every", "keep_last"):
-        if getattr(run, name) < 1:
-            found.append(f"{name}: {getattr(run, name)} must be at least 1")
-    for name in ("seed", "checkpoint_every", "eval_every", "picture_every"):
-        if getattr(run, name) < 0:
-            found.append(f"{name}: {getattr(run, name)} must not be negative")
-    if run.keep_every < 0:
-        found.append(f"keep_every: {run.keep_every} must not be negative")
-    if run.seed >= 2**31:
-        found.append(f"seed: {run.seed} must be below 2^31")
-    if run.init_scope not in ("encoder", "all"):
-        found.append(f"init_scope: {run.init_scope!r} is neither 'encoder' nor 'all'")
+    shared = devices // mesh.tensor
+    rows = shared * max(1, config.optim.accumulate)
+    batches = {
+        "batch_size": (config.run.batch_size, rows, " x config.optim.accumulate"),
+        "evaluate.batch_size": (config.evaluate.batch_size, shared, ""),
+    }
+    for name, (size, parts, also) in batches.items():
+        if size % parts:
+            found.append(
+                f"config.{name}: {size} must be a multiple of {parts} (devices that "
+                f"share the batch{also}), for example {-(-size // parts) * parts}"
+            )
+    if encoder.heads % mesh.tensor:
+        found.append(
+            f"config.mesh.tensor: {mesh.tensor} does not divide the {encoder.heads} "
+            "heads of the encoder"
+        )
     return found
 
 
+def joint_problems(config: Config) -> list[str]:
+    """What two groups do not agree on; the warm-up only where units are the same."""
+    run, given, found = config.run, config.optim, []
+    if config.evaluate.pool == "cls" and not config.encoder.cls:
+        found.append(
+            "config.evaluate.pool: 'cls' needs config.encoder.cls=True (or use 'mean')"
+        )
+    unit = "steps" if given.warmup_steps else "epochs"
+    warmup, length = getattr(given, f"warmup_{unit}"), getattr(run, unit)
+    if 0 < length <= warmup:
+        found.append(
+            f"config.optim.warmup_{unit}: a warm-up of {warmup} must be shorter than "
+            f"the run of {length} (config.{unit})"
+        )
+    return found

@@ -1,4 +1,4 @@
-"""Reading a config file, and values as the types a dataclass declares."""
+"""Config files, and their values as the types that dataclasses declare."""
 
 import ast
 import dataclasses
@@ -6,11 +6,16 @@ import difflib
 import importlib.util
 import math
 import pathlib
-import types
 import typing
+import warnings
 from typing import Any
 
 import ml_collections
+
+# Where numbers end on the device: int32 and float32.
+ENDS = {int: 2**31, float: 3e38}
+
+KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 
 
 class ConfigError(Exception):
@@ -22,6 +27,8 @@ class ConfigError(Exception):
 
 
 Schema = dict[str, tuple[Any, Any]]  # field -> (annotation, default)
+Values = dict[str, dict[str, Any]]  # group ("" at the top) -> field -> value
+Place = tuple[str, ...]  # the names on the way to a field: ("optim", "clip")
 
 
 def schema_of(cls: Any, leave_out: tuple[str, ...] = ()) -> Schema:
@@ -34,82 +41,168 @@ def schema_of(cls: Any, leave_out: tuple[str, ...] = ()) -> Schema:
     }
 
 
-def load(path: str) -> ml_collections.ConfigDict:
-    """Runs `get_config` of the file `path`; "FILE:ARGUMENT" passes it an argument."""
+def load(path: str) -> dict[Place, Any]:
+    """What `get_config` of the file `path` sets; "FILE:ARGUMENT" passes an argument."""
     file, _, argument = path.partition(":")
     if not pathlib.Path(file).is_file():
         near = difflib.get_close_matches(
-            pathlib.Path(file).stem, [f.stem for f in pathlib.Path("configs").glob("*.py")]
+            pathlib.Path(file).stem,
+            [f.stem for f in pathlib.Path("configs").glob("*.py")],
         )
         hint = f" (did you mean configs/{near[0]}.py?)" if near else ""
         raise ConfigError([f"--config: there is no file {file}{hint}"])
-    spec = importlib.util.spec_from_file_location("mimjax_config", file)
+    # Absolute, as it will stand in the frames of an error.
+    absolute = str(pathlib.Path(file).absolute())
+    spec = importlib.util.spec_from_file_location("mimjax_config", absolute)
     if spec is None or spec.loader is None:
         raise ConfigError([f"--config: {file} is not a Python file (*.py)"])
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        get_config = module.get_config
-        config = get_config(argument) if argument else get_config()
-    except Exception as error:
-        frame = traceback_line(error, file)
-        raise ConfigError(
-            [f"--config: {file}{frame}: {type(error).__name__}: {error}"]
-        ) from error
+        if not hasattr(module, "get_config"):
+            raise ConfigError([f"--config: {file} has no function get_config"])
+        config = module.get_config(argument) if argument else module.get_config()
+    except (ConfigError, KeyboardInterrupt):
+        raise
+    # A SystemExit too: it is the file's, not the user's.
+    except BaseException as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        place = f"{file}{line_of(error, absolute)}"
+        raise ConfigError([f"--config: {place}: {text}"]) from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise ConfigError([f"--config: get_config of {file} must return a ConfigDict"])
-    return config
+    return flatten(config.to_dict())
 
 
-def traceback_line(error: BaseException, file: str) -> str:
-    """", line n" where the error passed through that file."""
+def line_of(error: BaseException, file: str) -> str:
+    """ ", line n" where the error passed through that file."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return f", line {error.lineno}"
     trace, line = error.__traceback__, ""
     while trace:
         if trace.tb_frame.f_code.co_filename == file:
             line = f", line {trace.tb_lineno}"
         trace = trace.tb_next
-    if isinstance(error, SyntaxError) and error.lineno:
-        line = f", line {error.lineno}"
     return line
+
+
+def flatten(nested: dict[Any, Any]) -> dict[Place, Any]:
+    """{"a": {"b": 1}} as {("a", "b"): 1}."""
+    flat: dict[Place, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat.update({(str(key), *rest): v for rest, v in flatten(value).items()})
+        else:
+            flat[(str(key),)] = value
+    return flat
+
+
+def typed(
+    given: dict[Place, Any], table: dict[str, Schema]
+) -> tuple[Values, list[str], set[str]]:
+    """Defaults overlaid with what is given, what is wrong with it, and doubtful names.
+
+    A field whose value is wrong keeps its default. Doubtful are the names of such
+    fields, and of those that an unknown name was likely meant to be.
+    """
+    values = {
+        group: {name: default for name, (_, default) in schema.items()}
+        for group, schema in table.items()
+    }
+    found, doubtful = [], set()
+    for place, value in given.items():
+        group, name = ("", place[0]) if len(place) == 1 else place[:2]
+        known = table.get(group, {})
+        path = "config." + ".".join(place)
+        if len(place) > 2 or name not in known or (len(place) == 2 and not group):
+            near = difflib.get_close_matches(name, known, n=1)
+            found.append(f"{path}: {unknown(place, table, near)}")
+            doubtful |= set(near)
+            continue
+        try:
+            values[group][name] = coerce(value, known[name][0])
+        except ValueError as error:
+            found.append(f"{path}: {error}")
+            doubtful.add(name)
+    return values, found, doubtful
+
+
+def unknown(place: Place, table: dict[str, Schema], near: list[str]) -> str:
+    """Why a field is not known, and which ones are; `near` is the likeliest."""
+    group, name = place[0], place[-1]
+    if len(place) == 1 and name in table:
+        return f"is a group, not a field (set config.{name}.<field>)"
+    if len(place) > 1 and (group not in table or not group):
+        near = difflib.get_close_matches(group, table, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"no such group{hint} (there are {', '.join(g for g in table if g)})"
+    if near and len(place) < 3:
+        return f"no such field; did you mean {near[0]}?"
+    owner = f"config.{group}" if len(place) > 1 else "the top"
+    fields = table[group] if len(place) > 1 else table[""]
+    return f"no such field; {owner} has {', '.join(fields)}"
 
 
 def coerce(value: Any, kind: Any) -> Any:
     """`value` as the annotated type, or ValueError saying what would be right.
 
-    Text from the command line is read as a Python literal; a whole number serves where a
-    fraction is expected, and one number where a pair of equal ones is.
+    Text from the command line is read as a Python literal; a whole number serves where
+    a fraction is expected, and one number where a pair of equal ones is.
     """
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    inner = typing.get_args(kind)
     if isinstance(value, str) and kind is not str:
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            named = {"true": True, "false": False}.get(value.lower())
-            value = value if named is None else named
-    if origin is tuple:
-        pair = len(inner) == 2 and inner[1] is not ...
-        if pair and isinstance(value, int | float) and not isinstance(value, bool):
-            value = (value, value)
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{value!r} is not a tuple")
-        kinds = inner if inner[-1] is not ... else (inner[0],) * len(value)
-        if len(kinds) != len(value):
-            raise ValueError(f"{value!r} must have {len(kinds)} values")
-        return tuple(coerce(v, k) for v, k in zip(value, kinds, strict=True))
-    if origin in (types.UnionType, typing.Union):
-        for one in inner:
-            try:
-                return coerce(value, one)
-            except ValueError:
-                continue
-        raise ValueError(f"{value!r} is none of {', '.join(map(str, inner))}")
+        value = literal(value)
+    if typing.get_origin(kind) is tuple:
+        return pair_or_more(value, inner)
     if kind is float and type(value) is int:
-        return float(value)
+        value = float(value) if abs(value) < ENDS[kind] else math.inf
     if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
+        value = int(value)
     if type(value) is not kind:
-        name = {"int": "a whole number", "float": "a number", "bool": "True or False"}
-        raise ValueError(f"{value!r} is not {name.get(kind.__name__, 'text')}")
-    if kind is float and not math.isfinite(value):
-        raise ValueError(f"{value!r} is not a finite number")
+        raise ValueError(f"{shown(value)} is not {KINDS[kind]}")
+    # Written so that a NaN, which compares false, is refused.
+    if kind in ENDS and isinstance(value, int | float) and not abs(value) < ENDS[kind]:
+        largest = "2^31" if kind is int else "3e38"
+        raise ValueError(f"{shown(value)} is not a number below {largest}")
     return value
+
+
+def literal(text: str) -> Any:
+    """The Python literal that `text` is, with true and false; else the text."""
+    named = {"true": True, "false": False}.get(text.lower())
+    if named is not None:
+        return named
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def pair_or_more(value: Any, inner: tuple[Any, ...]) -> tuple[Any, ...]:
+    """`value` as a tuple of those types; (kind, ...) is any number of one kind."""
+    free = inner[-1] is ...
+    if not free and len(inner) == 2 and type(value) in (int, float):
+        value = (value, value)
+    kinds = (
+        inner[:1] * len(value) if free and isinstance(value, list | tuple) else inner
+    )
+    if not isinstance(value, list | tuple) or len(kinds) != len(value):
+        example = {int: "32", float: "0.5", str: "'a'"}[inner[0]]
+        count = "a tuple" if free else f"{len(inner)} values"
+        many = ", ".join([example] * (1 if free else len(inner)))
+        raise ValueError(
+            f"{shown(value)} is not {count} like ({many}{',' if free else ''})"
+        )
+    return tuple(coerce(v, k) for v, k in zip(value, kinds, strict=True))
+
+
+def shown(value: Any) -> str:
+    """A value in an error: on one line, and not too long."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:
+        # Python writes no whole numbers of thousands of digits.
+        text = "a number that long"
+    return text if len(text) <= 60 else f"{text[:57]}..."

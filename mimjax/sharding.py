@@ -6,6 +6,7 @@ scanned layers is never cut.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -52,11 +53,15 @@ def problems(mesh: Mesh, devices: int) -> list[str]:
     found = [f"{axis}: {n} is negative" for axis, n in sizes.items() if n < 0]
     if mesh.tensor == 0:
         found.append("tensor: must be at least 1 (it is never chosen by itself)")
-    fixed = int(np.prod([n for n in sizes.values() if n > 0]))
+    fixed = math.prod(n for n in sizes.values() if n > 0)
     free = any(n == 0 for n in (mesh.data, mesh.fsdp))
     if not found and (devices % fixed if free else fixed != devices):
         shape = " x ".join(f"{axis} {n or '?'}" for axis, n in sizes.items())
-        found.append(f"data: {shape} does not fit {devices} device(s)")
+        first = next((axis for axis, n in sizes.items() if n > 1), "data")
+        found.append(
+            f"{first}: {shape} does not fit {devices} device(s); the product must "
+            f"{'divide' if free else 'be'} {devices}"
+        )
     return found
 
 

@@ -31,17 +31,18 @@ class State:
     """All that changes in training; with the seed and the data it decides the future.
 
     `frozen` holds collections that no gradient reaches, `ema` the averaged parameters
-    (empty without averaging). `bad_streak` counts the updates in a row, up to now, whose
-    loss or gradient was not finite and which were therefore skipped; `bad_total` all.
+    (empty without averaging). `step` counts the updates made. `bad_streak` counts those
+    in a row, up to now, whose loss or gradient was not finite and which were therefore
+    skipped; `bad_total` all of them. The three are int32 scalars.
     """
 
     params: Any
     frozen: Any
     opt: Any
     ema: Any
-    step: Array
-    bad_streak: Array
-    bad_total: Array
+    step: Any
+    bad_streak: Any
+    bad_total: Any
 
     @property
     def best_params(self) -> Any:
@@ -120,11 +121,15 @@ def make_step(
             config.optim.accumulate,
             mesh,
         )
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         good = finite & (state.bad_streak < BAD_LIMIT)
         lr = optim.schedule(
-            config.optim, peak=peak, warmup=plan.warmup, steps=plan.steps, step=state.step
+            config.optim,
+            peak=peak,
+            warmup=plan.warmup,
+            steps=plan.steps,
+            step=state.step,
         )
         updates, opt = transform.update(grads, state.opt, state.params)
         params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates)
@@ -191,7 +196,7 @@ def abstract_state(config: Config, mesh: jax.sharding.Mesh) -> State:
     )
 
 
-def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> Batch:
+def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     """Shapes, types and shardings of a batch of the whole run."""
     size, encoder = config.run.batch_size, config.encoder
     cut = sharding.batch(mesh)

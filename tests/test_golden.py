@@ -15,7 +15,7 @@ from mimjax import masking, patches
 from mimjax.backbones import vit
 from mimjax.objectives import aim, classify, mae, simmim
 
-OUTPUT, LOSS, GRADIENT, FLOOR = 1e-5, 3e-6, 3e-5, 1e-7
+OUTPUT, LOSS, GRADIENT, FLOOR = 3e-6, 1e-6, 1e-5, 1e-7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,11 +246,6 @@ def test_vit_jax(name):
     case = Case(golden, objective, official.vit_jax, image, (label,))
     check(case, output["logits"], output["intermediate_Transformer.encoder_norm"])
     assert not golden.weights.unread
-    encoder_params = official.vit_jax(golden.weights)["encoder"]
-    placed = output["intermediate_Transformer.posembed_input"]
-    names = [f"intermediate_Transformer.encoderblock_{i}" for i in range(2)]
-    layers = [output[name] for name in names]
-    check_layers(encoder, encoder_params, image, placed, layers)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +265,12 @@ def test_float64_meets_the_official_float64(make, monkeypatch):
             lambda x: jnp.asarray(x, jnp.float64), case.read(case.golden.weights)
         )
         image = jnp.asarray(case.image, jnp.float64)
-        bound = objective.bind({"params": wide})
-        loss = bound.loss(image, bound.predict(image, *case.drawn), case.drawn[-1])
+
+        @jax.jit
+        def run(params):
+            bound = objective.bind({"params": params})
+            return bound.loss(image, bound.predict(image, *case.drawn), case.drawn[-1])
+
+        loss = run(wide)
         assert loss.dtype == np.float64
-        np.testing.assert_allclose(loss, case.golden.loss64, rtol=5e-9)
+        np.testing.assert_allclose(loss, case.golden.loss64, rtol=2e-9)

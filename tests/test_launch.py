@@ -1,6 +1,7 @@
 """The launch scripts against stand-ins for gcloud, srun and the rest on PATH."""
 
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -204,6 +205,13 @@ def test_the_readme_names_every_script_and_flag():
         main.parse([word for word in words if word.startswith("--")])
     assert f"give up after {hosts.LIMIT:.0f} seconds" in readme
     assert f"noticed within {hosts.HEARTBEAT} seconds" in readme
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, "README.md"])
+def test_the_configs_named_exist(name):
+    named = re.findall(r"--config=(configs/\w+\.py)", (LAUNCH / name).read_text())
+    assert named
+    assert [path for path in named if not (ROOT / path).is_file()] == []
 
 
 def test_a_missing_host_ends_the_command_line_with_70():

@@ -1,5 +1,6 @@
 """What must not be seen is not seen, and each test fails where it is."""
 
+import closeness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +11,6 @@ from mimjax.objectives import aim, mae, simmim
 
 BATCH = {"image": jax.random.normal(jax.random.key(0), (2, 16, 16, 3))}
 OTHER = jax.random.normal(jax.random.key(9), (2, 16, 16, 3))
-
-
-def start(objective):
-    keys = {"params": jax.random.key(1), "mask": jax.random.key(2)}
-    init = jax.jit(lambda keys: objective.init(keys, BATCH, train=False))
-    return init(keys)["params"]
 
 
 def swap(image, hidden):
@@ -29,7 +24,7 @@ def test_mae_does_not_see_hidden_patches(encoder):
     objective = mae.Objective(
         encoder(depth=1), decoder_width=16, decoder_depth=1, decoder_heads=2
     )
-    params = start(objective)
+    params = closeness.random_params(objective, BATCH, train=False)
     keep, drop = masking.random_ids(jax.random.key(3), 2, 16, 4)
     hidden = masking.hidden_from_ids(drop, 16)
 
@@ -52,7 +47,7 @@ def test_simmim_does_not_see_hidden_patches(encoder):
     objective = simmim.Objective(
         encoder(depth=1, position="relative", qkv_bias="qv"), mask_cell=8
     )
-    params = start(objective)
+    params = closeness.random_params(objective, BATCH, train=False)
     hidden = masking.random_cells(jax.random.key(3), 2, (4, 4), 2, 0.6)
 
     @jax.jit
@@ -86,7 +81,7 @@ def aim_run():
         start="aim",
     )
     objective = aim.Objective(encoder, head_width=16, head_depth=2)
-    params = start(objective)
+    params = closeness.random_params(objective, BATCH, train=False)
 
     @jax.jit
     def run(image, prefix):

@@ -1,5 +1,6 @@
 """Masks, targets and losses by formulas in plain numpy, on noise and photographs."""
 
+import closeness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,12 +154,13 @@ def test_classification_by_hand(encoder):
     """Cross-entropy and accuracy of logits that are set."""
     objective = classify.Objective(encoder(cls=False), num_classes=3, pool="gap")
     batch = {"image": jnp.zeros((2, 16, 16, 3)), "label": jnp.asarray([2, 0])}
-    keys = jax.random.key(0)
-    params = jax.jit(lambda k: objective.init(k, batch, train=False))(keys)["params"]
-    assert not params["head"]["kernel"].any()
+    params = closeness.random_params(objective, batch, train=False)
     scores = jnp.asarray([0.0, 1.0, 3.0])
-    params = {**params, "head": {**params["head"], "bias": scores}}
-    loss, metrics = objective.apply({"params": params}, batch, train=False)
+    params["head"] = {"kernel": jnp.zeros((32, 3)), "bias": scores}
+    run = jax.jit(
+        lambda params: objective.apply({"params": params}, batch, train=False)
+    )
+    loss, metrics = run(params)
     chance = np.exp(scores) / np.exp(scores).sum()
     np.testing.assert_allclose(loss, -np.log(chance[[2, 0]]).mean(), rtol=1e-6)
     assert metrics["accuracy"] == 0.5

@@ -20,7 +20,7 @@ def uniform(counts) -> bool:
     return stats.chisquare(np.asarray(counts).ravel()).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("num_tokens", [1, 2, 3, 16, 49, 196, 256, 257])
+@pytest.mark.parametrize("num_tokens", [1, 2, 3, 16, 196, 257])
 def test_random_order_is_a_permutation(num_tokens):
     order = np.asarray(masking.random_order(KEY, 64, num_tokens))
     assert order.dtype == np.int32

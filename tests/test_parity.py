@@ -81,7 +81,6 @@ def hugging_face_mae(source: official.Source) -> Any:
     ("size", "patch", "norm_pixels"),
     [
         ((32, 32), 8, True),
-        ((32, 32), 8, False),
         ((24, 24), 4, False),
         ((16, 64), 8, True),
     ],

@@ -72,9 +72,7 @@ class Start:
 
 
 STARTS: dict[str, Start] = {
-    "mae": Start(
-        _xavier, uniform_fan_in, _xavier, _xavier, _zeros, _normal, _normal
-    ),
+    "mae": Start(_xavier, uniform_fan_in, _xavier, _xavier, _zeros, _normal, _normal),
     "aim": Start(
         _xavier, uniform_fan_in, _xavier_apart, _xavier, _zeros, _normal, _normal
     ),

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mimjax import masking, patches, posembed
-from mimjax.backbones import layers, starts
+from mimjax.backbones import layers, sizes, starts
 from mimjax.sharding import by_sample
 
 # Width, depth, heads. Ti to H: arXiv 2010.11929 table 1 and official `configs/models.py`;
@@ -30,14 +30,12 @@ SIZES: dict[str, tuple[int, int, int]] = {
 
 
 def problems(fields: dict[str, Any]) -> list[str]:
-    """What cannot work among the fields of an encoder, one line each."""
-    found = []
-    for name in ("width", "depth", "heads", "channels", "unroll"):
-        if fields[name] < (0 if name == "unroll" else 1):
-            found.append(f"{name}: {fields[name]} must be at least 1")
-    for name in ("image_size", "patch_size"):
-        if min(fields[name]) < 1:
-            found.append(f"{name}: {fields[name]} must be at least 1 on each side")
+    """What cannot work among the fields of an encoder, one line each.
+
+    A line names every field that it depends on.
+    """
+    width, ratio = fields["width"], fields["mlp_ratio"]
+    found = sizes.stack_problems(width, fields["depth"], fields["heads"], ratio)
     choices = {
         "position": ("sincos", "learned", "relative", "none"),
         "qkv_bias": ("all", "qv", "none"),
@@ -51,26 +49,19 @@ def problems(fields: dict[str, Any]) -> list[str]:
     for name in ("dropout", "drop_path"):
         if not 0 <= fields[name] < 1:
             found.append(f"{name}: {fields[name]} must be in [0, 1)")
-    if found:
-        return found
-    for side, patch in zip(fields["image_size"], fields["patch_size"], strict=True):
-        if side % patch:
-            near = [n for n in range(1, side + 1) if side % n == 0]
-            near = sorted(sorted(near, key=lambda n: abs(n - patch))[:2])
-            found.append(
-                f"patch_size: {patch} does not divide image_size {side} (try "
-                f"{' or '.join(map(str, near))})"
-            )
-            break
-    if fields["width"] % fields["heads"]:
+    for name in ("mlp_ratio", "norm_eps"):
+        if fields[name] <= 0:
+            found.append(f"{name}: {fields[name]} must be above 0")
+    for name in ("layer_scale", "unroll"):
+        if fields[name] < 0:
+            found.append(f"{name}: {fields[name]} must not be negative")
+    if not 1 <= fields["channels"] <= sizes.MOST_CHANNELS:
         found.append(
-            f"heads: {fields['heads']} does not divide width {fields['width']}"
+            f"channels: {fields['channels']} must be from 1 to {sizes.MOST_CHANNELS}"
         )
-    if fields["position"] == "sincos" and fields["width"] % 4:
-        found.append(f"width: {fields['width']} must divide by 4 for position 'sincos'")
-    if fields["mlp_ratio"] <= 0 or fields["norm_eps"] <= 0:
-        found.append("mlp_ratio: mlp_ratio and norm_eps must be above 0")
-    return found
+    if fields["position"] == "sincos" and width % 4:
+        found.append(f"width: {width} must be a multiple of 4 for position 'sincos'")
+    return found + sizes.grid_problems(fields["image_size"], fields["patch_size"])
 
 
 class Encoder(nn.Module):
@@ -244,7 +235,11 @@ class Encoder(nn.Module):
     ) -> Float[Array, "B D"]:
         """One float32 vector an image, of the whole image: no patch is hidden.
 
-        `pool` is "cls" (the class token after the last norm) or "mean" (of the patches).
+        `pool` is "cls" (the class token after the last norm), or "mean" or "max" over
+        the patches.
         """
         x = self(self.embed(image)).astype(jnp.float32)
-        return x[:, 0] if pool == "cls" else self.patch_tokens(x).mean(axis=1)
+        if pool == "cls":
+            return x[:, 0]
+        tokens = self.patch_tokens(x)
+        return tokens.max(axis=1) if pool == "max" else tokens.mean(axis=1)

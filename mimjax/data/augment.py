@@ -17,7 +17,7 @@ ATTEMPTS = 10
 NUM_UNIFORMS = 4 * ATTEMPTS + 10
 _FLIP = 4 * ATTEMPTS
 _APPLY = _FLIP + 1
-_STRENGTHS = slice(_APPLY + 1, _APPLY + 5)
+FACTORS = slice(_APPLY + 1, _APPLY + 5)
 _ORDER = slice(_APPLY + 5, _APPLY + 9)
 # Luma weights of ITU-R BT.601, as in Pillow's conversion to grey.
 GREY = (0.299, 0.587, 0.114)
@@ -88,9 +88,11 @@ def cut(image: UInt8[np.ndarray, "H W C"], box: Box) -> UInt8[np.ndarray, "h w C
     return image[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
-def flip(image: Any, u: Any) -> Any:
-    """Mirror left and right for half of all `u`; uint8 [H, W, C] -> the same."""
-    return tf.cond(u[_FLIP] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
+def flip(
+    image: UInt8[np.ndarray, "H W C"], u: Float[np.ndarray, " U"]
+) -> UInt8[np.ndarray, "H W C"]:
+    """Mirror left and right for half of all `u`."""
+    return image[:, ::-1] if u[_FLIP] < 0.5 else image
 
 
 def jitter(image: Any, u: Any, strengths: tuple[float, ...], rate: float) -> Any:
@@ -100,7 +102,7 @@ def jitter(image: Any, u: Any, strengths: tuple[float, ...], rate: float) -> Any
     Values are rounded once, after the last change (Pillow rounds after each).
     """
     changes = [_brightness, _contrast, _saturation, _hue]
-    factors = [2 * u[_STRENGTHS][i] - 1 for i in range(4)]
+    factors = [2 * u[FACTORS][i] - 1 for i in range(4)]
     order = tf.argsort(u[_ORDER])
 
     def change(i: int, x: Any) -> Any:
@@ -109,11 +111,13 @@ def jitter(image: Any, u: Any, strengths: tuple[float, ...], rate: float) -> Any
         turn = factors[i] * strengths[i]
         return tf.clip_by_value(changes[i](x, turn), 0.0, 1.0)
 
+    def change_next(place: Any, x: Any) -> Any:
+        branches = [lambda i=i: change(i, x) for i in range(4)]
+        return place + 1, tf.switch_case(order[place], branches)
+
     def jittered() -> Any:
-        x = tf.cast(image, tf.float32) / 255
-        for place in range(4):
-            branches = [lambda i=i, x=x: change(i, x) for i in range(4)]
-            x = tf.switch_case(order[place], branches)
+        start = tf.constant(0), tf.cast(image, tf.float32) / 255
+        _, x = tf.while_loop(lambda place, _: place < 4, change_next, start)
         return tf.cast(tf.round(x * 255), tf.uint8)
 
     return tf.cond(u[_APPLY] < rate, jittered, lambda: image)

@@ -31,58 +31,51 @@ FORMATS = [name for name in WELCOME if name in Image.OPEN]
 
 
 class Picture(NamedTuple):
-    """An image whose header is read and found fit; nothing is decoded yet."""
+    """An image found fit: a plain JPEG of which the header is read, or its pixels."""
 
     height: int  # of the upright image
     width: int
     content: bytes
     jpeg: Header | None
-    pillow: Image.Image | None
+    pixels: Image.Image | None
 
 
 def open_picture(content: bytes, min_side: int, max_pixels: int) -> Picture:
-    """Read the header; raises Unusable with the reason to count the file by."""
+    """Read the header, and the rest unless it is a plain JPEG.
+
+    Raises Unusable with the reason to count the file by.
+    """
     if not content:
         raise Unusable("empty")
     if len(content) > MAX_BYTES:
         raise Unusable("too large")
     header = read_header(content)
     if header:
-        height, width, pillow = header.height, header.width, None
+        _fit(header.height, header.width, min_side, max_pixels)
         turned = header.orientation >= 5
-    else:
-        pillow = _open_pillow(content)
-        width, height = pillow.size
-        turned = _pillow_orientation(pillow) >= 5
+        height, width = (header[1], header[0]) if turned else header[:2]
+        return Picture(height, width, content, header, None)
+    image = _open_pillow(content)
+    _fit(image.height, image.width, min_side, max_pixels)
+    upright = _decoded(image, content)
+    return Picture(upright.height, upright.width, content, None, upright)
+
+
+def _fit(height: int, width: int, min_side: int, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise Unusable("too large")
     if min(height, width) < min_side:
         raise Unusable("too small")
-    if turned:
-        height, width = width, height
-    return Picture(height, width, content, header, pillow)
 
 
 def crop(picture: Picture, box: Box, channels: int) -> UInt8[np.ndarray, "h w C"]:
-    """Decode a box of the upright image as grey (1) or RGB (3)."""
-    try:
-        if picture.jpeg:
-            return _crop_jpeg(picture, picture.jpeg, box, channels)
-        assert picture.pillow is not None
-        whole = _upright(to_eight_bits(picture.pillow))
-        right, bottom = box.left + box.width, box.top + box.height
-        part = whole.crop((box.left, box.top, right, bottom))
-        image = np.asarray(part.convert("L" if channels == 1 else "RGB"))
-        return image[..., None] if channels == 1 else image
-    except Unusable:
-        raise
-    except tf.errors.InvalidArgumentError as error:
-        raise Unusable("damaged") from error
-    # Decoders of damaged files fail in many ways: OSError, SyntaxError, struct.error,
-    # EOFError, IndexError, MemoryError...
-    except Exception as error:
-        cut = "truncated" in str(error)
-        raise Unusable("truncated" if cut else "damaged") from error
+    """A box of the upright image as grey (1) or RGB (3); may raise Unusable."""
+    if picture.pixels is None:
+        return _crop_jpeg(picture, box, channels)
+    right, bottom = box.left + box.width, box.top + box.height
+    part = picture.pixels.crop((box.left, box.top, right, bottom))
+    image = np.asarray(part.convert("L" if channels == 1 else "RGB"))
+    return image[..., None] if channels == 1 else image
 
 
 def whole(picture: Picture) -> Box:
@@ -96,7 +89,27 @@ def _open_pillow(content: bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         raise Unusable(_unknown_kind(content)) from error
     except Exception as error:
-        raise Unusable("damaged") from error
+        raise Unusable(_damage(content, error)) from error
+
+
+def _decoded(image: Image.Image, content: bytes) -> Image.Image:
+    """All of an image, upright, as `L` or `RGB`."""
+    try:
+        image.load()
+        return to_eight_bits(_upright(image), image.format or "")
+    except Unusable:
+        raise
+    # Decoders of damaged files fail in many ways: OSError, SyntaxError, struct.error,
+    # EOFError, IndexError...
+    except Exception as error:
+        raise Unusable(_damage(content, error)) from error
+
+
+def _damage(content: bytes, error: Exception) -> str:
+    """Whether the end of a file is missing or something else is wrong with it."""
+    jpeg, ended = content[:2] == b"\xff\xd8", b"\xff\xd9" in content[-1000:]
+    cut = "truncated" in str(error).lower() or (jpeg and not ended)
+    return "truncated" if cut else "damaged"
 
 
 def _unknown_kind(content: bytes) -> str:
@@ -107,51 +120,50 @@ def _unknown_kind(content: bytes) -> str:
     return "truncated" if content.startswith(known) else "not an image"
 
 
-def _pillow_orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(EXIF_ORIENTATION, 1))
-    except Exception:
-        return 1  # a damaged Exif block says nothing
-
-
 def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image) if _pillow_orientation(image) != 1 else image
+    # Asked of an image that is loaded: of a PNG, asking decodes it, however large.
+    try:
+        turned = image.getexif().get(EXIF_ORIENTATION, 1) != 1
+    except Exception:
+        return image  # a damaged Exif block says nothing
+    return ImageOps.exif_transpose(image) if turned else image
 
 
-def to_eight_bits(image: Image.Image) -> Image.Image:
-    """Any mode of Pillow as an opaque `L` or `RGB`, alpha over white, Exif kept."""
-    image.load()
-    exif = image.getexif()
-    if image.mode in GREY_16 or (image.mode == "I" and image.format in ("PNG", "PPM")):
+def to_eight_bits(image: Image.Image, kind: str) -> Image.Image:
+    """Any mode of Pillow as an opaque `L` or `RGB`, alpha laid over white.
+
+    `kind` is the file format.
+    """
+    if image.mode in GREY_16 or (image.mode == "I" and kind in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.uint32)
-        result = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    elif image.mode in ("I", "F"):
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
         raise Unusable("unsupported")  # no range of values is agreed on
-    elif image.has_transparency_data:
+    if image.has_transparency_data:
         colours = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        result = Image.alpha_composite(white, colours).convert("RGB")
-    else:
-        result = image.convert("L" if image.mode in ("1", "L") else "RGB")
-    result.getexif().update(dict(exif))
-    return result
+        return Image.alpha_composite(white, colours).convert("RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def _crop_jpeg(
-    picture: Picture, header: Header, box: Box, channels: int
-) -> UInt8[np.ndarray, "h w C"]:
+def _crop_jpeg(picture: Picture, box: Box, channels: int) -> UInt8[np.ndarray, "h w C"]:
+    header = picture.jpeg
+    assert header is not None
     top, left, height, width = _stored_box(
         box, picture.height, picture.width, header.orientation
     )
     # The decoder interpolates colour without its neighbour at either end of a line.
     spare = min(left, COLOUR_REACH)
     right = min(left + width + COLOUR_REACH, header.width)
-    image: Any = tf.raw_ops.DecodeAndCropJpeg(
-        contents=picture.content,
-        crop_window=[top, left - spare, height, right - left + spare],
-        channels=channels,
-        dct_method="INTEGER_ACCURATE",
-    )
+    try:
+        image: Any = tf.raw_ops.DecodeAndCropJpeg(
+            contents=picture.content,
+            crop_window=[top, left - spare, height, right - left + spare],
+            channels=channels,
+            dct_method="INTEGER_ACCURATE",
+        )
+    except tf.errors.InvalidArgumentError as error:
+        raise Unusable("damaged") from error
     return _turn(image.numpy()[:, spare : spare + width], header.orientation)
 
 

@@ -20,10 +20,10 @@ TRAIN_COLUMNS = 496
 GLYPH = 40  # pixels of a smoothed digit, margin included
 MARGIN = 4
 # Sides of the crop of a photograph, in its pixels.
-CROP_SIDE = (28.0, 120.0)
-DIGIT_SIDE = (0.6, 0.95)  # of the image's shorter side
-TILT = 0.35  # radians, either way
-STRENGTH = (0.35, 1.0)
+CROP_SIDE = (20.0, 80.0)
+DIGIT_SIDE = (0.7, 1.0)  # of the image's shorter side
+TILT = 0.25  # radians, either way
+STRENGTH = (0.4, 1.0)
 EDGE = 8  # pixels kept free, so that the coarsest level has a neighbour to blend with
 CHUNK = 64  # images drawn together: the working set stays in the cache
 
@@ -94,15 +94,14 @@ def random_bits(
     SplitMix64 (Steele, Lea and Flood 2014, doi 10.1145/2660193.2660195), addressed by
     counter instead of stepped.
     """
-    with np.errstate(over="ignore"):
-        seed = _mix(np.uint64(stream + 1) * np.uint64(0xD1B54A32D192ED03))
-        words = _mix(index.astype(np.uint64) + seed)[:, None]
-        steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        return _mix(words + steps)
+    # Arrays of integers wrap around silently, as is meant here.
+    seed = _mix(np.asarray([stream + 1], np.uint64) * np.uint64(0xD1B54A32D192ED03))
+    words = _mix(index.astype(np.uint64) + seed)[:, None]
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return _mix(words + steps)
 
 
-def _mix(word: np.ndarray | np.uint64) -> np.ndarray:
-    word = np.asarray(word, np.uint64)
+def _mix(word: np.ndarray) -> np.ndarray:
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return word ^ (word >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""The training stream: samples -> mirrored, jittered, batched, counted, by tf.data.
+"""The training stream: samples -> jittered, batched, counted, by tf.data.
 
 Everything is a function of the position, and order is kept at every stage, so that the
 number of workers, the depth of prefetching and the moment of a restart cannot matter.
@@ -47,17 +47,17 @@ def _batches(
     path: Callable[[int], str] = str
     length = data.num_images
     if data.source == "digits":
-        single = samples.from_digits(data, wanted, *steps)
+        groups = samples.from_digits(data, wanted, *steps)
     else:
         found = sources.records(data, "train")
         path, length = found.path, found.length
         if isinstance(found, sources.Streamed):
-            single = samples.from_stream(data, wanted, *steps, found)
+            groups = samples.from_stream(data, wanted, *steps, found)
         else:
-            single = samples.from_numbered(data, wanted, *steps, found)
+            groups = samples.from_numbered(data, wanted, *steps, found)
     limit = max(data.bad_minimum, int(data.bad_fraction * length))
     ledger = Ledger(workdir, limit, int(wanted.rows[0]) // len(wanted.rows))
-    iterator = _batched(data, wanted, single).as_numpy_iterator()
+    iterator = _batched(data, wanted, groups).as_numpy_iterator()
     try:
         for step in range(*steps):
             image, label, faults = _next(iterator, step)
@@ -76,21 +76,26 @@ def _next(iterator: Any, step: int) -> Any:
         raise BadDataError(f"step {step}: the data cannot be read: {first}") from error
 
 
-def _batched(data: Data, wanted: Wanted, single: Any) -> Any:
-    """Mirror and jitter single images, then batch them."""
-    shape = (*wanted.image_size, wanted.channels)
+def _batched(data: Data, wanted: Wanted, groups: Any) -> Any:
+    """Batches of (image, label, faults) out of groups of samples; jitters the images."""
+    count = len(wanted.rows)
 
     @graph
-    def finish(image: Any, label: Any, faults: Any, u: Any) -> Any:
-        image = tf.ensure_shape(image, shape)
-        if data.flip:
-            image = augment.flip(image, u)
-        if any(data.jitter):
-            image = augment.jitter(image, u, data.jitter, data.jitter_rate)
-        return image, label, faults
+    def jitter(image: Any, label: Any, faults: Any, u: Any) -> Any:
+        image = augment.jitter(image, u, data.jitter, data.jitter_rate)
+        return image, label, faults, u
 
-    single = single.map(finish, num_parallel_calls=samples.workers(data))
-    batched = single.batch(len(wanted.rows), drop_remainder=True)
+    @graph
+    def flat(*parts: Any) -> Any:
+        return tuple(tf.reshape(p, (count, *p.shape[2:])) for p in parts[:3])
+
+    if any(data.jitter):
+        at_a_time = samples.workers(data)
+        single = groups.unbatch().map(jitter, num_parallel_calls=at_a_time)
+        groups = single.batch(wanted.group)
+    in_one = data.source == "digits" and not any(data.jitter)
+    share = 1 if in_one else count // wanted.group
+    batched = groups.batch(share, drop_remainder=True).map(flat)
     options = tf.data.Options()
     options.deterministic = True
     options.threading.max_intra_op_parallelism = 1
@@ -103,7 +108,7 @@ def _note(
     ledger: Ledger, path: Callable[[int], str], entries: bytes, step: int
 ) -> None:
     """Enter the unreadable images met for one place of a batch."""
-    if not entries:
+    if entries == b"[]":
         return
     faults = json.loads(entries)
     for number, reason in faults:

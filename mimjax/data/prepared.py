@@ -13,6 +13,7 @@ from typing import NamedTuple
 SPEC = re.compile(
     r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<version>\d+\.\d+\.\d+))?(:(?P<split>[^:].*))?"
 )
+OWN_IMAGES = "point at your own images with --config.data.source=folder:/path/to/images"
 HELD_OUT_SPLITS = ("validation", "test", "val")
 
 
@@ -36,15 +37,16 @@ def find(source: str, tfds_dir: str) -> Prepared:
     """
     spec = SPEC.fullmatch(source.removeprefix("tfds:"))
     if spec is None:
-        raise LookupError(f"{source} is not of the form tfds:NAME[:SPLIT]")
+        raise LookupError(
+            f"{source!r} is not of the form tfds:NAME[:SPLIT]; {OWN_IMAGES}"
+        )
     name, split = spec["name"], spec["split"] or "train"
     top = Path(tfds_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
     versions = _versions(top.expanduser() / name, spec["version"])
     if not versions:
         raise LookupError(
             f"{name} is not prepared under {top}; set --config.data.tfds_dir, prepare "
-            f"it with `tfds build {name} --file_format=array_record`, or point at your "
-            "own images with --config.data.source=folder:/path/to/images"
+            f"it with `tfds build {name} --file_format=array_record`, or {OWN_IMAGES}"
         )
     directory = versions[-1]
     info = json.loads((directory / "dataset_info.json").read_text())

@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 from mimjax.data import CONSTANTS, Data, folder, prepared
+from mimjax.data.prepared import OWN_IMAGES
 
 NEEDED = {
     "digits": {"tensorflow": "tensorflow", "sklearn": "scikit-learn", "PIL": "pillow"},
@@ -14,7 +15,6 @@ NEEDED = {
         "PIL": "pillow",
     },
 }
-OWN_IMAGES = "point at your own images with --config.data.source=folder:/path/to/images"
 
 
 def find(data: Data, image_size: tuple[int, int], channels: int) -> list[str]:

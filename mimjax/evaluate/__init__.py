@@ -28,7 +28,8 @@ class Evaluate:
         train_images: labelled training images that the two classifiers learn from.
         test_images: held-out images that they are judged on.
         batch_size: images per forward pass, over all devices.
-        pool: the frozen feature of an image, "mean" of its patches or "cls" token.
+        pool: the frozen feature of an image: "mean" or "max" of its patches, or the "cls"
+            token.
         knn_k: neighbours that vote (20 is the best of 10, 20, 100, 200 in DINO).
         knn_temperature: a neighbour's vote weighs exp(cosine / knn_temperature).
         linear_l2: the probe minimises mean cross-entropy + linear_l2 / 2 * |weights|^2.
@@ -64,9 +65,9 @@ def check(evaluate: Evaluate) -> list[str]:
         value = getattr(evaluate, name)
         if value < 1:
             problems.append(f"config.evaluate.{name}: {value} must be at least 1")
-    if evaluate.pool not in ("mean", "cls"):
+    if evaluate.pool not in ("mean", "max", "cls"):
         problems.append(
-            f"config.evaluate.pool: {evaluate.pool!r} is neither 'mean' nor 'cls'"
+            f"config.evaluate.pool: {evaluate.pool!r} is none of mean, max, cls"
         )
     if evaluate.knn_k > evaluate.train_images >= 1:
         problems.append(

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mimjax import masking, patches, posembed
-from mimjax.backbones import layers, vit
+from mimjax.backbones import layers, sizes, vit
 from mimjax.sharding import by_sample
 
 
@@ -55,18 +55,23 @@ class Objective(nn.Module):
     @nn.nowrap
     def problems(self) -> list[str]:
         """What cannot work, one line each."""
-        found = []
+        found = sizes.stack_problems(
+            self.head_width, self.head_depth, 1, 4.0, prefix="head_"
+        )
         if self.encoder.cls:
             found.append(
                 "name: aim predicts every token from those before it and has no place "
                 "for a class token (config.encoder.cls=False)"
             )
         if self.encoder.num_tokens < 2:
-            found.append("name: aim needs at least two patches an image")
-        if self.head_width < 4 or self.head_width % 4:
-            found.append(f"head_width: {self.head_width} must divide by 4")
-        if self.head_depth < 1:
-            found.append(f"head_depth: {self.head_depth} must be at least 1")
+            found.append(
+                "name: aim needs two patches an image or none is predicted (a smaller "
+                "config.encoder.patch_size)"
+            )
+        if self.head_width % 4:
+            found.append(f"head_width: {self.head_width} must be a multiple of 4")
+        if self.norm_pixels and self.encoder.patch_values < 2:
+            found.append("norm_pixels: a patch_size of one value has no variance")
         return found
 
     def setup(self) -> None:

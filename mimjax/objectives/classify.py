@@ -11,7 +11,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mimjax.backbones import vit
+from mimjax.backbones import sizes, vit
+
+# More is a slip of the keyboard.
+MOST_CLASSES = 2**24
 
 
 class Objective(nn.Module):
@@ -25,13 +28,21 @@ class Objective(nn.Module):
     @nn.nowrap
     def problems(self) -> list[str]:
         """What cannot work, one line each."""
+        found = []
         if self.pool not in ("token", "gap"):
-            return [f"pool: {self.pool!r} is neither 'token' nor 'gap'"]
+            found.append(f"pool: {self.pool!r} is neither 'token' nor 'gap'")
         if self.pool == "token" and not self.encoder.cls:
-            return ["pool: 'token' needs config.encoder.cls=True (or use 'gap')"]
-        if self.num_classes < 2 or self.representation < 0:
-            return ["num_classes: needs two classes, representation at least 0"]
-        return []
+            found.append("pool: 'token' needs config.encoder.cls=True (or use 'gap')")
+        if not 2 <= self.num_classes <= MOST_CLASSES:
+            found.append(
+                f"num_classes: {self.num_classes} must be from 2 to {MOST_CLASSES}"
+            )
+        if not 0 <= self.representation <= sizes.MOST_WIDTH:
+            found.append(
+                f"representation: {self.representation} must be 0 (none) or a width, "
+                f"at most {sizes.MOST_WIDTH}"
+            )
+        return found
 
     def setup(self) -> None:
         if self.representation:

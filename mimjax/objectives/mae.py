@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mimjax import masking, patches, posembed
-from mimjax.backbones import layers, vit
+from mimjax.backbones import layers, sizes, vit
 
 
 class Objective(nn.Module):
@@ -36,19 +36,22 @@ class Objective(nn.Module):
     @nn.nowrap
     def problems(self) -> list[str]:
         """What cannot work, one line each."""
-        found = []
-        if not 0 < self.num_kept < self.encoder.num_tokens:
+        width, ratio = self.decoder_width, self.encoder.mlp_ratio
+        found = sizes.stack_problems(
+            width, self.decoder_depth, self.decoder_heads, ratio, prefix="decoder_"
+        )
+        if width % 4:
+            found.append(f"decoder_width: {width} must be a multiple of 4")
+        if not 0 < self.mask_ratio < 1:
+            found.append(f"mask_ratio: {self.mask_ratio} must be between 0 and 1")
+        elif not 0 < self.num_kept < self.encoder.num_tokens:
             found.append(
-                f"mask_ratio: {self.mask_ratio} keeps {self.num_kept} of "
-                f"{self.encoder.num_tokens} patches (both sides need at least one)"
+                f"mask_ratio: {self.mask_ratio} keeps {self.num_kept} of the "
+                f"{self.encoder.num_tokens} patches that image_size and patch_size "
+                "make (both sides need at least one)"
             )
-        if min(self.decoder_width, self.decoder_depth, self.decoder_heads) < 1:
-            found.append("decoder_width: width, depth and heads must be at least 1")
-        elif self.decoder_width % 4 or self.decoder_width % self.decoder_heads:
-            found.append(
-                f"decoder_width: {self.decoder_width} must divide by 4 and by "
-                f"decoder_heads={self.decoder_heads}"
-            )
+        if self.norm_pixels and self.encoder.patch_values < 2:
+            found.append("norm_pixels: a patch_size of one value has no variance")
         if self.encoder.position == "relative":
             found.append(
                 "name: mae drops patches, which config.encoder.position='relative' "

@@ -27,21 +27,27 @@ class Objective(nn.Module):
         """What cannot work, one line each."""
         cell, (height, width) = self.mask_cell, self.encoder.image_size
         patch, other = self.encoder.patch_size
+        found = []
+        if not 0 < self.mask_ratio < 1:
+            found.append(f"mask_ratio: {self.mask_ratio} must be between 0 and 1")
         if patch != other:
-            return [f"mask_cell: needs square patches, not {self.encoder.patch_size}"]
-        if cell < 1 or cell % patch or height % cell or width % cell:
-            return [
-                f"mask_cell: {cell} must be a multiple of the patch ({patch}) and "
-                f"divide the image {height} x {width}"
-            ]
+            size = self.encoder.patch_size
+            found.append(f"mask_cell: needs a square patch_size, not {size}")
+        elif cell < 1 or cell % patch or height % cell or width % cell:
+            found.append(
+                f"mask_cell: {cell} must be a multiple of patch_size ({patch}) and "
+                f"divide image_size ({height} x {width})"
+            )
+        if found:
+            return found
         cells = height // cell * (width // cell)
         count = masking.num_cells_hidden(cells, self.mask_ratio)
         if not 0 < count < cells:
-            return [
-                f"mask_ratio: {self.mask_ratio} hides {count} of {cells} cells "
-                "(both sides need at least one)"
-            ]
-        return []
+            found.append(
+                f"mask_ratio: {self.mask_ratio} hides {count} of the {cells} cells "
+                "that mask_cell and image_size make (both sides need at least one)"
+            )
+        return found
 
     def setup(self) -> None:
         start = starts.STARTS[self.encoder.start]

@@ -1,0 +1,69 @@
+"""How large images, patches and stacks of layers can be, and what to say beyond."""
+
+# More is a slip of the keyboard: it would not fit anywhere.
+LONGEST_SIDE, MOST_CHANNELS, MOST_TOKENS = 2**14, 2**10, 2**14
+MOST_WIDTH, MOST_DEPTH, MOST_HEADS, MOST_MLP = 2**16, 2**10, 2**10, 2**20
+
+
+def grid_problems(
+    image_size: tuple[int, int], patch_size: tuple[int, int]
+) -> list[str]:
+    """What cannot work in the sizes of image and patch, one line each."""
+    found = []
+    for name, sides in (("image_size", image_size), ("patch_size", patch_size)):
+        if not all(1 <= side <= LONGEST_SIDE for side in sides):
+            found.append(f"{name}: {sides} must be from 1 to {LONGEST_SIDE} each way")
+    if found:
+        return found
+    for side, patch in dict.fromkeys(zip(image_size, patch_size, strict=True)):
+        if side % patch:
+            near = divisors_near(side, patch)
+            found.append(
+                f"patch_size: {patch} does not divide image_size {side} (try {near})"
+            )
+    tokens = (image_size[0] // patch_size[0]) * (image_size[1] // patch_size[1])
+    if not found and tokens > MOST_TOKENS:
+        found.append(
+            f"patch_size: {patch_size} cuts image_size {image_size} into {tokens} "
+            f"tokens, more than {MOST_TOKENS}"
+        )
+    return found
+
+
+def stack_problems(
+    width: int, depth: int, heads: int, mlp_ratio: float, prefix: str = ""
+) -> list[str]:
+    """What cannot work in the sizes of a stack of layers, one line each.
+
+    The names of its fields start with `prefix`; `mlp_ratio` is the encoder's.
+    """
+    found = []
+    sizes = {
+        "width": (width, MOST_WIDTH),
+        "depth": (depth, MOST_DEPTH),
+        "heads": (heads, MOST_HEADS),
+    }
+    for name, (size, most) in sizes.items():
+        if not 1 <= size <= most:
+            found.append(f"{prefix}{name}: {size} must be from 1 to {most}")
+    if found:
+        return found
+    if width % heads:
+        near = divisors_near(width, heads)
+        found.append(
+            f"{prefix}heads: {heads} does not divide {prefix}width {width} (try {near})"
+        )
+    # Compared as fractions: a huge ratio has no whole number.
+    if mlp_ratio > 0 and not 1 <= width * mlp_ratio <= MOST_MLP:
+        found.append(
+            f"{prefix}width: {width} times mlp_ratio {mlp_ratio} must be from 1 to "
+            f"{MOST_MLP}"
+        )
+    return found
+
+
+def divisors_near(number: int, to: int) -> str:
+    """The divisors of `number` next to `to`, as "14 or 16"."""
+    divisors = [n for n in range(1, number + 1) if number % n == 0]
+    near = sorted(sorted(divisors, key=lambda n: abs(n - to))[:2])
+    return " or ".join(map(str, near))

@@ -1,0 +1,81 @@
+"""The top fields of a config, and the checked whole that the program works with."""
+
+import dataclasses
+from typing import Any
+
+from mimjax import data, evaluate, optim, sharding
+from mimjax.backbones import vit
+
+# More is a slip of the keyboard, and no int32 of steps.
+MOST_EPOCHS = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The top fields. Periods are in steps, 0 for never; set `steps` or `epochs`.
+
+    `keep_last` checkpoints are kept, and one every `keep_every` steps for good.
+    `init_from` names the workdir of another run; `init_scope` says whether its
+    "encoder" or "all" its parameters start this one.
+    """
+
+    seed: int = 0
+    steps: int = 0
+    epochs: float = 0.0
+    batch_size: int = 256
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    eval_every: int = 0
+    picture_every: int = 0
+    keep_last: int = 3
+    keep_every: int = 0
+    init_from: str = ""
+    init_scope: str = "encoder"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything a run is made of, checked; `values` is the same as nested dicts."""
+
+    run: Run
+    data: data.Data
+    encoder: vit.Encoder
+    objective: Any
+    optim: optim.Optim
+    mesh: sharding.Mesh
+    evaluate: evaluate.Evaluate
+    values: dict[str, Any]
+
+    def steps(self, num_images: int) -> int:
+        """Updates of the run over a source of that many images."""
+        if self.run.steps:
+            return self.run.steps
+        return max(1, round(self.run.epochs * num_images / self.run.batch_size))
+
+    def warmup(self, num_images: int) -> int:
+        """Updates of the warm-up."""
+        if self.optim.warmup_steps:
+            return self.optim.warmup_steps
+        return round(self.optim.warmup_epochs * num_images / self.run.batch_size)
+
+
+def problems(run: Run) -> list[str]:
+    """What cannot work in the top fields, one line each."""
+    found = []
+    if min(run.steps, run.epochs) >= 0 and (run.steps > 0) == (run.epochs > 0):
+        found.append(
+            "steps: set exactly one of steps and epochs to a positive number, not "
+            f"steps={run.steps} and epochs={run.epochs}"
+        )
+    for name in ("batch_size", "log_every", "keep_last"):
+        if getattr(run, name) < 1:
+            found.append(f"{name}: {getattr(run, name)} must be at least 1")
+    periods = ("checkpoint_every", "eval_every", "picture_every", "keep_every")
+    for name in ("seed", "steps", "epochs", *periods):
+        if getattr(run, name) < 0:
+            found.append(f"{name}: {getattr(run, name)} must not be negative")
+    if run.epochs > MOST_EPOCHS:
+        found.append(f"epochs: {run.epochs} is more than {MOST_EPOCHS}")
+    if run.init_scope not in ("encoder", "all"):
+        found.append(f"init_scope: {run.init_scope!r} is neither 'encoder' nor 'all'")
+    return found

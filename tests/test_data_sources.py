@@ -1,0 +1,519 @@
+"""The sources, unreadable files among them, held-out images and the config checks."""
+
+import dataclasses
+import functools
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from mimjax import data
+from mimjax.data import Data, digits, faults, folder, named, order, prepared
+from mimjax.data.quiet import tf
+
+BATCH = 8
+PHOTO = Image.fromarray(load_sample_images().images[1])
+
+
+def jpeg(n, size=None):
+    out = io.BytesIO()
+    PHOTO.rotate(n).resize(size or (60 + n, 50)).save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+def write_folder(top, count):
+    for n in range(count):
+        (top / f"{n:03d}.jpg").write_bytes(jpeg(n))
+    return Data(source=f"folder:{top}", holdout_fraction=0.0)
+
+
+def read(settings, stop, workdir=None, start=0, rows=range(BATCH), stream_seed=5):
+    return list(
+        data.train_batches(
+            settings,
+            image_size=(16, 16),
+            channels=3,
+            seed=stream_seed,
+            batch_size=BATCH,
+            rows=np.asarray(rows),
+            start_step=start,
+            stop_step=stop,
+            workdir=workdir,
+        )
+    )
+
+
+def held(settings, split, limit=100, image_size=(32, 32), channels=3):
+    return data.held_out(
+        settings, image_size=image_size, channels=channels, split=split, limit=limit
+    )
+
+
+def listed(workdir):
+    text = (workdir / faults.FILE_NAME).read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# ---------------------------------------------------------------------- digits
+
+
+def test_digits_depend_on_their_index_alone():
+    images, labels = digits.draw(np.arange(200), "train", (32, 32))
+    some, same = digits.draw(np.asarray([150, 3]), "train", (32, 32))
+    np.testing.assert_array_equal(some, images[[150, 3]])
+    np.testing.assert_array_equal(same, labels[[150, 3]])
+    assert len({image.tobytes() for image in images}) == 200
+    assert set(labels) == set(range(10))
+    assert images.shape == (200, 32, 32, 3)
+    assert images.std() > 40
+
+
+def test_held_out_digits_are_others_over_other_regions():
+    train, test = digits.load("train"), digits.load("test")
+    seen = {glyph.tobytes() for glyph in train.glyphs}
+    assert not seen & {glyph.tobytes() for glyph in test.glyphs}
+    assert len(train.glyphs) + len(test.glyphs) == 1797
+    assert abs(len(test.glyphs) / 1797 - 0.2) < 0.01
+    whole = np.stack(load_sample_images().images)
+    columns = train.photos[0].shape[2]
+    np.testing.assert_array_equal(train.photos[0], whole[:, :, :columns])
+    np.testing.assert_array_equal(test.photos[0], whole[:, :, columns:])
+    shares = [np.bincount(part.labels) / len(part.labels) for part in (train, test)]
+    np.testing.assert_allclose(*shares, atol=0.005)
+
+
+def test_digits_can_be_read(monkeypatch):
+    """Over black, upright and at full size, an image is the glyph of its label."""
+    monkeypatch.setattr(digits, "STRENGTH", (1.0, 1.0))
+    monkeypatch.setattr(digits, "DIGIT_SIDE", (1.0, 1.0))
+    monkeypatch.setattr(digits, "TILT", 0.0)
+    scene = digits.load("train")
+    black = scene._replace(photos=[0 * level for level in scene.photos])
+    monkeypatch.setattr(digits, "load", lambda part: black)
+    images, labels = digits.draw(np.arange(24), "train", (32, 32))
+    ink = images[..., 0].reshape(24, -1) / np.float32(255)
+    margin = slice(digits.MARGIN, -digits.MARGIN)
+    glyphs = scene.glyphs[:, margin, margin].reshape(len(scene.glyphs), -1)
+    distance = ((ink[:, None] - glyphs[None]) ** 2).max(-1)
+    assert (distance.min(1) < 1e-4).all()
+    np.testing.assert_array_equal(scene.labels[distance.argmin(1)], labels)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 32), (16, 80)])
+def test_digits_of_any_size(size):
+    images, _ = held(Data(), "test", 5, size)
+    assert images.shape == (5, *size, 3)
+    grey, labels = held(Data(), "probe_train", 5, size, channels=1)
+    assert grey.shape == (5, *size, 1)
+    assert labels.dtype == np.int32
+    assert data.class_names(Data()) == list("0123456789")
+
+
+# ------------------------------------------------------------------- synthetic
+
+
+def test_synthetic_images_need_no_tensorflow():
+    script = (
+        "import sys, numpy as np; from mimjax import data\n"
+        "d = data.Data(source='synthetic', num_images=6)\n"
+        "assert data.check(d, (8, 8), 5) == [] and data.labelled(d) == 1000\n"
+        "b = list(data.train_batches(d, image_size=(8, 8), channels=5, seed=0,\n"
+        "    batch_size=8, rows=np.arange(4, 8), start_step=3, stop_step=5,\n"
+        "    workdir=None))\n"
+        "assert b[0] is b[1] and b[0]['image'].shape == (4, 8, 8, 5), b\n"
+        "data.held_out(d, image_size=(8, 8), channels=5, split='test', limit=3)\n"
+        "data.check(data.Data(), (8, 8), 3); data.normalise_constants(d, 3)\n"
+        "data.fingerprint(d)\n"
+        "assert 'tensorflow' not in sys.modules and 'PIL' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_synthetic_rows_are_those_of_the_global_batch():
+    settings = Data(source="synthetic", num_images=6)
+    (whole,) = read(settings, 1)
+    (half,) = read(settings, 1, rows=range(4, 8))
+    np.testing.assert_array_equal(half["image"], whole["image"][4:])
+    np.testing.assert_array_equal(whole["image"][:2], whole["image"][6:])
+
+
+# ---------------------------------------------------------------------- folder
+
+
+def write_tree(top, *paths):
+    for number, path in enumerate(paths):
+        (top / path).parent.mkdir(parents=True, exist_ok=True)
+        (top / path).write_bytes(jpeg(number))
+
+
+def files(settings, part):
+    name = settings.source.partition(":")[2]
+    found = folder.scan(name, part, settings.holdout_fraction)
+    return {found.path(i): int(found.labels[i]) for i in range(found.length)}
+
+
+def test_folders_name_classes(tmp_path):
+    write_tree(tmp_path, "cat/1.jpg", "dog/a/2.jpg", "dog/b.png", ".git/x.jpg")
+    write_tree(tmp_path, "cat/.hidden.jpg", "notes/readme.txt", "labels.csv")
+    settings = Data(source=f"folder:{tmp_path}", holdout_fraction=0.0)
+    assert data.class_names(settings) == ["cat", "dog"]
+    assert files(settings, "train") == {
+        "cat/1.jpg": 0,
+        "dog/a/2.jpg": 1,
+        "dog/b.png": 1,
+    }
+    assert files(settings, "test") == {}
+
+
+def test_a_flat_folder_has_no_labels(tmp_path):
+    write_tree(tmp_path, "one.jpg", "more/two.jpg", "less/three.jpg")
+    settings = Data(source=f"folder:{tmp_path}", holdout_fraction=0.0)
+    assert data.labelled(settings) == 0
+    assert set(files(settings, "train").values()) == {-1}
+    assert (held(settings, "probe_train")[1] == -1).all()
+
+
+def test_train_and_val_folders_are_kept_apart(tmp_path):
+    write_tree(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg", "val/b/4.jpg")
+    settings = Data(source=f"folder:{tmp_path}")
+    assert files(settings, "train") == {"a/1.jpg": 0, "b/2.jpg": 1}
+    assert files(settings, "test") == {"a/3.jpg": 0, "b/4.jpg": 1}
+
+
+def test_a_hash_of_the_path_holds_out_a_share(tmp_path):
+    for n in range(400):
+        (tmp_path / f"{n}.jpg").touch()
+    settings = Data(source=f"folder:{tmp_path}", holdout_fraction=0.25)
+    train, test = files(settings, "train"), files(settings, "test")
+    assert not train.keys() & test.keys()
+    assert len(train) + len(test) == 400
+    assert 70 < len(test) < 130
+
+
+def test_links_are_followed_and_loops_are_not(tmp_path):
+    write_tree(tmp_path / "a", "x.jpg")
+    (tmp_path / "top").mkdir()
+    (tmp_path / "top" / "linked").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
+    assert list(folder.walk(tmp_path / "top")) == ["linked/x.jpg"]
+
+
+def test_held_out_images_are_centre_crops(tmp_path):
+    write_tree(tmp_path, "only.png")
+    PHOTO.crop((0, 0, 300, 200)).save(tmp_path / "only.png")
+    settings = Data(source=f"folder:{tmp_path}", holdout_fraction=0.0)
+    image = held(settings, "probe_train", image_size=(56, 56))[0][0]
+    resized = PHOTO.crop((0, 0, 300, 200)).resize((96, 64), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(image, np.asarray(resized)[4:60, 20:76])
+
+
+def test_fingerprints_differ_where_the_data_do(tmp_path):
+    settings = write_folder(tmp_path, 3)
+    before = data.fingerprint(settings)
+    assert before == data.fingerprint(settings)
+    assert before["length"] == 3
+    (tmp_path / "001.jpg").write_bytes(b"x")
+    assert data.fingerprint(settings)["content"] != before["content"]
+    digit = [data.fingerprint(Data(num_images=n))["length"] for n in (5, 6)]
+    assert digit == [5, 6]
+
+
+# ------------------------------------------------------------------ unreadable
+
+BAD = {
+    "empty": b"",
+    "not an image": b"<!doctype html><title>404</title>",
+    "truncated": jpeg(1)[:900],
+    "too small": jpeg(1, size=(5, 5)),
+}
+
+
+def spoil(top, bad):
+    """Replace the content of some files: the index stays as it is."""
+    for number, reason in bad.items():
+        (top / f"{number:03d}.jpg").write_bytes(BAD[reason])
+
+
+def test_bad_files_are_counted_and_move_nothing_else(tmp_path):
+    (tmp_path / "images").mkdir()
+    settings = write_folder(tmp_path / "images", 40)
+    clean = read(settings, 10)
+    bad = dict(zip((3, 9, 11, 17, 26, 39), [*BAD, "empty", "truncated"], strict=True))
+    spoil(tmp_path / "images", bad)
+    soiled = read(settings, 10, tmp_path)
+
+    index = order.example(np.arange(80), 5, 40).numpy()
+    for position in range(80):
+        step, row = divmod(position, BATCH)
+        same = np.array_equal(clean[step]["image"][row], soiled[step]["image"][row])
+        assert same == (index[position] not in bad)
+        assert soiled[step]["image"][row].std() > 5  # another image, not a blank
+    entries = listed(tmp_path)
+    found = {int(entry["path"][:3]): entry["reason"] for entry in entries}
+    assert found == bad
+    assert len(entries) == 6  # though each was drawn twice
+    for entry in entries:
+        first = int(np.flatnonzero(index == int(entry["path"][:3]))[0]) // BATCH
+        assert entry["step"] <= first
+        assert entry["process"] == 0
+    counts = {"empty": 2, "truncated": 2, "not an image": 1, "too small": 1}
+    assert data.error_counts(tmp_path) == counts
+
+    again = read(settings, 10, tmp_path, start=4)
+    np.testing.assert_array_equal(again[0]["image"], soiled[4]["image"])
+    assert listed(tmp_path) == entries
+    half = read(dataclasses.replace(settings, workers=1, prefetch=1), 10, rows=range(4))
+    np.testing.assert_array_equal(half[9]["image"], soiled[9]["image"][:4])
+
+
+def test_past_the_limit_the_run_stops_with_one_line(tmp_path):
+    (tmp_path / "images").mkdir()
+    settings = write_folder(tmp_path / "images", 40)
+    spoil(tmp_path / "images", dict.fromkeys(range(12), "empty"))
+    settings = dataclasses.replace(settings, bad_minimum=12)
+    read(settings, 5, tmp_path)
+    assert data.error_counts(tmp_path) == {"empty": 12}
+    strict = dataclasses.replace(settings, bad_minimum=5, bad_fraction=0.25)
+    (tmp_path / "data_errors.jsonl").unlink()
+    with pytest.raises(data.BadDataError) as caught:
+        read(strict, 5, tmp_path)
+    assert "11 images are unreadable (11 empty), more than the 10" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert data.error_counts(tmp_path) == {"empty": 11}
+
+
+def test_a_folder_of_nothing_readable_stops_at_once(tmp_path):
+    settings = write_folder(tmp_path, 4)
+    spoil(tmp_path, dict.fromkeys(range(4), "not an image"))
+    with pytest.raises(data.BadDataError, match="step 0: 16 images drawn one after"):
+        read(settings, 5)
+    images, labels = held(settings, "probe_train")
+    assert images.shape == (0, 32, 32, 3)
+    assert labels.shape == (0,)
+
+
+def test_a_failing_store_is_asked_again(tmp_path, monkeypatch):
+    settings = write_folder(tmp_path, 2)
+    found = folder.scan(str(tmp_path), "train", 0.0)
+    failures = [OSError(5, "Input/output error")] * 3
+
+    def failing(path, mode):
+        if failures:
+            raise failures.pop()
+        return open(path, mode)
+
+    monkeypatch.setattr(folder, "open", failing, raising=False)
+    monkeypatch.setattr(folder, "RETRY_SECONDS", (0.0,) * 4)
+    assert found.read(1) == (jpeg(1), -1)
+    failures.extend([OSError(5, "Input/output error")] * 9)
+    with pytest.raises(faults.Unusable, match="unreadable"):
+        found.read(1)
+    monkeypatch.undo()
+    (tmp_path / "000.jpg").unlink()
+    with pytest.raises(faults.Unusable, match="missing"):
+        found.read(0)
+    assert len(read(settings, 2)) == 2
+
+
+# ------------------------------------------------------------------------ tfds
+
+
+@functools.cache  # a name can be registered once
+def tiny_builder():
+    """A data set of 40 and 10 images, made by tensorflow-datasets."""
+    import tensorflow_datasets as tfds
+
+    class Tiny(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+            label = tfds.features.ClassLabel(names=["a", "b", "c"])
+            features = tfds.features.FeaturesDict({"image": image, "label": label})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            train, test = (self._generate_examples(n) for n in (40, 10))
+            return {"train": train, "test": test}
+
+        def _generate_examples(self, count):
+            for n in range(count):
+                image = np.full((20, 30, 3), 5 * n + (count == 10), np.uint8)
+                yield n, {"image": image, "label": n % 3}
+
+    return Tiny
+
+
+@pytest.fixture(scope="module", params=["array_record", "tfrecord"])
+def tiny(request, tmp_path_factory):
+    """That data set in either format."""
+    top = tmp_path_factory.mktemp(request.param)
+    builder = tiny_builder()(data_dir=str(top), file_format=request.param)
+    builder.download_and_prepare()
+    return Data(source="tfds:tiny", tfds_dir=str(top), shuffle_buffer=16)
+
+
+def numbers(batches):
+    return np.concatenate([b["image"][:, 0, 0, 0] // 5 for b in batches]).tolist()
+
+
+def test_named_data_sets_are_read_in_an_exact_order(tiny):
+    assert data.check(tiny, (16, 16), 3) == []
+    whole = read(tiny, 12)
+    seen = numbers(whole)
+    assert sorted(seen[:40]) == sorted(seen[40:80]) == list(range(40))
+    assert seen[:40] != seen[40:80]
+    assert [n % 3 for n in seen] == np.concatenate([b["label"] for b in whole]).tolist()
+    resumed = read(tiny, 12, start=7, rows=range(4, 8))
+    for a, b in zip(whole[7:], resumed, strict=True):
+        np.testing.assert_array_equal(a["image"][4:], b["image"])
+    assert numbers(read(tiny, 5, stream_seed=6)) != seen[:40]
+
+
+def test_named_data_sets_hold_out_a_split_or_a_share(tiny):
+    assert data.class_names(tiny) == ["a", "b", "c"]
+    images, labels = held(tiny, "test")
+    assert len(images) == 10
+    assert (images[:, 0, 0, 0] % 5 == 1).all()
+    np.testing.assert_array_equal(images[:, 0, 0, 0] // 5 % 3, labels)
+    assert data.fingerprint(tiny)["length"] == 40
+    part = dataclasses.replace(tiny, source="tfds:tiny:train[:50%]")
+    assert data.fingerprint(part)["length"] == 20
+
+
+def test_a_share_of_the_only_split_is_held_out(tiny, monkeypatch):
+    monkeypatch.setattr(prepared, "HELD_OUT_SPLITS", ())
+    train, test = (named.open_records(tiny, part) for part in ("train", "test"))
+    assert (train.length, test.length) == (36, 4)
+    seen = set(held(tiny, "probe_train")[0][:, 0, 0, 0])
+    kept = set(held(tiny, "test")[0][:, 0, 0, 0])
+    assert (len(seen), len(kept), len(seen | kept)) == (36, 4, 40)
+    assert test.path(0).endswith("#36")
+
+
+def test_a_bad_record_is_replaced_and_listed(tmp_path):
+    """TFRecord by hand, the fourth image cut short."""
+    directory = tmp_path / "cut" / "1.0.0"
+    directory.mkdir(parents=True)
+    with tf.io.TFRecordWriter(
+        str(directory / "cut-train.tfrecord-00000-of-00001")
+    ) as w:
+        for n in range(16):
+            image = jpeg(n)[:300] if n == 3 else jpeg(n)
+            feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image]))
+            example = tf.train.Features(feature={"image": feature})
+            w.write(tf.train.Example(features=example).SerializeToString())
+    kind = "tensorflow_datasets.core.features"
+    image = {"pythonClassName": f"{kind}.image_feature.Image", "image": {"shape": {}}}
+    image["image"] = {"shape": {"dimensions": ["-1", "-1", "3"]}, "dtype": "uint8"}
+    tree = {"pythonClassName": f"{kind}.features_dict.FeaturesDict"}
+    tree["featuresDict"] = {"features": {"image": image}}
+    (directory / "features.json").write_text(json.dumps(tree))
+    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    split = {"name": "train", "shardLengths": ["16"], "numBytes": "1"}
+    split["filepathTemplate"] = template
+    info = {"name": "cut", "version": "1.0.0", "fileFormat": "tfrecord"}
+    (directory / "dataset_info.json").write_text(
+        json.dumps({**info, "splits": [split]})
+    )
+    settings = Data(
+        source="tfds:cut", tfds_dir=str(tmp_path), holdout_fraction=0.0, bad_minimum=1
+    )
+    batches = read(settings, 4, tmp_path)
+    assert all((batch["label"] == -1).all() for batch in batches)
+    assert all(image.std() > 5 for batch in batches for image in batch["image"])
+    (entry,) = listed(tmp_path)
+    assert entry["path"].endswith("cut-train.tfrecord-00000-of-00001#3")
+    assert entry["reason"] == "truncated"
+
+
+# ---------------------------------------------------------------------- checks
+
+WRONG = {
+    "crop_scale": (0.0, 1.0),
+    "crop_ratio": (2.0, 1.0),
+    "interpolation": "lanczos",
+    "jitter": (0.4, 0.4, 0.4, 0.6),
+    "jitter_rate": 1.5,
+    "normalise": "cifar",
+    "mean": (0.5,),
+    "std": (0.0, 1.0, 1.0),
+    "holdout_fraction": 1.0,
+    "num_images": 0,
+    "max_pixels": 0,
+    "bad_fraction": -0.1,
+    "prefetch": 0,
+    "workers": -1,
+}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_wrong_values_are_named(field):
+    (problem,) = data.check(Data(**{field: WRONG[field]}), (32, 32), 3)
+    assert problem.startswith(f"config.data.{field}: ")
+    assert repr(WRONG[field]) in problem
+
+
+def test_all_problems_are_reported_at_once():
+    fields = {field: value for field, value in WRONG.items() if field != "std"}
+    assert len(data.check(Data(**fields), (32, 32), 3)) == len(fields)
+    assert data.check(Data(), (32, 32), 3) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("imagenet", "none of digits, folder:PATH"),
+        ("digits:8", "none of digits, folder:PATH"),
+        ("folder", "none of digits, folder:PATH"),
+        ("folder:", "not named"),
+        ("folder:/no/such/place", "there is no folder /no/such/place"),
+        ("tfds:no_such_set", "no_such_set is not prepared under"),
+        ("tfds:a b", "not of the form"),
+    ],
+)
+def test_a_missing_source_says_how_to_use_ones_own(source, says, tmp_path):
+    settings = Data(source=source, tfds_dir=str(tmp_path))
+    (problem,) = data.check(settings, (32, 32), 3)
+    assert problem.startswith("config.data.source: ")
+    assert says in problem
+    assert "--config.data.source=folder:/path/to/images" in problem
+    assert "\n" not in problem
+
+
+def test_an_empty_folder_and_a_missing_split_are_noticed(tmp_path, tiny):
+    (tmp_path / "notes.txt").touch()
+    (problem,) = data.check(Data(source=f"folder:{tmp_path}"), (32, 32), 3)
+    assert "there are no images in" in problem
+    wrong = dataclasses.replace(tiny, source="tfds:tiny:valid")
+    (problem,) = data.check(wrong, (32, 32), 3)
+    assert "no split 'valid'; it has train, test" in problem
+
+
+def test_images_have_one_or_three_channels():
+    (problem,) = data.check(Data(), (32, 32), 4)
+    assert problem.startswith(
+        "config.encoder.channels: 4 must be 3 (colour) or 1 (grey)"
+    )
+
+
+def test_normalisation_constants():
+    mean, std = data.normalise_constants(Data(), 3)
+    np.testing.assert_array_equal(mean, np.float32([0.485, 0.456, 0.406]))
+    np.testing.assert_array_equal(std, np.float32([0.229, 0.224, 0.225]))
+    mean, std = data.normalise_constants(Data(normalise="inception"), 1)
+    assert (mean.tolist(), std.tolist()) == ([0.5], [0.5])
+    mean, _ = data.normalise_constants(Data(mean=(0.1, 0.2)), 2)
+    assert mean.dtype == np.float32
+    np.testing.assert_allclose(mean, [0.1, 0.2])
+    np.testing.assert_allclose(
+        data.normalise_constants(Data(), 1)[0], [0.449], atol=1e-6
+    )

@@ -1,0 +1,52 @@
+"""Tiny runs inside this process, a step at a time."""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from mimjax import config, setup, sharding, train
+from mimjax.data import synthetic
+
+CONFIG = str(pathlib.Path(__file__).with_name("tiny_config.py"))
+
+
+def resolve(objective: str = "simmim", **changes: Any) -> config.Config:
+    """The tiny config; `optim__clip=1.0` changes `config.optim.clip`."""
+    texts = [(name.replace("__", "."), str(value)) for name, value in changes.items()]
+    return config.resolve(f"{CONFIG}:{objective}", texts, 1)
+
+
+def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
+    """A mesh on the first of the fake devices."""
+    devices = jax.devices()[: data * fsdp * tensor]
+    return sharding.make(sharding.Mesh(data, fsdp, tensor), devices)
+
+
+class Run:
+    """A started run: its state and its compiled step."""
+
+    def __init__(self, given: config.Config, mesh: jax.sharding.Mesh | None = None):
+        self.config, self.mesh = given, mesh or mesh_of()
+        self.plan = setup.make_plan(given, given.data.num_images)
+        self.state = train.start_state(given, self.mesh)
+        self.update = train.compile_step(given, self.plan, self.mesh)
+
+    def batch(self, number: int) -> dict[str, Any]:
+        """Random images on the devices, others for every number."""
+        encoder, size = self.config.encoder, self.config.run.batch_size
+        keys = np.arange(number * size, (number + 1) * size)
+        image, label = synthetic.draw(keys, encoder.image_size, encoder.channels, 0)
+        return jax.device_put(
+            {"image": image, "label": label}, sharding.batch(self.mesh)
+        )
+
+    def steps(self, count: int) -> list[dict[str, float]]:
+        """Makes `count` updates; what each of them reports."""
+        found = []
+        for _ in range(count):
+            batch = self.batch(int(self.state.step))
+            self.state, values = self.update(self.state, batch)
+            found.append({k: float(v) for k, v in values.items()})
+        return found

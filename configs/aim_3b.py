@@ -47,8 +47,6 @@ def get_config() -> ConfigDict:
     config.optim.warmup_lr = 1e-6
     config.optim.clip = 1.0
 
-    config.mesh = ConfigDict()
-    config.mesh.data = 1  # all devices share the parameters (fsdp)
     config.evaluate = ConfigDict()
     config.evaluate.train_images = 20_000
     config.evaluate.test_images = 5_000

@@ -35,9 +35,6 @@ def get_config() -> ConfigDict:
     config.optim = ConfigDict()
     config.optim.warmup_epochs = 40
 
-    config.mesh = ConfigDict()
-    config.mesh.data = 1  # all devices share the parameters (fsdp)
-
     config.evaluate = ConfigDict()
     config.evaluate.train_images = 20_000
     config.evaluate.test_images = 5_000

@@ -10,12 +10,12 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.steps = 1600
+    config.steps = 1200
     config.batch_size = 32
     config.log_every = 50
-    config.checkpoint_every = 400
-    config.eval_every = 800
-    config.picture_every = 400
+    config.checkpoint_every = 300
+    config.eval_every = 600
+    config.picture_every = 300
 
     config.data = ConfigDict()
     config.data.source = "digits"

@@ -5,9 +5,14 @@ So a fingerprint of every array is saved with it, computed on the device before 
 and again after the restore.
 """
 
+import contextlib
+import gc
 import logging
 import pathlib
 import shutil
+import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,8 +25,8 @@ from mimjax import sharding
 from mimjax.agree import everywhere
 from mimjax.train import State
 
-# Orbax reports every phase of every save at level INFO and some at WARNING.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# Orbax reports every phase of every save, and what fails it raises as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class StorageError(Exception):
@@ -61,7 +66,7 @@ def named_fingerprints(state: Any) -> dict[str, list[int]]:
 
 def differing(tree: Any, meta: dict[str, Any]) -> list[str]:
     """The arrays whose fingerprint is not the one in the `meta` of a checkpoint."""
-    saved = meta["fingerprints"]
+    saved = meta.get("fingerprints", {})
     return [n for n, sums in named_fingerprints(tree).items() if saved.get(n) != sums]
 
 
@@ -77,7 +82,14 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
+        self.before = threading.excepthook
+        threading.excepthook = self.thread_failed
         self.manager = self.open()
+
+    def thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """Says nothing of what Orbax's threads hand on to `wait` and the next `save`."""
+        if not type(failure.thread).__module__.startswith("orbax."):
+            self.before(failure)
 
     def open(self) -> ocp.CheckpointManager:
         """Orbax's manager of the folder as it is now."""
@@ -129,10 +141,11 @@ class Checkpoints:
             state=ocp.args.StandardRestore(plain(abstract)), meta=ocp.args.JsonRestore()
         )
         restored, problem = None, ""
-        try:
-            restored = self.manager.restore(step, args=arguments)
-        except Exception as error:
-            problem = first_line(error)
+        with silent_leftovers():
+            try:
+                restored = self.manager.restore(step, args=arguments)
+            except Exception as error:
+                problem = first_line(error)
         if not everywhere(restored is not None) or restored is None:
             return None, problem or "another process cannot read it"
         wrong = differing(restored["state"], restored["meta"])
@@ -167,6 +180,18 @@ class Checkpoints:
             self.wait()
         finally:
             self.manager.close()
+            threading.excepthook = self.before
+
+
+@contextlib.contextmanager
+def silent_leftovers() -> Iterator[None]:
+    """Where one read fails Orbax drops the others, and Python would report each."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook
 
 
 def plain(state: State) -> dict[str, Any]:

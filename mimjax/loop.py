@@ -132,7 +132,9 @@ def advance(
             return stop.STOPPED, step
         with session.meter.waiting():
             batch = session.batches.next()
-        state, values = update(state, batch)
+        # Nothing but the feed and the log may move data between host and devices.
+        with jax.transfer_guard("disallow"):
+            state, values = update(state, batch)
         step += 1
         waiting.append(values["loss"])
         if len(waiting) > IN_FLIGHT:

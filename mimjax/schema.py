@@ -133,9 +133,10 @@ def unknown(place: Place, table: dict[str, Schema], near: list[str]) -> str:
     if len(place) == 1 and name in table:
         return f"is a group, not a field (set config.{name}.<field>)"
     if len(place) > 1 and (group not in table or not group):
-        near = difflib.get_close_matches(group, table, n=1)
+        groups = [name for name in table if name]
+        near = difflib.get_close_matches(group, groups, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return f"no such group{hint} (there are {', '.join(g for g in table if g)})"
+        return f"no such group{hint} (there are {', '.join(groups)})"
     if near and len(place) < 3:
         return f"no such field; did you mean {near[0]}?"
     owner = f"config.{group}" if len(place) > 1 else "the top"

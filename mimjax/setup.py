@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 import time
 from typing import Any
 
@@ -72,7 +73,12 @@ def compile_step(
 ) -> Any:
     """The compiled update; says what it took and what it will take."""
     start = time.perf_counter()
-    step = train.compile_step(config, plan, mesh)
+    try:
+        step = train.compile_step(config, plan, mesh)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ConfigError([too_large(str(error))]) from error
     seconds = time.perf_counter() - start
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     progress.note(
@@ -80,6 +86,17 @@ def compile_step(
         f"memory per device {memory(step)}"
     )
     return step
+
+
+def too_large(text: str) -> str:
+    """The compiler's long account of running out of memory, as one line."""
+    used = re.search(r"Used (\S+) of (\S+) hbm", text)
+    amount = f" ({used[1]} of {used[2]} a device)" if used else ""
+    return (
+        f"config.batch_size: the step does not fit into memory{amount}; try a smaller "
+        "batch, config.optim.accumulate, config.encoder.remat=full or more devices on "
+        "config.mesh.fsdp"
+    )
 
 
 def memory(step: Any) -> str:

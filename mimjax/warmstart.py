@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from mimjax.checkpoint import StorageError, differing, first_line
+from mimjax.checkpoint import StorageError, differing, first_line, silent_leftovers
 from mimjax.train import State
 
 
@@ -64,11 +64,13 @@ def read_part(path: pathlib.Path, abstract: dict[str, Any]) -> dict[str, Any]:
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
         partial_restore=True,
     )
-    try:
-        loaded = ocp.PyTreeCheckpointer().restore(path, args=arguments)
-        meta = json.loads((path.parent / "meta" / "metadata").read_text())
-    except Exception as error:
-        raise StorageError(f"cannot read {path.parent}: {first_line(error)}") from error
+    with silent_leftovers():
+        try:
+            loaded = ocp.PyTreeCheckpointer().restore(path, args=arguments)
+            meta = json.loads((path.parent / "meta" / "metadata").read_text())
+        except Exception as error:
+            told = f"cannot read {path.parent}: {first_line(error)}"
+            raise StorageError(told) from None
     wrong = differing(loaded, meta)
     if wrong:
         raise StorageError(f"{path.parent}: {wrong[0]} is not what was saved")

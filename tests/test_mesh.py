@@ -1,36 +1,215 @@
 """The same run on any mesh, and parameters cut where the rules say."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 import tiny
 from jax.sharding import PartitionSpec as P
 
-from mimjax import objectives, sharding, train
+from mimjax import objectives, setup, sharding, train
+from mimjax.sharding import Mesh
 
 MESHES = {"8 data": (8, 1, 1), "8 fsdp": (1, 8, 1), "2 x 2 x 2": (2, 2, 2)}
 DRAWING = [n for n in objectives.names() if hasattr(objectives.load(n), "draw")]
 
 
-@pytest.fixture(scope="module")
-def unbroken():
-    """Ten steps of an objective on one device, done once."""
-    known = {}
+@functools.cache
+def first_state(objective):
+    """The state before the first update, on the host."""
+    given = tiny.resolve(objective)
+    return jax.device_get(train.start_state(given, tiny.mesh_of()))
 
-    def make(objective):
-        if objective not in known:
-            known[objective] = tiny.Run(tiny.resolve(objective)).steps(10)
-        return known[objective]
 
-    return make
+@functools.cache
+def ten_steps(objective, shape=(1, 1, 1)):
+    """What ten updates report, and the run after them."""
+    given, mesh = tiny.resolve(objective), tiny.mesh_of(*shape)
+    host = first_state(objective)
+    state = jax.device_put(host, sharding.shardings(host, mesh))
+    run = tiny.Run(given, mesh, state)
+    return [run.step() for _ in range(10)], run
 
 
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("objective", objectives.names())
-def test_losses_agree_on_every_mesh(objective, mesh, unbroken):
-    run = tiny.Run(tiny.resolve(objective), tiny.mesh_of(*MESHES[mesh]))
-    found, wanted = run.steps(10), unbroken(objective)
-    for name in ("loss", "grad_norm", "lr"):
-        ours, theirs = ([values[name] for values in part] for part in (found, wanted))
+def test_losses_agree_on_every_mesh(objective, mesh):
+    (found, _), (wanted, _) = ten_steps(objective, MESHES[mesh]), ten_steps(objective)
+    for name in ("loss", "grad_norm"):
+        ours, theirs = ([values[name] for values in run] for run in (found, wanted))
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-    assert len({values["loss"] for values in found}) == 10
+    assert len({values["loss"] for values in found}) > 5, "there is training"
+
+
+@pytest.mark.parametrize("objective", DRAWING)
+def test_masks_are_the_same_bits_on_every_mesh(objective):
+    given = tiny.resolve(objective)
+    params = {"params": first_state(objective).params}
+
+    def draw(step):
+        rngs = train.streams(0, step)
+        return given.objective.apply(params, 8, method="draw", rngs=rngs)
+
+    found = []
+    for shape in [(1, 1, 1), *MESHES.values()]:
+        cut = sharding.batch(tiny.mesh_of(*shape))
+        drawn = jax.jit(draw, out_shardings=cut)(3)
+        found.append(tiny.bits(drawn))
+    assert found[1:] == found[:1] * 3
+    assert found[0] != tiny.bits(jax.jit(draw)(4)), "another step, another mask"
+
+
+def test_parameters_start_the_same_on_every_mesh():
+    state = train.start_state(tiny.resolve("mae"), tiny.mesh_of(2, 2, 2))
+    alone = first_state("mae")
+    for ours, theirs in zip(
+        jax.tree.leaves(state), jax.tree.leaves(alone), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_parameters_and_moments_are_cut_alike_and_stay_so():
+    _, run = ten_steps("simmim", (2, 2, 2))
+    layer = run.state.params["encoder"]["blocks"]["layers"]
+    cuts = {
+        "attn/qkv/kernel": P(None, "fsdp", None, "tensor", None),
+        "attn/qkv/bias": P(None, None, "tensor", None),
+        "attn/out/kernel": P(None, "tensor", None, None),
+        "mlp/up/kernel": P(None, "fsdp", "tensor"),
+        "mlp/up/bias": P(None, "tensor"),
+        "mlp/down/kernel": P(None, "tensor", "fsdp"),
+        "norm1/scale": P(None, None),
+    }
+    for path, cut in cuts.items():
+        array = functools.reduce(lambda tree, key: tree[key], path.split("/"), layer)
+        wanted = jax.sharding.NamedSharding(run.mesh, cut)
+        assert array.sharding.is_equivalent_to(wanted, array.ndim), path
+        pieces = np.prod([2 for axis in cut if axis])
+        assert array.addressable_shards[0].data.size * pieces == array.size, path
+    (adam, _) = (part for part in run.state.opt if jax.tree.leaves(part) or True)
+    for moment in (adam.mu, adam.nu):
+        same = jax.tree.map(
+            lambda m, p: m.sharding.is_equivalent_to(p.sharding, m.ndim),
+            moment,
+            run.state.params,
+        )
+        assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize("objective", objectives.names())
+def test_the_axis_of_scanned_layers_is_never_cut(objective, monkeypatch):
+    monkeypatch.setattr(sharding, "SMALLEST_CUT", 1)
+    given = tiny.resolve(objective, encoder__depth=8, encoder__width=36)
+    mesh = tiny.mesh_of(1, 8, 1)
+    cut = 0
+    for path, array in jax.tree.leaves_with_path(train.abstract_state(given, mesh)):
+        spec = array.sharding.spec
+        if "/layers/" in sharding.name_of(path):
+            assert spec[0] is None, sharding.name_of(path)
+        cut += any(spec)
+    assert cut, "something is cut"
+
+
+def test_a_state_is_given_up_to_the_step_and_nothing_compiles_again():
+    _, run = ten_steps("classify", (8, 1, 1))
+    compiled = []
+
+    def listen(event, seconds, **_):
+        compiled.extend([event] * event.endswith("backend_compile_duration"))
+
+    before = run.state
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        run.step()
+        assert compiled == []
+        jax.jit(lambda x: x - 12345.0)(1.0)
+        assert compiled, "the listener hears"
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert all(x.is_deleted() for x in jax.tree.leaves(before))
+
+
+def test_a_batch_in_two_parts_is_the_same_update():
+    whole, _ = ten_steps("classify")
+    given = tiny.resolve("classify", optim__accumulate=2)
+    run = tiny.Run(given, tiny.mesh_of(2), None)
+    parts = [run.step() for _ in range(5)]
+    for name in ("loss", "grad_norm", "accuracy"):
+        ours, theirs = ([v[name] for v in found] for found in (parts, whole[:5]))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_parts_of_a_batch_draw_their_own_masks():
+    """Part j holds the rows j, j + 2, ...; each has keys of its own."""
+    mesh = tiny.mesh_of()
+    seen = []
+
+    def gradient(batch, keys):
+        jax.debug.callback(lambda *values: seen.append(values), *batch.values(), *keys)
+        return batch["row"].sum()
+
+    def call():
+        keys = {"mask": jax.random.key(0)}
+        batch = {"row": jax.numpy.arange(8.0)}
+        return train.accumulate(
+            lambda part, rngs: gradient(part, [jax.random.key_data(rngs["mask"])]),
+            batch,
+            keys,
+            2,
+            mesh,
+        )
+
+    assert float(jax.jit(call)()) == 14.0
+    jax.effects_barrier()
+    (rows, key), (others, other) = sorted((r.tolist(), k.tolist()) for r, k in seen)
+    assert (rows, others) == ([0, 2, 4, 6], [1, 3, 5, 7])
+    assert key != other
+
+
+def test_each_process_supplies_the_rows_of_its_devices():
+    for shape in MESHES.values():
+        rows = sharding.local_rows(tiny.mesh_of(*shape), 16)
+        np.testing.assert_array_equal(rows, np.arange(16))
+    np.testing.assert_array_equal(sharding.local_rows(tiny.mesh_of(), 3), [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("mesh", "state_bytes", "chosen"),
+    [
+        (Mesh(), 0, Mesh(8, 1, 1)),
+        (Mesh(), 2**40, Mesh(1, 8, 1)),
+        (Mesh(tensor=2), 0, Mesh(4, 1, 2)),
+        (Mesh(data=2), 0, Mesh(2, 4, 1)),
+        (Mesh(fsdp=2), 2**40, Mesh(4, 2, 1)),
+        (Mesh(2, 2, 2), 2**40, Mesh(2, 2, 2)),
+    ],
+)
+def test_axes_left_open_are_filled_in(mesh, state_bytes, chosen):
+    assert sharding.problems(mesh, 8) == []
+    assert sharding.choose(mesh, 8, state_bytes) == chosen
+
+
+def test_parameters_are_cut_when_a_device_cannot_hold_them_all(monkeypatch):
+    given = tiny.resolve("classify")
+    size = setup.STATE_BYTES * train.count(first_state("classify").params)
+    monkeypatch.setattr(sharding, "AUTO_FSDP_BYTES", size)
+    assert setup.place(given)[1].shape == {"data": 8, "fsdp": 1, "tensor": 1}
+    monkeypatch.setattr(sharding, "AUTO_FSDP_BYTES", size - 1)
+    assert setup.place(given)[1].shape == {"data": 1, "fsdp": 8, "tensor": 1}
+
+
+@pytest.mark.parametrize(
+    ("mesh", "field", "told"),
+    [
+        (Mesh(data=-1), "data", "-1"),
+        (Mesh(tensor=0), "tensor", "at least 1"),
+        (Mesh(tensor=3), "tensor", "8 device(s)"),
+        (Mesh(2, 2, 1), "data", "8 device(s)"),
+        (Mesh(data=16), "data", "8 device(s)"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_one_line(mesh, field, told):
+    (problem,) = sharding.problems(mesh, 8)
+    assert problem.startswith(f"{field}: ")
+    assert told in problem

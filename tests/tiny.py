@@ -27,10 +27,15 @@ def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
 class Run:
     """A started run: its state and its compiled step."""
 
-    def __init__(self, given: config.Config, mesh: jax.sharding.Mesh | None = None):
+    def __init__(
+        self,
+        given: config.Config,
+        mesh: jax.sharding.Mesh | None = None,
+        state: train.State | None = None,
+    ):
         self.config, self.mesh = given, mesh or mesh_of()
         self.plan = setup.make_plan(given, given.data.num_images)
-        self.state = train.start_state(given, self.mesh)
+        self.state = state or train.start_state(given, self.mesh)
         self.update = train.compile_step(given, self.plan, self.mesh)
 
     def batch(self, number: int) -> dict[str, Any]:
@@ -42,11 +47,13 @@ class Run:
             {"image": image, "label": label}, sharding.batch(self.mesh)
         )
 
-    def steps(self, count: int) -> list[dict[str, float]]:
-        """Makes `count` updates; what each of them reports."""
-        found = []
-        for _ in range(count):
-            batch = self.batch(int(self.state.step))
-            self.state, values = self.update(self.state, batch)
-            found.append({k: float(v) for k, v in values.items()})
-        return found
+    def step(self) -> dict[str, float]:
+        """Makes an update; what it reports."""
+        batch = self.batch(int(self.state.step))
+        self.state, values = self.update(self.state, batch)
+        return {name: float(value) for name, value in values.items()}
+
+
+def bits(tree: Any) -> list[bytes]:
+    """Every array of a tree, to the bit."""
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(jax.device_get(tree))]

@@ -36,6 +36,8 @@ def problems(fields: dict[str, Any]) -> list[str]:
     """
     width, ratio = fields["width"], fields["mlp_ratio"]
     found = sizes.stack_problems(width, fields["depth"], fields["heads"], ratio)
+    if not found and fields["position"] == "sincos" and width % 4:
+        found.append(f"width: {width} must be a multiple of 4 for position 'sincos'")
     choices = {
         "position": ("sincos", "learned", "relative", "none"),
         "qkv_bias": ("all", "qv", "none"),
@@ -59,8 +61,6 @@ def problems(fields: dict[str, Any]) -> list[str]:
         found.append(
             f"channels: {fields['channels']} must be from 1 to {sizes.MOST_CHANNELS}"
         )
-    if fields["position"] == "sincos" and width % 4:
-        found.append(f"width: {width} must be a multiple of 4 for position 'sincos'")
     return found + sizes.grid_problems(fields["image_size"], fields["patch_size"])
 
 

@@ -47,10 +47,13 @@ class Objective(nn.Module):
     head_depth: int = 12
     norm_pixels: bool = True
 
-    panel_note = (
-        "every patch beyond the prefix is predicted from the true patches before it and "
-        "drawn with its own true mean and deviation"
-    )
+    @property
+    def panel_note(self) -> str:
+        """What to know of the pictures."""
+        before = "patches beyond the prefix are predicted from the true ones before them"
+        if not self.norm_pixels:
+            return before
+        return f"{before} and drawn with their own true mean and deviation"
 
     @nn.nowrap
     def problems(self) -> list[str]:

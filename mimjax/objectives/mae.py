@@ -26,7 +26,13 @@ class Objective(nn.Module):
     decoder_heads: int = 16
     norm_pixels: bool = True
 
-    panel_note = "hidden patches are drawn with their own true mean and deviation"
+    @property
+    def panel_note(self) -> str:
+        """What to know of the pictures."""
+        visible = "the loss never sees what the decoder makes of visible patches"
+        if not self.norm_pixels:
+            return visible
+        return f"patches are drawn with their own true mean and deviation; {visible}"
 
     @property
     def num_kept(self) -> int:

@@ -20,7 +20,7 @@ class Objective(nn.Module):
     mask_ratio: float = 0.6
     mask_cell: int = 32
 
-    panel_note = ""
+    panel_note = "the loss never sees what the decoder makes of visible patches"
 
     @nn.nowrap
     def problems(self) -> list[str]:

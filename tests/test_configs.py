@@ -1,0 +1,184 @@
+"""The recipes in configs/: what each resolves to, how large its model is, what it says.
+
+After a change that is meant, rewrite the golden texts and read the difference:
+
+    MIMJAX_REWRITE_GOLDEN=1 python -m pytest tests/test_configs.py
+"""
+
+import ast
+import os
+import pathlib
+
+import jax
+import pytest
+
+from mimjax import config, schema, setup, train
+from mimjax.optim import decays
+
+ROOT = pathlib.Path(__file__).parents[1]
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "configs"
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+PAPERS = [name for name in NAMES if not name.startswith("quickstart")]
+
+# Images of ImageNet-1k's training set, which steps are counted on.
+IMAGES = 1_281_167
+
+# Trainable parameters of the encoder and of the whole, by arithmetic on the papers'
+# sizes. Two position tables are frozen in MAE's official code and count there: its
+# encoders have 85,798,656, 303,301,632 and 630,764,800 with (1 + patches) x width more.
+# The published counts of ViT are those of the whole. SimMIM-B is BEiT-B, which has
+# 86,530,984 as a classifier, with one relative table for its twelve and no head.
+B_HEAD, B_TABLE = 768 * 1000 + 1000, 732 * 12
+SIMMIM_B = 86_530_984 - B_HEAD - 11 * B_TABLE
+
+
+def aim(trunk: int, width: int) -> tuple[int, int]:
+    """AIM's trunk, and with its head: in, 12 blocks of 2 norms and 2 matrices, out."""
+    block = 4 * 2048 + 2 * 2048 * 8192
+    ends = (width * 2048 + 2048) + 2 * 2048 + (2048 * 588 + 588)
+    return trunk, trunk + 12 * block + ends
+
+
+PARAMETERS = {
+    "mae_b16": (85_798_656 - 197 * 768, 111_655_680),
+    "mae_l16": (303_301_632 - 197 * 1024, 329_239_296),
+    "mae_h14": (630_764_800 - 257 * 1280, 656_613_964),
+    "aim_600m": aim(680_535_552, 1536),
+    "aim_1b": aim(1_209_370_624, 2048),
+    "aim_3b": aim(2_720_025_600, 3072),
+    "aim_7b": aim(6_445_404_160, 4096),
+    "simmim_b16": (SIMMIM_B, SIMMIM_B + 768 + 768 * 768 + 768),
+    "vit_b16": (86_567_656 - B_HEAD, 86_567_656),
+    "vit_l16": (304_326_632 - 1024 * 1000 - 1000, 304_326_632),
+    "quickstart": (799_744, 861_296),
+    "quickstart_aim": (795_264, 872_816),
+}
+
+
+def path_of(name: str) -> str:
+    """The file of a recipe."""
+    return str(ROOT / "configs" / f"{name}.py")
+
+
+@pytest.fixture(scope="module")
+def resolved():
+    """Every recipe, checked for eight devices, its data not looked for."""
+    return {
+        name: config.resolve(path_of(name), [], 8, with_data=False) for name in NAMES
+    }
+
+
+@pytest.fixture(scope="module")
+def params(resolved):
+    """Shapes of the parameters of every recipe; nothing is allocated."""
+    return {
+        name: jax.eval_shape(lambda found=found: train.init_state(found)).params
+        for name, found in resolved.items()
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resolves_to_the_golden_text(resolved, name):
+    found = resolved[name]
+    flat = schema.flatten(found.values)
+    lines = [f"{'.'.join(place)} = {flat[place]!r}" for place in sorted(flat)]
+    derived = {
+        "peak_lr": f"{found.optim.peak_lr(found.run.batch_size):.9g}",
+        "steps": found.steps(IMAGES),
+        "tokens": found.encoder.num_tokens,
+        "warmup_steps": found.warmup(IMAGES),
+    }
+    lines += [f"derived.{field} = {value}" for field, value in derived.items()]
+    text = "\n".join(lines) + "\n"
+    golden = GOLDEN / f"{name}.txt"
+    if os.environ.get("MIMJAX_REWRITE_GOLDEN"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text)
+    assert golden.exists(), "see the head of this file"
+    assert text == golden.read_text(), "see the head of this file"
+
+
+def test_every_golden_text_has_its_config():
+    assert sorted(path.stem for path in GOLDEN.glob("*.txt")) == NAMES
+
+
+def test_every_config_has_its_parameter_count():
+    assert sorted(PARAMETERS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_are_as_many_as_published(params, name):
+    tree = params[name]
+    assert (train.count(tree["encoder"]), train.count(tree)) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_short_and_says_how_to_run_it(name):
+    text = pathlib.Path(path_of(name)).read_text()
+    assert len(text.splitlines()) <= 60
+    said = ast.get_docstring(ast.parse(text)) or ""
+    command, workdir = f"python -m mimjax.main --config=configs/{name}.py", "--workdir="
+    assert any(
+        line.strip().startswith(command) and workdir in line
+        for line in said.splitlines()
+    )
+    for word in ("Hardware:", "Time:", "Expected:"):
+        assert word in said
+    if "tfds:" in text:
+        assert "--config.data.source=folder:/path/to/images" in said
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_sets_nothing_to_what_it_is_anyway(name):
+    """One default, in the dataclass: a recipe holds what differs."""
+    given = schema.load(path_of(name))
+    table = config.schemas(given["objective", "name"])
+    for place, value in given.items():
+        group, field = ("", *place)[-2:]
+        if place != ("objective", "name"):
+            assert value != table[group][field][1], place
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mae_b16", {"cls_token", "mask_token"}),
+        ("simmim_b16", {"mask_token", "relative_table"}),
+        ("aim_600m", set()),
+        ("vit_b16", set()),
+    ],
+)
+def test_decays_kernels_and_what_the_paper_decays(resolved, params, name, expected):
+    leaves = jax.tree_util.tree_leaves_with_path(params[name])
+    found = {path[-1].key for path, _ in leaves if decays(resolved[name].optim, path)}
+    assert found == {"kernel"} | expected
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        # AIM has biases in its norms, in the patch embedding and at the head's ends.
+        ("aim_600m", {"qkv", "out", "up", "down"}),
+        ("simmim_b16", {"qkv"}),
+        ("mae_b16", set()),
+    ],
+)
+def test_has_the_biases_of_the_paper(params, name, missing):
+    leaves = jax.tree_util.tree_leaves_with_path(params[name]["encoder"])
+    layers = {path[-2].key for path, _ in leaves if path[-1].key == "kernel"}
+    biased = {path[-2].key for path, _ in leaves if path[-1].key == "bias"}
+    assert layers - biased == missing
+
+
+@pytest.mark.parametrize("devices", [1, 4, 64, 256])
+def test_the_batches_divide_among_usual_numbers_of_devices(devices):
+    for name in PAPERS:
+        config.resolve(path_of(name), [], devices, with_data=False)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_large_models_are_spread_over_the_devices(resolved, name):
+    """Parameters and moments of the base models fit every device; the others' do not."""
+    _, mesh = setup.place(resolved[name])
+    spread = "fsdp" if not name.endswith("b16") and name != "vit_l16" else "data"
+    assert mesh.shape[spread] == 8

@@ -1,0 +1,183 @@
+"""The update: what it does to the state, and what it leaves alone when it must."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import linen as nn
+
+from mimjax import optim, sharding, train
+
+
+class Objective(nn.Module):
+    """Weights w and the loss sum(w) * mean(label); a negative label is no number.
+
+    Labels reach the loss as they were given, which pixels do not.
+    """
+
+    encoder: nn.Module
+    poison: str = "loss"
+
+    @nn.compact
+    def __call__(self, batch, *, train):
+        w = self.param("kernel", nn.initializers.ones, (3,))
+        label = batch["label"].astype(jnp.float32)
+        value = jnp.where(label < 0, jnp.nan, label).mean()
+        if self.poison == "gradient":
+            # The loss is finite, its derivative is not.
+            value = jnp.where(label < 0, 0.0, label).mean()
+            w = w + jnp.sqrt(jnp.where((label < 0).any(), 0.0, 1.0) * w) * 1e-9
+        count = self.variable("counts", "seen", lambda: jnp.zeros(()))
+        return (w * value).sum() + 0 * count.value, {}
+
+
+def start(poison="loss", **changes):
+    """A run of that objective, its step not donated so that states may be compared."""
+    given = tiny.resolve("classify", optim__warmup_steps=0, **changes)
+    own = Objective(given.encoder, poison)
+    given = dataclasses.replace(given, objective=own)
+    mesh = tiny.mesh_of()
+    plan = train.Plan(10, 0, np.zeros(3), np.ones(3))
+    step = jax.jit(train.make_step(given, plan, mesh))
+    return given, train.start_state(given, mesh), step
+
+
+def batch(label):
+    """Eight black images with that label."""
+    return {
+        "image": jnp.zeros((8, 16, 16, 3), jnp.uint8),
+        "label": jnp.full(8, label, jnp.int32),
+    }
+
+
+def learned(state):
+    """What a skipped update must not touch."""
+    return tiny.bits((state.params, state.opt, state.ema, state.frozen))
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_an_update_that_is_not_finite_is_skipped_and_counted(poison):
+    _, state, step = start(poison, optim__ema=0.9)
+    state, _ = step(state, batch(2))
+    after, values = step(state, batch(-1))
+    assert learned(after) == learned(state)
+    assert (int(after.step), int(after.bad_streak), int(after.bad_total)) == (2, 1, 1)
+    assert (int(values["bad_streak"]), int(values["skipped"])) == (1, 1)
+    assert np.isfinite(values["loss"]) == (poison == "gradient")
+    assert not np.isfinite(values["grad_norm"])
+    again, values = step(after, batch(2))
+    assert learned(again) != learned(after)
+    assert (int(again.bad_streak), int(again.bad_total)) == (0, 1), "a good one resets"
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(again))
+
+
+def test_five_in_a_row_freeze_the_state_for_good():
+    _, state, step = start()
+    state, _ = step(state, batch(1))
+    kept = learned(state)
+    for number in range(1, train.BAD_LIMIT + 1):
+        state, values = step(state, batch(-1))
+        assert int(values["bad_streak"]) == number
+    state, values = step(state, batch(1))
+    assert learned(state) == kept
+    assert int(values["bad_streak"]) == train.BAD_LIMIT + 1
+    assert int(state.step) == train.BAD_LIMIT + 2
+
+
+def test_four_in_a_row_do_not():
+    _, state, step = start()
+    for _ in range(train.BAD_LIMIT - 1):
+        state, _ = step(state, batch(-1))
+    kept = learned(state)
+    state, _ = step(state, batch(1))
+    assert learned(state) != kept
+
+
+def test_the_rate_follows_the_step_though_updates_are_skipped():
+    given, state, step = start()
+    for number, label in enumerate([1, -1, -1, 1, 1]):
+        state, values = step(state, batch(label))
+        wanted = optim.schedule(
+            given.optim, peak=given.optim.base_lr, warmup=0, steps=10, step=number
+        )
+        assert float(values["lr"]) == pytest.approx(float(wanted), rel=1e-6)
+    adam = state.opt[0]
+    assert int(adam.count) == 3, "moments count the updates that were made"
+
+
+def test_two_updates_by_hand():
+    """AdamW and the average of parameters, in float64."""
+    given, state, step = start(optim__ema=0.75, optim__clip=1.0)
+    own = given.optim
+    p, m, v, ema = np.ones(3), np.zeros(3), np.zeros(3), np.ones(3)
+    for number, label in enumerate([2, 5]):
+        state, values = step(state, batch(label))
+        g = np.full(3, float(label))
+        norm = np.linalg.norm(g)
+        assert float(values["grad_norm"]) == pytest.approx(norm, rel=1e-6)
+        assert float(values["loss"]) == pytest.approx((p * label).sum(), rel=1e-6)
+        g = g * min(1.0, own.clip / norm)
+        m, v = own.b1 * m + (1 - own.b1) * g, own.b2 * v + (1 - own.b2) * g**2
+        count = number + 1
+        u = (m / (1 - own.b1**count)) / (np.sqrt(v / (1 - own.b2**count)) + own.eps)
+        p = p - float(values["lr"]) * (u + own.weight_decay * p)
+        ema = own.ema * ema + (1 - own.ema) * p
+        np.testing.assert_allclose(state.params["kernel"], p, rtol=1e-6)
+        np.testing.assert_allclose(state.ema["kernel"], ema, rtol=1e-6)
+    assert state.best_params is state.ema
+
+
+def test_without_an_average_the_parameters_are_judged():
+    _, state, _ = start()
+    assert state.ema == {}
+    assert state.best_params is state.params
+
+
+def test_the_seed_and_the_step_decide_everything():
+    given = tiny.resolve("simmim", encoder__dropout=0.1)
+    mesh = tiny.mesh_of()
+    plan = train.Plan(10, 0, np.zeros(3, np.float32), np.ones(3, np.float32))
+
+    state = train.start_state(given, mesh)
+    image = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    data = {"image": jnp.asarray(image), "label": jnp.zeros(8, jnp.int32)}
+    found = []
+    for seed in (0, 1):
+        made = dataclasses.replace(given, run=dataclasses.replace(given.run, seed=seed))
+        step = train.make_step(made, plan, mesh)
+
+        @jax.jit
+        def loss(at, step=step):
+            return step(dataclasses.replace(state, step=at), data)[1]["loss"]
+
+        found += [float(loss(at)) for at in (3, 4)]
+    assert len(set(found)) == 4
+
+
+def test_streams_are_independent():
+    keys = [train.streams(seed, step) for seed in (0, 1) for step in (0, 1)]
+    found = {
+        tuple(jax.random.key_data(key).tolist())
+        for streams in keys
+        for key in streams.values()
+    }
+    assert len(found) == len(train.STREAMS) * 4
+
+
+def test_shapes_are_known_before_there_is_memory():
+    given, mesh = tiny.resolve("simmim", optim__ema=0.9), tiny.mesh_of(2, 2, 2)
+    state = train.start_state(given, mesh)
+    for planned, made in zip(
+        jax.tree.leaves(train.abstract_state(given, mesh)),
+        jax.tree.leaves(state),
+        strict=True,
+    ):
+        assert (planned.shape, planned.dtype) == (made.shape, made.dtype)
+        assert planned.sharding.is_equivalent_to(made.sharding, made.ndim)
+    assert train.count(state.params) == sum(x.size for x in jax.tree.leaves(state.ema))
+    batch = train.abstract_batch(given, mesh)
+    assert batch["image"].shape == (8, 16, 16, 3)
+    assert batch["image"].sharding == sharding.batch(mesh)

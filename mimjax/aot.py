@@ -32,9 +32,7 @@ def devices_named(spec: str) -> list[Any]:
     from jax.experimental import topologies
 
     try:
-        return topologies.get_topology_desc(
-            platform="tpu", topology_name=spec
-        ).devices
+        return topologies.get_topology_desc(platform="tpu", topology_name=spec).devices
     except Exception as error:
         text = " ".join(str(error).split())[:200]
         hint = "pip install 'mimjax[tpu]' for its compiler; names are like v5e:4x4"

@@ -87,7 +87,7 @@ class Checkpoints:
         self.manager = self.open()
 
     def thread_failed(self, failure: threading.ExceptHookArgs) -> None:
-        """Says nothing of what Orbax's threads hand on to `wait` and the next `save`."""
+        """Silences what Orbax's threads hand on to `wait` and the next `save`."""
         if not type(failure.thread).__module__.startswith("orbax."):
             self.before(failure)
 

@@ -6,7 +6,7 @@ Nothing here touches the training state or its random streams.
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -41,7 +41,10 @@ class Judge:
     def images(self) -> dict[str, evaluate.Labelled]:
         """Labelled images to learn from ("probe_train") and held-out ones ("test")."""
         encoder, wanted = self.config.encoder, self.config.evaluate
-        limits = {"probe_train": wanted.train_images, "test": wanted.test_images}
+        limits: dict[data.Split, int] = {
+            "probe_train": wanted.train_images,
+            "test": wanted.test_images,
+        }
         return {
             split: data.held_out(
                 self.config.data,
@@ -65,9 +68,10 @@ class Judge:
 
         def apply(params: Any, image: jax.Array) -> jax.Array:
             image = patches.normalise(image, self.plan.mean, self.plan.std)
-            encoder, pool = self.config.encoder, self.config.evaluate.pool
+            pool = self.config.evaluate.pool
             variables = {"params": params["encoder"]}
-            return encoder.apply(variables, image, pool, method="features")
+            found = self.config.encoder.apply(variables, image, pool, method="features")
+            return cast(jax.Array, found)
 
         return jax.jit(apply, out_shardings=sharding.replicated(self.mesh))
 

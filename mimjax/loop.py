@@ -65,6 +65,7 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         stack.callback(batches.close)
         step = setup.compile_step(config, plan, mesh, progress)
         writer: Any = metrics.Silent()
+        record = None
         if first:
             writer = metrics.Writer(folder, resume_step=start or -1)
             facts = run_facts(config, plan, mesh, state, found, command)
@@ -78,7 +79,7 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         signals.ready()
         status, last = advance(session, step, state, start)
         checkpoints.wait()
-        if first:
+        if record:
             record.finish(status=status, step=last)
             judge.report()
     return status

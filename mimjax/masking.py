@@ -17,8 +17,8 @@ def random_order(key: Key[Array, ""], batch: int, num_tokens: int) -> Int[Array,
 
     One sort of random words whose low bits hold the token number: the same permutation
     as an argsort of the noise at a fraction of its cost. With b bits for the number the
-    noise keeps 32 - b bits, so two of N tokens tie (and then stay in order) with a chance
-    below N^2 / 2^(33 - b): one sample in a thousand at N = 196.
+    noise keeps 32 - b bits, so two of N tokens tie (and then stay in order) with a
+    chance below N^2 / 2^(33 - b): one sample in a thousand at N = 196.
     """
     low = max(1, (num_tokens - 1).bit_length())
     noise = jax.random.bits(key, (batch, num_tokens), jnp.uint32) >> low
@@ -31,7 +31,8 @@ def random_ids(
 ) -> tuple[Int[Array, "B K"], Int[Array, "B M"]]:
     """The ids kept and the ids hidden of each sample, uniform without replacement.
 
-    MAE's random masking (arXiv 2111.06377, section 3): the kept ids come in random order.
+    MAE's random masking (arXiv 2111.06377, section 3): the kept ids come in random
+    order.
     """
     order = random_order(key, batch, num_tokens)
     return order[:, :num_kept], order[:, num_kept:]
@@ -42,7 +43,9 @@ def take(x: Shaped[Array, "B N D"], ids: Int[Array, "B K"]) -> Shaped[Array, "B 
     return jnp.take_along_axis(x, ids[:, :, None], axis=1, mode="promise_in_bounds")
 
 
-def put_back(x: Shaped[Array, "B N D"], ids: Int[Array, "B N"]) -> Shaped[Array, "B N D"]:
+def put_back(
+    x: Shaped[Array, "B N D"], ids: Int[Array, "B N"]
+) -> Shaped[Array, "B N D"]:
     """Undoes `take` with a permutation: row i of x goes to place ids[i]."""
     return take(x, jnp.argsort(ids, axis=-1))
 

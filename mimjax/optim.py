@@ -18,14 +18,15 @@ SCHEDULES = ("cosine", "linear", "cosine_beit", "cosine_simmim", "multistep_simm
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """The optimiser's numbers; the defaults are those of MAE (arXiv 2111.06377, table 8).
+    """The optimiser's numbers; the defaults are MAE's (arXiv 2111.06377, table 8).
 
-    The peak rate is `base_lr * batch_size / lr_batch`, or `base_lr` itself when `lr_batch`
-    is 0; `warmup_lr` and `min_lr` are absolute. Warm-up is `warmup_steps`, or
-    `warmup_epochs` when the former is 0. Kernels are decayed, and the parameters named in
-    `decay_also`. `clip` is the largest global norm of the gradient, 0 for none. `ema` is
-    the decay of the moving average of the parameters, 0 for none. `accumulate` splits the
-    batch into that many parts done one after the other; each part draws its own masks.
+    The peak rate is `base_lr * batch_size / lr_batch`, or `base_lr` itself when
+    `lr_batch` is 0; `warmup_lr` and `min_lr` are absolute. Warm-up is `warmup_steps`,
+    or `warmup_epochs` when the former is 0. Kernels are decayed, and the parameters
+    named in `decay_also`. `clip` is the largest global norm of the gradient, 0 for
+    none. `ema` is the decay of the moving average of the parameters, 0 for none.
+    `accumulate` splits the batch into that many parts done one after the other; each
+    part draws its own masks.
     """
 
     base_lr: float = 1.5e-4
@@ -55,13 +56,13 @@ def schedule(
 ) -> Float[Array, ""]:
     """The learning rate of update `step`, counted from 0, of `steps`.
 
-    - "cosine": warm-up reaches the peak at step `warmup`, then half a cosine to `min_lr`
-      (MAE `util/lr_sched.py`; AIM's has `warmup_lr` 1e-6).
+    - "cosine": warm-up reaches the peak at step `warmup`, then half a cosine to
+      `min_lr` (MAE `util/lr_sched.py`; AIM's has `warmup_lr` 1e-6).
     - "linear": the same with a straight line down (ViT, arXiv 2010.11929 table 3).
-    - "cosine_beit": both ends of the warm-up are included, so the peak is reached one step
-      earlier and held for two (BEiT `utils.py` cosine_scheduler).
-    - "cosine_simmim": the cosine is counted from step 0, so the rate falls at the end of
-      the warm-up, and every step uses the value of the step before (SimMIM
+    - "cosine_beit": both ends of the warm-up are included, so the peak is reached one
+      step earlier and held for two (BEiT `utils.py` cosine_scheduler).
+    - "cosine_simmim": the cosine is counted from step 0, so the rate falls at the end
+      of the warm-up, and every step uses the value of the step before (SimMIM
       `lr_scheduler.py` and the place it is called from).
     - "multistep_simmim": constant, a tenth from the fraction `drop_at` of the run on.
     """
@@ -92,9 +93,10 @@ def decays(optim: Optim, path: tuple[Any, ...]) -> bool:
 def transform(optim: Optim) -> optax.GradientTransformation:
     """Gradient to update, before the learning rate.
 
-    The same as torch's AdamW once multiplied by the rate: p <- p (1 - lr wd), eps outside
-    the root. The rate is left out so that it follows the step counter alone: a step that
-    is skipped moves the schedule on but not the moments (as in the official runs).
+    The same as torch's AdamW once multiplied by the rate: p <- p (1 - lr wd), eps
+    outside the root. The rate is left out so that it follows the step counter alone: a
+    step that is skipped moves the schedule on but not the moments (as in the official
+    runs).
     """
 
     def mask(params: Any) -> Any:

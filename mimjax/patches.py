@@ -1,8 +1,9 @@
 """Images as rows of patches, and the targets computed from them.
 
 Patches are ordered row by row; inside a patch the pixel row is slowest, then the pixel
-column, then the channel (MAE, arXiv 2111.06377, official code `patchify`). A dense layer
-on these rows is therefore the same map as a convolution with kernel = stride = patch.
+column, then the channel (MAE, arXiv 2111.06377, official code `patchify`). A dense
+layer on these rows is therefore the same map as a convolution with kernel = stride =
+patch.
 """
 
 import jax.numpy as jnp
@@ -10,7 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 
-def grid_of(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
+def grid_of(
+    image_size: tuple[int, int], patch_size: tuple[int, int]
+) -> tuple[int, int]:
     """The (rows, columns) of patches of an image; raises if they do not divide."""
     for side, patch in zip(image_size, patch_size, strict=True):
         if patch < 1 or side % patch:
@@ -21,7 +24,7 @@ def grid_of(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[i
 def normalise(
     image: UInt8[Array, "B H W C"], mean: np.ndarray, std: np.ndarray
 ) -> Float[Array, "B H W C"]:
-    """Pixels 0..255 to zero mean and unit deviation; `mean`, `std` are in units of 1."""
+    """Pixels 0..255 to zero mean and unit deviation; `mean`, `std`: white is 1."""
     scaled = image.astype(jnp.float32) / 255.0
     return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
@@ -56,8 +59,9 @@ def moments(
 ) -> tuple[Float[Array, "B N 1"], Float[Array, "B N 1"]]:
     """Mean and deviation of each patch over all its P values, channels together.
 
-    The variance has the divisor P-1 and 1e-6 is added under the root, as in the official
-    code of MAE (`forward_loss`) and of AIM (arXiv 2401.08541, `RasterPixelLoss`).
+    The variance has the divisor P-1 and 1e-6 is added under the root, as in the
+    official code of MAE (`forward_loss`) and of AIM (arXiv 2401.08541,
+    `RasterPixelLoss`).
     """
     mean = patches.mean(axis=-1, keepdims=True)
     variance = patches.var(axis=-1, keepdims=True, ddof=1)

@@ -1,8 +1,8 @@
 """Where arrays live: one mesh of data x fsdp x tensor, and rules by parameter path.
 
-The batch is cut over data and fsdp together. A parameter is cut over tensor by the small
-table of path endings, then over fsdp along its largest axis that divides; the axis of
-scanned layers is never cut.
+The batch is cut over data and fsdp together. A parameter is cut over tensor by the
+small table of path endings, then over fsdp along its largest axis that divides; the
+axis of scanned layers is never cut.
 """
 
 import dataclasses
@@ -105,8 +105,8 @@ def by_sample(x: jax.Array) -> jax.Array:
     """Says that the first axis is cut over all devices that see different samples.
 
     Models call this on activations. Without it the compiler is free to spread the cuts
-    of fsdp parameters to the activations and to gather whole batches instead of weights.
-    Outside `jax.set_mesh` nothing happens.
+    of fsdp parameters to the activations and to gather whole batches instead of
+    weights. Outside `jax.set_mesh` nothing happens.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):

@@ -96,9 +96,9 @@ def make_step(
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """The update, to be jitted: (state, uint8 batch) -> (state, scalar metrics).
 
-    An update whose loss or gradient is not finite leaves parameters, moments and average
-    as they were and is counted; after BAD_LIMIT in a row none is made any more, so that
-    the loop may look late and still find the last good parameters.
+    An update whose loss or gradient is not finite leaves parameters, moments and
+    average as they were and is counted; after BAD_LIMIT in a row none is made any
+    more, so that the loop may look late and still find the last good parameters.
     """
     transform = optim.transform(config.optim)
     peak = config.optim.peak_lr(config.run.batch_size)
@@ -164,7 +164,7 @@ def accumulate(
     parts: int,
     mesh: jax.sharding.Mesh,
 ) -> Any:
-    """The mean of `gradient` over `parts` equal parts of the batch, one after the other.
+    """The mean of `gradient` over `parts` equal parts of the batch, done in turn.
 
     Part j holds the rows j, j + parts, ..., so that every device keeps its own rows.
     """

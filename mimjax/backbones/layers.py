@@ -28,9 +28,10 @@ class Spec:
     """What every layer of a stack shares.
 
     `qkv_bias` says which of query, key and value have a bias: "all", "qv" (BEiT: a bias
-    on the keys cancels in the softmax) or "none" (AIM). `bias` is that of the other dense
-    layers. `layer_scale` is the start of LayerScale (arXiv 2103.17239), 0 for none.
-    `gelu_tanh` is the approximation vit_jax uses; all PyTorch sources use the exact form.
+    on the keys cancels in the softmax) or "none" (AIM). `bias` is that of the other
+    dense layers. `layer_scale` is the start of LayerScale (arXiv 2103.17239), 0 for
+    none. `gelu_tanh` is the approximation vit_jax uses; all PyTorch sources use the
+    exact form.
     """
 
     width: int
@@ -179,8 +180,8 @@ class Blocks(nn.Module):
     """`depth` scanned layers; drop path rises linearly from 0 to `drop_path`.
 
     `remat` names what the backward pass recomputes (REMAT); `unroll` is how many layers
-    the compiler sees at once: all of them is faster on CPU, one compiles faster. Neither
-    changes the parameters.
+    the compiler sees at once: all of them is faster on CPU, one compiles faster.
+    Neither changes the parameters.
     """
 
     spec: Spec
@@ -204,7 +205,8 @@ class Blocks(nn.Module):
         policy = REMAT[self.remat]
         if policy is not None:
             layer = nn.remat(Block, policy=policy, prevent_cse=False)
-        scanned = nn.scan(
+        scan: Any = nn.scan  # its type says that every axis is one number
+        scanned = scan(
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "drop": True},

@@ -1,8 +1,8 @@
 """How weights start: one row for each line of official code.
 
 Sources: MAE `models_mae.py` (initialize_weights); AIM from ml-l3m (`transformer.py`,
-`patch_embed.py`); ViT from vision_transformer `models_vit.py`; BEiT `modeling_pretrain.py`
-(SimMIM's ViT does the same).
+`patch_embed.py`); ViT from vision_transformer `models_vit.py`; BEiT
+`modeling_pretrain.py` (SimMIM's ViT does the same).
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """The vision transformer encoder (arXiv 2010.11929) and the variants its kin need.
 
-One class covers ViT, MAE, AIM and the ViT of BEiT and SimMIM: they differ in the position
-table, in which biases exist, in LayerScale and in how weights start.
+One class covers ViT, MAE, AIM and the ViT of BEiT and SimMIM: they differ in the
+position table, in which biases exist, in LayerScale and in how weights start.
 """
 
 from typing import Any
@@ -14,8 +14,8 @@ from mimjax import masking, patches, posembed
 from mimjax.backbones import layers, sizes, starts
 from mimjax.sharding import by_sample
 
-# Width, depth, heads. Ti to H: arXiv 2010.11929 table 1 and official `configs/models.py`;
-# AIM: arXiv 2401.08541 table 1 (heads are 128 wide).
+# Width, depth, heads. Ti to H: arXiv 2010.11929 table 1 and official
+# `configs/models.py`; AIM: arXiv 2401.08541 table 1 (heads are 128 wide).
 SIZES: dict[str, tuple[int, int, int]] = {
     "Ti": (192, 12, 3),
     "S": (384, 12, 6),
@@ -67,9 +67,9 @@ def problems(fields: dict[str, Any]) -> list[str]:
 class Encoder(nn.Module):
     """Images to tokens. Height and width of image and patch are free, so are channels.
 
-    `cls` puts a class token first. `position` is "sincos" (fixed, MAE and AIM), "learned"
-    (ViT) or "relative" (one bias table shared by all layers, BEiT and SimMIM).
-    `patch_norm` normalises the patch embedding (AIM). `start` names the row of
+    `cls` puts a class token first. `position` is "sincos" (fixed, MAE and AIM),
+    "learned" (ViT) or "relative" (one bias table shared by all layers, BEiT and
+    SimMIM). `patch_norm` normalises the patch embedding (AIM). `start` names the row of
     `starts.STARTS` the weights start from. The other fields are those of `layers.Spec`
     and `layers.Blocks`; `dtype` is that of the matrix products, parameters are float32.
     `unroll` 0 leaves it to the program: all layers on CPU, one elsewhere.
@@ -195,7 +195,7 @@ class Encoder(nn.Module):
         train: bool = False,
         collect: bool = False,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T D"] | None]:
-        """As a call, without the last norm; with `collect` the output of every layer."""
+        """A call without the last norm; with `collect` the output of every layer."""
         x = self.add_positions(tokens, ids)
         bias = None
         if self.position == "relative":

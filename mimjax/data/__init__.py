@@ -7,7 +7,7 @@ a source that needs it, never by importing this package.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,8 @@ CONSTANTS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
+
+Split = Literal["probe_train", "test"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,7 @@ def train_batches(
     start_step: int,
     stop_step: int,
     workdir: Path | None,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray]]:
     """Augmented training batches of the steps `start_step` .. `stop_step` - 1.
 
     Args:
@@ -143,7 +145,7 @@ def held_out(
     *,
     image_size: tuple[int, int],
     channels: int,
-    split: Literal["probe_train", "test"],
+    split: Split,
     limit: int,
 ) -> tuple[UInt8[np.ndarray, "n H W C"], Int[np.ndarray, " n"]]:
     """At most `limit` images without augmentation, and their labels (-1: none).

@@ -77,7 +77,7 @@ def _next(iterator: Any, step: int) -> Any:
 
 
 def _batched(data: Data, wanted: Wanted, groups: Any) -> Any:
-    """Batches of (image, label, faults) out of groups of samples; jitters the images."""
+    """Batches of (image, label, faults) out of groups; jitters the images."""
     count = len(wanted.rows)
 
     @graph

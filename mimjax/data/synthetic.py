@@ -1,6 +1,6 @@
 """Random images for tests and timings: made once, numpy only, no TensorFlow."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -28,7 +28,7 @@ def batches(
     seed: int,
     rows: Int[np.ndarray, " R"],
     count: int,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray]]:
     """The same batch, the very same object, `count` times over.
 
     Row r of the global batch holds image r modulo `num_images`. A loop that sees it

@@ -3,10 +3,10 @@
 The file name is the registry: `objective.name = "mae"` is `mimjax/objectives/mae.py`. A
 file holds a Flax module `Objective` whose fields are its hyper-parameters with the
 paper's values, whose backbone is the field `encoder`, and whose call takes
-{"image": float32 [B, H, W, C] normalised, "label": int32 [B]} to (loss, metrics). Random
-draws come from the streams "mask" and "drop". `panels`, where there is one, returns the
-columns of a picture sheet, normalised images by name, and `panel_note` what to print
-beneath. `problems()` lists what cannot work, one line each, as
+{"image": float32 [B, H, W, C] normalised, "label": int32 [B]} to (loss, metrics).
+Random draws come from the streams "mask" and "drop". `panels`, where there is one,
+returns the columns of a picture sheet, normalised images by name, and `panel_note`
+what to print beneath. `problems()` lists what cannot work, one line each, as
 "field: why".
 """
 

@@ -40,7 +40,7 @@ class HeadBlock(nn.Module):
 
 
 class Objective(nn.Module):
-    """AIM with its MLP head; the prefix length is uniform on 1 .. N-1 for each sample."""
+    """AIM with its MLP head; a prefix length, uniform on 1 .. N-1, for each sample."""
 
     encoder: vit.Encoder
     head_width: int = 2048
@@ -50,7 +50,9 @@ class Objective(nn.Module):
     @property
     def panel_note(self) -> str:
         """What to know of the pictures."""
-        before = "patches beyond the prefix are predicted from the true ones before them"
+        before = (
+            "patches beyond the prefix are predicted from the true ones before them"
+        )
         if not self.norm_pixels:
             return before
         return f"{before} and drawn with their own true mean and deviation"
@@ -146,7 +148,7 @@ class Objective(nn.Module):
         predicted: Float[Array, "B N P"],
         prefix: Int[Array, "B"],
     ) -> Float[Array, ""]:
-        """Mean squared error of patch n + 1 at place n, over patches beyond the prefix."""
+        """Mean squared error of patch n + 1 at place n, beyond the prefix."""
         errors = predicted[:, :-1] - self.targets(image)[:, 1:]
         hidden = masking.beyond_prefix(prefix, self.encoder.num_tokens)
         return masking.masked_mean(jnp.square(errors).mean(axis=-1), hidden[:, 1:])

@@ -18,7 +18,7 @@ MOST_CLASSES = 2**24
 
 
 class Objective(nn.Module):
-    """`pool` is "token" or "gap"; `representation` the width of the tanh layer, 0 none."""
+    """`pool` is "token" or "gap"; `representation` the tanh layer's width, 0 none."""
 
     encoder: vit.Encoder
     num_classes: int = 1000

@@ -1,0 +1,179 @@
+"""A run that is killed and stopped again and again is the run that was not."""
+
+import signal
+
+import pytest
+from program import CONFIG, Program
+
+# Steps long enough to be hit; evaluation on, which the run to compare with has off.
+SLOW = ["--config.encoder.image_size=(32,32)", "--config.batch_size=16"]
+LOOKING = [
+    "--config.eval_every=10",
+    "--config.picture_every=10",
+    "--config.evaluate.batch_size=16",
+    "--config.evaluate.train_images=64",
+    "--config.evaluate.test_images=64",
+]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """The tiny config, which says when it is read."""
+    path = tmp_path_factory.mktemp("config") / "loud.py"
+    path.write_text(
+        "import runpy, sys\n"
+        'print("reading the config", file=sys.stderr, flush=True)\n'
+        f'get_config = runpy.run_path({CONFIG!r})["get_config"]\n'
+    )
+    return f"--config={path}"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """What was compiled once is not compiled again."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }
+
+
+@pytest.fixture(scope="module")
+def unbroken(config, cache, tmp_path_factory):
+    """The same run from end to end, without evaluation and pictures."""
+    program = Program(tmp_path_factory.mktemp("runs") / "whole", config, *SLOW, **cache)
+    assert program.status() == 0, program.stderr()
+    assert program.steps() == list(range(1, 31))
+    return program
+
+
+@pytest.mark.timeout(900)
+def test_killed_and_stopped_anywhere_the_run_is_the_same(
+    config, cache, unbroken, tmp_path
+):
+    def start():
+        return Program(tmp_path / "run", config, *SLOW, *LOOKING, **cache)
+
+    def reached(step):
+        return lambda: step in program.steps()
+
+    program = start().until_it_says("reading the config")
+    assert program.send(signal.SIGTERM) == 75
+    assert program.stderr().endswith("stopped before the first step\n")
+
+    program = start().until_it_says("parameters: ")
+    assert program.send(signal.SIGKILL) == -9
+
+    program = start().until_it_says("parameters: ")
+    assert program.send(signal.SIGTERM) == 75, "while it compiles"
+    assert program.stderr().endswith("stopped before the first step\n")
+    assert program.saved() == []
+
+    program = start()
+    program.until(reached(7))
+    assert program.evaluated() == [0]
+    assert program.send(signal.SIGKILL) == -9, "in a step"
+
+    program = start().until(lambda: 10 in program.saved())
+    assert program.send(signal.SIGTERM) == 75, "in evaluation"
+    assert program.evaluated() == [0]
+    assert (program.steps()[-1], program.saved()[-1]) == (10, 10)
+
+    program = start().until(lambda: 10 in program.evaluated())
+    sheet = program.workdir / "pictures" / "step_00000010.png"
+    assert not sheet.exists()
+    assert program.send(signal.SIGTERM) == 75, "while it draws"
+    assert sheet.exists()
+    assert (program.steps()[-1], program.saved()[-1]) == (10, 10)
+
+    program = start()
+    program.until(reached(13))
+    assert program.send(signal.SIGINT) == 75, "in a step"
+    last = program.steps()[-1]
+    assert f"stopped after step {last} and saved" in program.stderr()
+    assert program.saved()[-1] == last, "nothing is lost"
+
+    program = start().until(lambda: 20 in program.saved())
+    assert f"resumed at step {last}" in program.stderr()
+    assert program.send(signal.SIGKILL) == -9, "right after a checkpoint"
+
+    program = start()
+    folder = program.workdir / "checkpoints"
+    program.until(lambda: [*folder.glob("25.*-tmp")] or 27 in program.steps())
+    assert program.send(signal.SIGKILL) == -9, "while it saves"
+
+    program = start()
+    assert program.status() == 0, program.stderr()
+    assert program.evaluated() == [0, 10, 20, 30]
+    assert program.curve() == unbroken.curve()
+    assert program.fingerprints() == unbroken.fingerprints()
+    assert (program.workdir / "pictures" / "step_00000030.png").exists()
+
+
+def test_a_finished_run_has_nothing_left_to_do(config, cache, unbroken):
+    before = unbroken.curve()
+    again = Program(unbroken.workdir, config, *SLOW, **cache)
+    assert again.status() == 0, again.stderr()
+    assert "resumed at step 30" in again.stderr()
+    assert again.curve() == before
+
+
+def test_a_signal_in_the_last_evaluation_leaves_it_to_the_next_start(
+    config, cache, tmp_path
+):
+    flags = [config, *LOOKING, "--config.steps=10", "--config.checkpoint_every=0"]
+
+    def start():
+        return Program(tmp_path / "run", *flags, **cache)
+
+    program = start()
+    program.until(lambda: 10 in program.steps())
+    assert program.send(signal.SIGTERM) == 75
+    assert program.evaluated() == [0]
+    program = start()
+    assert program.status() == 0, program.stderr()
+    assert program.evaluated() == [0, 10]
+
+
+def test_a_second_process_and_another_config_are_refused(
+    config, cache, unbroken, tmp_path
+):
+    program = Program(tmp_path / "run", config, *SLOW, **cache)
+    program.until_it_says("parameters: ")
+    second = Program(tmp_path / "run", config, *SLOW, **cache)
+    assert second.status() == 78
+    assert "another process is at work in" in second.stderr()
+    assert second.stderr().count("\n") == 2, "the config's line and this one"
+    program.send(signal.SIGKILL)
+
+    before = {p: p.stat().st_mtime_ns for p in unbroken.workdir.rglob("*")}
+    other = [*SLOW, "--config.optim.base_lr=0.002", "--config.log_every=2"]
+    program = Program(unbroken.workdir, config, *other, **cache)
+    assert program.status() == 78
+    _, field, hint = program.stderr().splitlines()
+    assert field.startswith("config.optim.base_lr: 0.002 here, 0.001 in ")
+    assert "resume it with its own values, or choose another --workdir" in hint
+    assert {p: p.stat().st_mtime_ns for p in unbroken.workdir.rglob("*")} == before
+
+
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(config, cache, tmp_path):
+    flags = [config, "--config.optim.base_lr=1e30", "--config.checkpoint_every=1"]
+    program = Program(tmp_path / "run", *flags, **cache)
+    assert program.status() == 77, program.stderr()
+    (last,) = [line for line in program.stderr().splitlines() if "stopped" in line]
+    assert "was not finite 5 times in a row" in last
+    good = program.saved()[-1]
+    assert f"checkpoint {good} is the last good one" in last
+    bad = [r for r in program.records() if r["skipped"]]
+    assert len(bad) == 4, "the fifth ends the run"
+    assert good < bad[0]["step"]
+
+
+def test_a_run_starts_from_the_encoder_of_another(config, cache, unbroken, tmp_path):
+    flags = [*SLOW, f"--config.init_from={unbroken.workdir}", "--config.steps=1"]
+    flags = [config.replace("loud.py", "loud.py:mae"), *flags]
+    program = Program(
+        tmp_path / "run", *flags, "--config.optim.warmup_steps=0", **cache
+    )
+    assert program.status() == 0, program.stderr()
+    assert f"started from {unbroken.workdir}: 17 arrays matched" in program.stderr()

@@ -79,6 +79,13 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         signals.ready()
         status, last = advance(session, step, state, start)
         checkpoints.wait()
+        unread = data.error_counts(folder)
+        if unread and first:
+            reasons = ", ".join(f"{count} {why}" for why, count in unread.items())
+            progress.note(
+                f"{sum(unread.values())} images could not be read ({reasons}); they are "
+                f"listed in {folder / 'data_errors.jsonl'}"
+            )
         if record:
             record.finish(status=status, step=last)
             judge.report()

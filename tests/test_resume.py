@@ -1,9 +1,12 @@
 """A run that is killed and stopped again and again is the run that was not."""
 
 import signal
+import time
 
 import pytest
 from program import CONFIG, Program
+
+from mimjax import stop
 
 # Steps long enough to be hit; evaluation on, which the run to compare with has off.
 SLOW = ["--config.encoder.image_size=(32,32)", "--config.batch_size=16"]
@@ -102,37 +105,17 @@ def test_killed_and_stopped_anywhere_the_run_is_the_same(
     program.until(lambda: [*folder.glob("25.*-tmp")] or 27 in program.steps())
     assert program.send(signal.SIGKILL) == -9, "while it saves"
 
+    program = start().until(lambda: 30 in program.saved())
+    assert program.send(signal.SIGTERM) == 75, "in the last evaluation"
+    assert program.evaluated() == [0, 10, 20]
+
     program = start()
     assert program.status() == 0, program.stderr()
+    assert "resumed at step 30" in program.stderr()
     assert program.evaluated() == [0, 10, 20, 30]
     assert program.curve() == unbroken.curve()
     assert program.fingerprints() == unbroken.fingerprints()
     assert (program.workdir / "pictures" / "step_00000030.png").exists()
-
-
-def test_a_finished_run_has_nothing_left_to_do(config, cache, unbroken):
-    before = unbroken.curve()
-    again = Program(unbroken.workdir, config, *SLOW, **cache)
-    assert again.status() == 0, again.stderr()
-    assert "resumed at step 30" in again.stderr()
-    assert again.curve() == before
-
-
-def test_a_signal_in_the_last_evaluation_leaves_it_to_the_next_start(
-    config, cache, tmp_path
-):
-    flags = [config, *LOOKING, "--config.steps=10", "--config.checkpoint_every=0"]
-
-    def start():
-        return Program(tmp_path / "run", *flags, **cache)
-
-    program = start()
-    program.until(lambda: 10 in program.steps())
-    assert program.send(signal.SIGTERM) == 75
-    assert program.evaluated() == [0]
-    program = start()
-    assert program.status() == 0, program.stderr()
-    assert program.evaluated() == [0, 10]
 
 
 def test_a_second_process_and_another_config_are_refused(
@@ -170,10 +153,32 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(config, cache, tmp_p
 
 
 def test_a_run_starts_from_the_encoder_of_another(config, cache, unbroken, tmp_path):
-    flags = [*SLOW, f"--config.init_from={unbroken.workdir}", "--config.steps=1"]
-    flags = [config.replace("loud.py", "loud.py:mae"), *flags]
-    program = Program(
-        tmp_path / "run", *flags, "--config.optim.warmup_steps=0", **cache
-    )
-    assert program.status() == 0, program.stderr()
+    flags = [*SLOW, f"--config.init_from={unbroken.workdir}"]
+    mae = config.replace("loud.py", "loud.py:mae")
+    program = Program(tmp_path / "run", mae, *flags, **cache)
+    program.until_it_says("parameters: ").send(signal.SIGKILL)
     assert f"started from {unbroken.workdir}: 17 arrays matched" in program.stderr()
+
+
+def test_the_first_signal_asks_its_echo_is_ignored_and_a_later_one_ends(
+    monkeypatch, capsys
+):
+    left = []
+    monkeypatch.setattr(stop.os, "_exit", left.append)
+    monkeypatch.setattr(stop, "ECHO", 0.2)
+    before = signal.getsignal(signal.SIGTERM)
+    signals = stop.Stop()
+    signals.ready()
+    assert not signals.agreed(1)
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    assert signals.asked()
+    assert signals.agreed(2)
+    time.sleep(0.4)
+    assert left == []
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert left == [75]
+    assert capsys.readouterr().err == "stopped again: not saved\n"
+    signals.close()
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -14,6 +14,7 @@ LOOKING = [
     "--config.eval_every=10",
     "--config.picture_every=10",
     "--config.evaluate.batch_size=16",
+    "--config.evaluate.linear_iterations=2",
     "--config.evaluate.train_images=64",
     "--config.evaluate.test_images=64",
 ]

@@ -7,7 +7,7 @@ paper's values, whose backbone is the field `encoder`, and whose call takes
 Random draws come from the streams "mask" and "drop". `panels`, where there is one,
 returns the columns of a picture sheet, normalised images by name, and `panel_note`
 what to print beneath. `problems()` lists what cannot work, one line each, as
-"field: why".
+"field: why", naming every field it depends on.
 """
 
 import importlib

@@ -1,0 +1,61 @@
+"""Two processes are one run: joined over the loopback, stopped, resumed, compared."""
+
+import signal
+import socket
+
+import numpy as np
+import pytest
+from program import CONFIG, Program
+
+FLAGS = [
+    f"--config={CONFIG}:simmim",
+    "--config.mesh.data=2",
+    "--config.mesh.fsdp=2",
+    "--config.eval_every=30",
+    "--config.picture_every=30",
+    "--config.evaluate.batch_size=32",
+    "--config.evaluate.linear_iterations=2",
+    "--config.evaluate.train_images=32",
+    "--config.evaluate.test_images=32",
+]
+
+
+def pair(workdir):
+    """Two processes with two devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    return [
+        Program(
+            workdir, *FLAGS, f"--distributed={address},2,{i}", JAX_NUM_CPU_DEVICES="2"
+        )
+        for i in range(2)
+    ]
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_equal_one_also_when_stopped_and_resumed(tmp_path):
+    alone = Program(tmp_path / "one", *FLAGS, JAX_NUM_CPU_DEVICES="4")
+    assert alone.status() == 0, alone.stderr()
+
+    first, second = pair(tmp_path / "two")
+    first.until(lambda: 3 in first.steps())
+    for program in (first, second):
+        program.process.send_signal(signal.SIGTERM)
+    assert [first.status(), second.status()] == [75, 75], first.stderr()
+    (last,) = first.saved()[-1:]
+    assert last == first.steps()[-1] < 30
+    for program in (first, second):
+        assert f"stopped after step {last} and saved" in program.stderr()
+
+    first, second = pair(tmp_path / "two")
+    assert [first.status(), second.status()] == [0, 0], first.stderr()
+    assert f"resumed at step {last}" in second.stderr()
+    assert first.steps() == list(range(1, 31)), "the first process alone writes"
+    assert first.evaluated() == alone.evaluated() == [0, 30]
+    for name in ("loss", "grad_norm", "eval/loss"):
+        ours, theirs = (
+            [record[name] for record in program.records() if name in record]
+            for program in (first, alone)
+        )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)

@@ -10,12 +10,12 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.steps = 1200
+    config.steps = 700
     config.batch_size = 32
     config.log_every = 50
-    config.checkpoint_every = 300
-    config.eval_every = 600
-    config.picture_every = 300
+    config.checkpoint_every = 350
+    config.eval_every = 350
+    config.picture_every = 350
 
     config.data = ConfigDict()
     config.data.source = "digits"
@@ -41,13 +41,9 @@ def get_config() -> ConfigDict:
     config.objective.head_depth = 2
 
     config.optim = ConfigDict()
-    config.optim.base_lr = 1.5e-3
+    config.optim.base_lr = 2e-3
     config.optim.lr_batch = 0
     config.optim.warmup_steps = 50
     config.optim.warmup_lr = 1e-6
     config.optim.clip = 1.0
-
-    config.evaluate = ConfigDict()
-    # A digit fills a part of the image: the strongest answer says more than the mean.
-    config.evaluate.pool = "max"
     return config

@@ -200,6 +200,8 @@ def plain(state: State) -> dict[str, Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """What an error says, on one line; the first cause names the file."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) < 300 else text[:297] + "..."

@@ -60,13 +60,14 @@ def schemas(objective: str) -> dict[str, Schema]:
 def resolve(
     path: str,
     changes: Iterable[tuple[str, str]],
-    devices: int,
+    devices: int | None,
     *,
     with_data: bool = True,
 ) -> Config:
     """The checked config of a file with `changes` ("optim.clip", "1.0") on top.
 
-    `devices` is how many the run has; the data is looked for only `with_data`. Raises
+    `devices` is how many the run has, None where that is not known yet; the data is
+    looked for only `with_data`. Raises
     ConfigError with every problem there is.
     """
     given = overlaid(load(path), {tuple(n.split(".")): text for n, text in changes})
@@ -152,7 +153,7 @@ def build(values: Values) -> Config:
     )
 
 
-def checks(config: Config, devices: int, with_data: bool) -> list[str]:
+def checks(config: Config, devices: int | None, with_data: bool) -> list[str]:
     """What cannot work in any group and across them, one line each, by full path."""
     encoder, data = config.encoder, config.data
     if not with_data:
@@ -162,10 +163,9 @@ def checks(config: Config, devices: int, with_data: bool) -> list[str]:
         *("config." + line for line in settings.problems(config.run)),
         *("config.objective." + line for line in config.objective.problems()),
         *("config.optim." + line for line in optim.problems(config.optim)),
-        *("config.mesh." + line for line in sharding.problems(config.mesh, devices)),
         *data_module.check(data, encoder.image_size, encoder.channels),
         *evaluate_module.check(config.evaluate),
-        *sharing_problems(config, devices),
+        *(sharing_problems(config, devices) if devices else ()),
         *joint_problems(config),
     ]
 
@@ -173,9 +173,9 @@ def checks(config: Config, devices: int, with_data: bool) -> list[str]:
 def sharing_problems(config: Config, devices: int) -> list[str]:
     """What does not divide among the devices."""
     mesh, encoder = config.mesh, config.encoder
-    if sharding.problems(mesh, devices):
-        return []
-    found = []
+    found = ["config.mesh." + line for line in sharding.problems(mesh, devices)]
+    if found:
+        return found
     shared = devices // mesh.tensor
     rows = shared * max(1, config.optim.accumulate)
     batches = {

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -66,9 +66,15 @@ class Feed:
             return True
         return False
 
-    def next(self) -> dict[str, jax.Array]:
-        """The next batch, on the devices."""
-        item = self.ready.get()
+    def next(self, asked: Callable[[], bool]) -> dict[str, jax.Array] | None:
+        """The next batch, on the devices; None if we are asked to stop first."""
+        while True:
+            try:
+                item = self.ready.get(timeout=0.5)
+                break
+            except queue.Empty:
+                if asked():
+                    return None
         if isinstance(item, BaseException):
             raise item
         return item

@@ -54,8 +54,9 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         stack.enter_context(jax.set_mesh(mesh))
         setup.check_labels(config)
         found = data.fingerprint(config.data)
+        setup.check_images(config, found["length"])
         plan = setup.make_plan(config, found["length"])
-        progress = Progress(plan.steps)
+        progress = Progress(plan.steps, silent=not first)
         stack.callback(progress.close)
         keep = config.run.keep_last, config.run.keep_every
         checkpoints = checkpoint.Checkpoints(folder, *keep)
@@ -121,8 +122,8 @@ def advance(
 ) -> tuple[int, int]:
     """Updates until the last step or a stop; returns the exit status and the step.
 
-    A checkpoint comes before what may fail or be interrupted: evaluation and pictures
-    of a step are made up for when the run is resumed at it.
+    Evaluation and pictures of a step come before its update; a run that was stopped or
+    killed in them makes up for them when it is resumed.
     """
     period, plan = session.config.run, session.plan
     waiting: collections.deque[Any] = collections.deque()
@@ -139,7 +140,9 @@ def advance(
             )
             return stop.STOPPED, step
         with session.meter.waiting():
-            batch = session.batches.next()
+            batch = session.batches.next(session.signals.asked)
+        if batch is None:
+            continue
         # Nothing but the feed and the log may move data between host and devices.
         with jax.transfer_guard("disallow"):
             state, values = update(state, batch)

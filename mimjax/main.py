@@ -89,15 +89,17 @@ def start(
         from mimjax import aot
 
         return aot.report(flags.config, changes, flags.compile)
+    from mimjax import config, loop
+    from mimjax.checkpoint import StorageError
+    from mimjax.data.faults import BadDataError
+
+    # Once before any host or device is touched, once more with their number known.
+    config.resolve(flags.config, changes, None)
     if flags.distributed:
         from mimjax import hosts
 
         hosts.join(flags.distributed)
     import jax
-
-    from mimjax import config, loop
-    from mimjax.checkpoint import StorageError
-    from mimjax.data.faults import BadDataError
 
     resolved = config.resolve(flags.config, changes, jax.device_count())
     command = [sys.executable, "-m", "mimjax.main", *given]
@@ -115,7 +117,13 @@ def console() -> None:
     """The console script."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop.leave)
-    sys.exit(main())
+    status = main()
+    jax = sys.modules.get("jax")
+    if status not in (0, stop.STOPPED) and jax and jax.process_count() > 1:
+        # The others are waiting for us: gone at once, they notice; politely, they wait.
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ class Progress:
 
     Args:
       total: steps of the whole run.
+      silent: for every process but the first, which speaks for all.
       clock: seconds, monotonic.
     """
 
@@ -41,9 +42,11 @@ class Progress:
         self,
         total: int,
         *,
+        silent: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total, self._clock = total, clock
+        self._silent = silent
         self._stream = sys.stderr
         self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._first: tuple[int, float] | None = None
@@ -61,6 +64,8 @@ class Progress:
         left = duration(rate * (self._total - step))
         count = f"step {step:>{len(str(self._total))}}/{self._total}"
         self._line = "  ".join([count, *_fields(values), f"ETA {left}"])
+        if self._silent:
+            return
         if self._live:
             self._draw(step)
         else:
@@ -78,6 +83,8 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Prints a message on lines of its own; the progress line continues below."""
+        if self._silent:
+            return
         if not (self._live and self._line):
             print(text, file=self._stream, flush=True)
             return
@@ -87,6 +94,6 @@ class Progress:
 
     def close(self) -> None:
         """Leaves the last line standing."""
-        if self._live and self._line:
+        if self._live and self._line and not self._silent:
             print(file=self._stream, flush=True)
         self._line = ""

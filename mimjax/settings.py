@@ -1,6 +1,7 @@
 """The top fields of a config, and the checked whole that the program works with."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from mimjax import data, evaluate, optim, sharding
@@ -76,6 +77,12 @@ def problems(run: Run) -> list[str]:
             found.append(f"{name}: {getattr(run, name)} must not be negative")
     if run.epochs > MOST_EPOCHS:
         found.append(f"epochs: {run.epochs} is more than {MOST_EPOCHS}")
+    if run.init_from and not any(
+        folder.name.isdigit() for folder in Path(run.init_from, "checkpoints").glob("*")
+    ):
+        found.append(
+            f"init_from: {run.init_from} holds no checkpoint; name the workdir of a run"
+        )
     if run.init_scope not in ("encoder", "all"):
         found.append(f"init_scope: {run.init_scope!r} is neither 'encoder' nor 'all'")
     return found

@@ -26,8 +26,10 @@ def place(
     size = STATE_BYTES * train.count(shapes) // config.mesh.tensor
     mesh = sharding.make(sharding.choose(config.mesh, len(devices), size), devices)
     if config.encoder.unroll == 0:
-        # XLA on CPU runs unrolled layers faster; elsewhere a scan compiles sooner.
-        unroll = config.encoder.depth if devices[0].platform == "cpu" else 1
+        # XLA on CPU runs unrolled layers faster; elsewhere a scan compiles sooner. What
+        # is to be recomputed has to stay in a loop, or the compiler merges it again.
+        whole = devices[0].platform == "cpu" and config.encoder.remat == "none"
+        unroll = config.encoder.depth if whole else 1
         encoder = config.encoder.clone(unroll=unroll)
         objective = config.objective.clone(encoder=encoder)
         config = dataclasses.replace(config, encoder=encoder, objective=objective)
@@ -46,6 +48,26 @@ def make_plan(config: Config, num_images: int) -> train.Plan:
         )
     mean, std = data.normalise_constants(config.data, config.encoder.channels)
     return train.Plan(steps, warmup, mean, std)
+
+
+def check_images(config: Config, length: int) -> None:
+    """Refuses to train on nothing, or to judge and draw without held-out images."""
+    run, source = config.run, config.data.source
+    if length == 0:
+        raise ConfigError([f"config.data.source: {source} has no image to train on"])
+    if run.eval_every or run.picture_every:
+        size, channels = config.encoder.image_size, config.encoder.channels
+        images, _ = data.held_out(
+            config.data, image_size=size, channels=channels, split="test", limit=1
+        )
+        if len(images) == 0:
+            raise ConfigError(
+                [
+                    f"config.data.source: {source} has no readable held-out image to "
+                    "evaluate and draw; add images, or set config.data.holdout_fraction"
+                    " above 0, or config.eval_every and config.picture_every to 0"
+                ]
+            )
 
 
 def check_labels(config: Config) -> None:
@@ -194,6 +216,6 @@ def make_meter(
     return metrics.Meter(
         config.run.batch_size,
         step=start,
-        flops_per_step=3 * once,
+        flops_per_step=flops.STEP_OVER_FORWARD * once,
         peak=peak * mesh.devices.size if peak else None,
     )

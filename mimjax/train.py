@@ -215,7 +215,9 @@ def compile_step(config: Config, plan: Plan, mesh: jax.sharding.Mesh) -> Any:
         donate_argnums=0,
         out_shardings=(placed, sharding.replicated(mesh)),
     )
-    return step.lower(state, abstract_batch(config, mesh)).compile()
+    # The mesh in force is what the models cut their activations over.
+    with jax.set_mesh(mesh):
+        return step.lower(state, abstract_batch(config, mesh)).compile()
 
 
 def start_state(config: Config, mesh: jax.sharding.Mesh) -> State:

@@ -58,9 +58,9 @@ def claim(config: Config, workdir: pathlib.Path) -> TextIO:
         there = flat(json.loads(path.read_text()))
         here = flat(json.loads(json.dumps(config.values)))
         found = [
-            f"config.{name}: {here.get(name)!r} here, {there.get(name)!r} in {workdir}"
-            for name in sorted({*there, *here})
-            if there.get(name) != here.get(name)
+            f"config.{name}: {here.get(name)!r} here, {there[name]!r} in {workdir}"
+            for name in sorted(there)  # a field that is new since has its default
+            if there[name] != here.get(name)
             and name not in FREE
             and name.split(".")[0] not in FREE_GROUPS
         ]
@@ -97,6 +97,16 @@ class Record:
     def __init__(self, workdir: pathlib.Path, facts: dict[str, Any], step: int):
         self.path = workdir / "run.json"
         before = json.loads(self.path.read_text()) if self.path.exists() else {}
+        data = before.get("data", facts["data"])
+        if step and data != facts["data"]:
+            raise ConfigError(
+                [
+                    f"config.data.source: {data['source']} had {data['length']} images "
+                    f"({data['content'][:8]}) when the run began and now has "
+                    f"{facts['data']['length']} ({facts['data']['content'][:8]}); put "
+                    "them back, or start anew in another --workdir"
+                ]
+            )
         resumes = before.get("resumes", [])
         if before:
             resumes = [*resumes, {"step": step, "at": now()}]

@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-STACKED = ("encoder/blocks/", "decoder/layers/", "head/norm", "head/mlp")
+STACKED = ("encoder/blocks/", "decoder/layers/", "head/layers/")
 
 
 def random_params(module: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -71,7 +71,10 @@ class Encoder(nn.Module):
     "learned" (ViT) or "relative" (one bias table shared by all layers, BEiT and
     SimMIM). `patch_norm` normalises the patch embedding (AIM). `start` names the row of
     `starts.STARTS` the weights start from. The other fields are those of `layers.Spec`
-    and `layers.Blocks`; `dtype` is that of the matrix products, parameters are float32.
+    and `layers.Blocks`; `dtype` is that of the matrix products and of what
+    flows between layers (as in vit_jax; under PyTorch's autocast the sums of the
+    residual stream stay float32); parameters, norm statistics, scores and softmax are
+    float32.
     `unroll` 0 leaves it to the program: all layers on CPU, one elsewhere.
     """
 

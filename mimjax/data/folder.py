@@ -75,17 +75,20 @@ def scan(path: str, part: Literal["train", "test"], holdout_fraction: float) -> 
     if held is not None and bool(_classes(held)) != bool(classes):
         held = None  # labelled images cannot be judged on unlabelled ones
     root = held if part == "test" and held is not None else train
-    limit = 0 if held is not None else round(holdout_fraction * 2**32)
+    found = [os.fsencode(name) for name in walk(root)]
+    if held is None:
+        apart = _held_out(found, holdout_fraction)
+        found = [raw for raw in found if (raw in apart) == (part == "test")]
     names, ends, labels, end = [], [], [], 0
     numbers = {name: number for number, name in enumerate(classes)}
-    for name in walk(root):
-        raw = os.fsencode(name)
-        if held is None and (zlib.crc32(raw) < limit) != (part == "test"):
-            continue
+    for raw in found:
+        name = os.fsdecode(raw)
+        if classes and name.split("/", 1)[0] not in numbers:
+            continue  # a class that is not trained on cannot be judged
         end += len(raw)
         names.append(raw)
         ends.append(end)
-        labels.append(numbers.get(name.split("/", 1)[0], -1) if classes else -1)
+        labels.append(numbers[name.split("/", 1)[0]] if classes else -1)
     return Folder(
         str(root),
         b"".join(names),
@@ -93,6 +96,16 @@ def scan(path: str, part: Literal["train", "test"], holdout_fraction: float) -> 
         np.asarray(labels, np.int32),
         classes,
     )
+
+
+def _held_out(names: list[bytes], fraction: float) -> set[bytes]:
+    """The names whose hash falls into the fraction; at least one if it is above 0.
+
+    At least one is left to train on as well.
+    """
+    ranked = sorted(names, key=lambda raw: (zlib.crc32(raw), raw))
+    count = sum(zlib.crc32(raw) < round(fraction * 2**32) for raw in names)
+    return set(ranked[: min(max(count, fraction > 0), len(names) - 1)])
 
 
 def walk(root: Path, inside: str = "", seen: tuple[str, ...] = ()) -> Iterator[str]:

@@ -19,8 +19,12 @@ NEEDED = {
 
 def find(data: Data, image_size: tuple[int, int], channels: int) -> list[str]:
     """One line for each problem, naming its field."""
+    try:
+        source = _source(data)
+    except (OSError, ValueError) as error:
+        source = [f"config.data.source: {data.source} cannot be read: {error}"]
     return [
-        *_source(data),
+        *source,
         *_ranges(data),
         *_colours(data, channels),
         *_sizes(image_size),

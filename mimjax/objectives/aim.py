@@ -4,11 +4,13 @@ El-Nouby et al., arXiv 2401.08541. Pre-training code and constants: apple/ml-l3m
 (`RandomRasterMasking`, `PrefixAttentionMaskBuilder`, `SimpleDecoder`,
 `RasterPixelLoss`); section 3.3 of the paper for the head. Patches go row by row; a
 prefix of random length sees itself both ways, the rest looks back only. The loss is one
-sum over all predicted patches of the batch divided by their number, where the official
+sum over all predicted patches of the batch divided by their number (with
+config.optim.accumulate the mean of that over the parts), where the official
 code takes the mean of that ratio over devices.
 """
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -37,6 +39,31 @@ class HeadBlock(nn.Module):
         y = layers.layer_norm(spec.norm_eps, spec.dtype, "norm2")(x)
         y = layers.Mlp(spec, name="mlp")(y, number, train=False)
         return by_sample(x + y), None
+
+
+class Head(nn.Module):
+    """Scanned layers of the head; `remat` and `unroll` as in `layers.Blocks`."""
+
+    spec: layers.Spec
+    depth: int
+    remat: str
+    unroll: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        block: Any = HeadBlock
+        policy = layers.REMAT[self.remat]
+        if policy is not None:
+            block = nn.remat(HeadBlock, policy=policy, prevent_cse=False)
+        scanned = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=0,
+            length=self.depth,
+            unroll=self.unroll,
+        )(self.spec, name="layers")
+        return scanned(x, jnp.arange(1, self.depth + 1))[0]
 
 
 class Objective(nn.Module):
@@ -92,18 +119,8 @@ class Objective(nn.Module):
             bias=False,
             dropout=0.0,
         )
-        block = HeadBlock
-        policy = layers.REMAT[encoder.remat]
-        if policy is not None:
-            block = nn.remat(HeadBlock, policy=policy, prevent_cse=False)
-        self.head = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=0,
-            length=self.head_depth,
-            unroll=self.head_depth if encoder.unroll > 1 else 1,
-        )(spec)
+        unroll = self.head_depth if encoder.unroll > 1 else 1
+        self.head = Head(spec, self.head_depth, encoder.remat, unroll)
         self.head_norm = layers.layer_norm(encoder.norm_eps, encoder.dtype)
         self.head_pred = nn.Dense(
             encoder.patch_values, kernel_init=xavier, dtype=jnp.float32
@@ -134,8 +151,7 @@ class Objective(nn.Module):
         x = self.head_embed(self.encoder(tokens, attn_mask=attn_mask, train=train))
         table = jnp.asarray(posembed.sincos_2d(self.encoder.grid, self.head_width))
         x = x + table.astype(x.dtype)
-        x, _ = self.head(x, jnp.arange(1, self.head_depth + 1))
-        return self.head_pred(self.head_norm(x))
+        return self.head_pred(self.head_norm(self.head(x)))
 
     def targets(self, image: Float[Array, "B H W C"]) -> Float[Array, "B N P"]:
         """What patch n should be predicted as."""

@@ -66,6 +66,7 @@ class Objective(nn.Module):
     ) -> Float[Array, "B V"]:
         """Scores of the classes, float32."""
         x = self.encoder(self.encoder.embed(image), train=train)
+        x = x.astype(jnp.float32)
         x = x[:, 0] if self.pool == "token" else x.mean(axis=1)
         if self.representation:
             x = jnp.tanh(self.pre_logits(x))

@@ -1,0 +1,172 @@
+"""The command line, from the shipped quickstart to every exit status."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from program import CONFIG, ROOT, Program
+
+from mimjax import main
+from mimjax.checkpoint import StorageError
+from mimjax.data import BadDataError
+from mimjax.schema import ConfigError
+
+SHRUNK = [
+    f"--config={ROOT / 'configs' / 'quickstart.py'}",
+    "--config.steps=6",
+    "--config.batch_size=8",
+    "--config.log_every=2",
+    "--config.checkpoint_every=3",
+    "--config.eval_every=3",
+    "--config.picture_every=3",
+    "--config.data.num_images=64",
+    "--config.encoder.width=32",
+    "--config.encoder.depth=1",
+    "--config.objective.decoder_width=32",
+    "--config.optim.warmup_steps=2",
+    "--config.evaluate.train_images=64",
+    "--config.evaluate.test_images=32",
+    "--config.evaluate.batch_size=32",
+]
+
+
+def python(*command):
+    """Runs Python apart from the tests; what it says and how long it took."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout, time.perf_counter() - start
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """The shipped quickstart, made small, from end to end."""
+    program = Program(tmp_path_factory.mktemp("runs") / "quickstart", *SHRUNK)
+    assert program.status() == 0, program.stderr()
+    return program
+
+
+def test_the_quickstart_says_how_it_goes_and_nothing_else(quickstart):
+    lines = quickstart.stderr().splitlines()
+    known = ("parameters: encoder", "compiled in", "step ")
+    assert [line for line in lines if not line.startswith(known)] == []
+    assert sum("held out: loss" in line and "knn" in line for line in lines) == 3
+    (last,) = (line for line in lines if line.startswith("step 6/6"))
+    for shown in ("loss", "lr", "img/s", "data wait", "ETA"):
+        assert shown in last
+
+
+def test_the_quickstart_leaves_what_is_promised(quickstart):
+    records = quickstart.records()
+    logged = [r for r in records if "loss" in r]
+    assert [r["step"] for r in logged] == [2, 4, 6]
+    for record in logged:
+        assert {"step", "loss", "lr", "images_per_sec", "data_wait"} <= set(record)
+    assert quickstart.evaluated() == [0, 3, 6]
+    for record in records:
+        if "eval/loss" in record:
+            assert 0 <= record["eval/knn"] <= 1
+            assert 0 <= record["eval/linear"] <= 1
+    assert quickstart.saved() == [3, 6]
+    folder = quickstart.workdir
+    sheets = sorted(p.name for p in (folder / "pictures").iterdir())
+    assert sheets == [f"step_{step:08d}.png" for step in (0, 3, 6)]
+    assert (folder / "loss.png").stat().st_size > 1000
+    assert len([*(folder / "tensorboard").glob("events.out.tfevents.*")]) == 1
+    assert not (folder / "data_errors.jsonl").exists()
+    page = (folder / "report.html").read_text()
+    for part in ("kNN", "linear", "untrained", "objective.mask_ratio"):
+        assert part in page
+
+
+def test_a_run_writes_down_what_it_was(quickstart):
+    config = json.loads((quickstart.workdir / "config.json").read_text())
+    assert config["steps"] == 6
+    assert config["encoder"]["width"] == 32
+    assert config["objective"]["name"] == "mae"
+    run = json.loads((quickstart.workdir / "run.json").read_text())
+    assert (run["status"], run["step"], run["seed"]) == (0, 6, 0)
+    assert run["data"]["source"] == "digits"
+    assert run["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert {"jax", "flax", "orbax-checkpoint", "python"} <= set(run["versions"])
+    assert run["parameters"]["encoder"] < run["parameters"]["total"]
+    flags = [f"--workdir={quickstart.workdir}", *SHRUNK]
+    assert run["command"] == [sys.executable, "-m", "mimjax.main", *flags]
+
+
+def test_real_images_go_on_where_a_killed_run_left_them(quickstart, tmp_path):
+    quiet = [*SHRUNK, "--config.eval_every=0", "--config.picture_every=0"]
+    program = Program(tmp_path / "run", *quiet)
+    program.until(lambda: 3 in program.saved()).send(signal.SIGKILL)
+    program = Program(tmp_path / "run", *quiet)
+    assert program.status() == 0, program.stderr()
+    assert "resumed at step 3" in program.stderr()
+    assert program.curve() == quickstart.curve()
+    assert program.fingerprints() == quickstart.fingerprints()
+
+
+def test_help_is_there_at_once():
+    told, seconds = python("-m", "mimjax.main", "--help")
+    assert "--config.GROUP.FIELD=VALUE" in told
+    assert seconds < 5, "0.2 s on an idle machine"
+
+
+def test_the_flags_are_read_without_the_libraries():
+    told, _ = python(
+        "-c", "import sys, mimjax.main; print({'jax', 'tensorflow'} & set(sys.modules))"
+    )
+    assert told == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (ConfigError(["config.a: b", "config.c: d"]), 78, "config.a: b\nconfig.c: d\n"),
+        (BadDataError("step 3: too many"), 78, "step 3: too many\n"),
+        (StorageError("cannot save step 4: full"), 74, "cannot save step 4: full\n"),
+        (OSError(28, "No space left"), 74, "[Errno 28] No space left\n"),
+    ],
+)
+def test_what_goes_wrong_is_told_in_lines(monkeypatch, capsys, error, status, told):
+    def run(*_):
+        raise error
+
+    monkeypatch.setattr("mimjax.loop.run", run)
+    assert main.main([f"--config={CONFIG}", "--workdir=none"]) == status
+    assert capsys.readouterr().err == told
+
+
+def test_our_own_mistakes_end_with_70_and_a_traceback(monkeypatch, capsys):
+    monkeypatch.setattr("mimjax.loop.run", lambda *_: [][1])
+    assert main.main([f"--config={CONFIG}", "--workdir=none"]) == 70
+    assert "IndexError" in capsys.readouterr().err
+
+
+def test_the_step_compiles_for_devices_that_are_not_there(tmp_path):
+    program = Program(
+        tmp_path / "unused",
+        f"--config={CONFIG}:classify",
+        "--compile=cpu:8",
+        "--config.mesh.fsdp=8",
+        "--config.data.source=folder:nowhere",
+    )
+    assert program.status() == 0
+    parameters, compiled = program.stderr().splitlines()
+    assert parameters.startswith("parameters: encoder 103,296, in all ")
+    assert "for 8 device(s) (data 1 x fsdp 8 x tensor 1); memory per device" in compiled
+    assert not program.workdir.exists()
+
+
+@pytest.mark.parametrize("spec", ["cpu:0", "cpu:many", "v5e:1x1x1x1"])
+def test_devices_that_cannot_be_are_one_line(spec, tmp_path, capsys):
+    if spec.startswith("cpu"):
+        assert main.main([f"--config={CONFIG}", f"--compile={spec}"]) == 78
+        assert capsys.readouterr().err == f"--compile: {spec!r} must be cpu:COUNT\n"
+        return
+    program = Program(tmp_path, f"--config={CONFIG}", f"--compile={spec}")
+    assert program.status() == 78
+    assert f"--compile: {spec!r}: " in program.stderr().splitlines()[-1]

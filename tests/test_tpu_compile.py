@@ -1,0 +1,21 @@
+"""The real TPU compiler takes the step; no TPU is needed."""
+
+import libtpu
+from program import CONFIG, Program
+
+
+def test_the_step_compiles_for_a_tpu_slice(tmp_path):
+    assert libtpu.__file__
+    program = Program(
+        tmp_path / "unused",
+        f"--config={CONFIG}:classify",
+        "--compile=v5e:2x4",
+        "--config.mesh.data=2",
+        "--config.mesh.fsdp=4",
+        "--config.encoder.dtype=bfloat16",
+    )
+    assert program.status() == 0, program.stderr()
+    *_, parameters, compiled = program.stderr().splitlines()
+    assert parameters.startswith("parameters: encoder 103,296, in all ")
+    assert "for 8 device(s) (data 2 x fsdp 4 x tensor 1); memory per device" in compiled
+    assert not program.workdir.exists()

@@ -86,6 +86,13 @@ def resolve(
     return config
 
 
+def fit(config: Config, devices: int) -> None:
+    """Raises ConfigError where the run does not divide among that many devices."""
+    found = sharing_problems(config, devices)
+    if found:
+        raise ConfigError(found)
+
+
 def overlaid(given: dict[Place, Any], changes: dict[Place, Any]) -> dict[Place, Any]:
     """What the file and the command line say together."""
     gone = {place for first in changes for place in REPLACES.get(first, ())}

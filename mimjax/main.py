@@ -93,15 +93,15 @@ def start(
     from mimjax.checkpoint import StorageError
     from mimjax.data.faults import BadDataError
 
-    # Once before any host or device is touched, once more with their number known.
-    config.resolve(flags.config, changes, None)
+    # Before any host or device is touched; what depends on their number comes after.
+    resolved = config.resolve(flags.config, changes, None)
     if flags.distributed:
         from mimjax import hosts
 
         hosts.join(flags.distributed)
     import jax
 
-    resolved = config.resolve(flags.config, changes, jax.device_count())
+    config.fit(resolved, jax.device_count())
     command = [sys.executable, "-m", "mimjax.main", *given]
     try:
         return loop.run(resolved, pathlib.Path(flags.workdir), command)

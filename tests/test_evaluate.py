@@ -235,7 +235,7 @@ def test_check_names_every_bad_field():
         "train_images": 0,
         "test_images": -1,
         "batch_size": 0,
-        "pool": "max",
+        "pool": "sum",
         "knn_k": 0,
         "knn_temperature": float("nan"),
         "linear_l2": -1.0,

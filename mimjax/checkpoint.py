@@ -5,14 +5,13 @@ So a fingerprint of every array is saved with it, computed on the device before 
 and again after the restore.
 """
 
-import contextlib
 import gc
 import logging
 import pathlib
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -140,12 +139,7 @@ class Checkpoints:
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(plain(abstract)), meta=ocp.args.JsonRestore()
         )
-        restored, problem = None, ""
-        with silent_leftovers():
-            try:
-                restored = self.manager.restore(step, args=arguments)
-            except Exception as error:
-                problem = first_line(error)
+        restored, problem = attempt(lambda: self.manager.restore(step, args=arguments))
         if not everywhere(restored is not None) or restored is None:
             return None, problem or "another process cannot read it"
         wrong = differing(restored["state"], restored["meta"])
@@ -168,11 +162,14 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until the last save is on disk; raises StorageError if it failed."""
-        try:
+
+        def finish() -> None:
             self.manager.wait_until_finished()
             self.manager.check_for_errors()
-        except Exception as error:
-            raise StorageError(f"the last save failed: {first_line(error)}") from error
+
+        _, problem = attempt(finish)
+        if problem:
+            raise StorageError(f"the last save failed: {problem}")
 
     def close(self) -> None:
         """Waits, on every way out."""
@@ -183,15 +180,19 @@ class Checkpoints:
             threading.excepthook = self.before
 
 
-@contextlib.contextmanager
-def silent_leftovers() -> Iterator[None]:
-    """Where one read fails Orbax drops the others, and Python would report each."""
+def attempt(work: Callable[[], Any]) -> tuple[Any, str]:
+    """What `work` returns, or None and what went wrong, on one line."""
+    # Where one file fails Orbax drops the others, and Python would report each.
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    found, problem = None, ""
     try:
-        yield
-    finally:
+        found = work()
+    except Exception as error:
+        problem = first_line(error)
+    if problem:
         gc.collect()
-        sys.unraisablehook = hook
+    sys.unraisablehook = hook
+    return found, problem
 
 
 def plain(state: State) -> dict[str, Any]:

@@ -123,7 +123,11 @@ def _figures(
         first = f"from {losses[0]:.4f}, mean of the last {len(recent)} log lines"
         yield "loss", f"{recent.mean():.4f}", first
     if records:
-        of = f"of {total:,}" if (total := _at(run, "steps")) else ""
+        of = (
+            f"of {total:,}"
+            if (total := _at(run, "steps") or _at(config, "steps"))
+            else ""
+        )
         yield "steps", f"{max(r['step'] for r in records):,}", of
     # The first window holds what is slow only once.
     for key, name, form in (

@@ -161,6 +161,8 @@ def coerce(value: Any, kind: Any) -> Any:
         value = int(value)
     if type(value) is not kind:
         raise ValueError(f"{shown(value)} is not {KINDS[kind]}")
+    if isinstance(value, str) and not value.isprintable():
+        raise ValueError(f"{shown(value)} is not text on one line")
     # Written so that a NaN, which compares false, is refused.
     if kind in ENDS and isinstance(value, int | float) and not abs(value) < ENDS[kind]:
         largest = "2^31" if kind is int else "3e38"

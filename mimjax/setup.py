@@ -129,7 +129,9 @@ def memory(step: Any) -> str:
     kept = found.argument_size_in_bytes
     extra = found.output_size_in_bytes - found.alias_size_in_bytes
     work = found.temp_size_in_bytes
-    total = (kept + extra + work) / 2**30
+    # The sum counts temporaries that never live at once, where the peak is known.
+    peak = getattr(found, "peak_memory_in_bytes", 0)
+    total = (peak or kept + extra + work) / 2**30
     parts = f"{kept / 2**30:.2f} state and batch, {work / 2**30:.2f} work"
     return f"{total:.2f} GiB ({parts})"
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from mimjax.checkpoint import StorageError, differing, first_line, silent_leftovers
+from mimjax.checkpoint import StorageError, attempt, differing
 from mimjax.train import State
 
 
@@ -64,13 +64,14 @@ def read_part(path: pathlib.Path, abstract: dict[str, Any]) -> dict[str, Any]:
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
         partial_restore=True,
     )
-    with silent_leftovers():
-        try:
-            loaded = ocp.PyTreeCheckpointer().restore(path, args=arguments)
-            meta = json.loads((path.parent / "meta" / "metadata").read_text())
-        except Exception as error:
-            told = f"cannot read {path.parent}: {first_line(error)}"
-            raise StorageError(told) from None
+    loaded, problem = attempt(
+        lambda: ocp.PyTreeCheckpointer().restore(path, args=arguments)
+    )
+    meta, torn = attempt(
+        lambda: json.loads((path.parent / "meta" / "metadata").read_text())
+    )
+    if problem or torn:
+        raise StorageError(f"cannot read {path.parent}: {problem or torn}")
     wrong = differing(loaded, meta)
     if wrong:
         raise StorageError(f"{path.parent}: {wrong[0]} is not what was saved")

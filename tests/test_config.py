@@ -236,6 +236,7 @@ def test_what_follows_from_a_mistake_is_not_reported():
         ("config.optim.clip = 10**9999", "config.optim.clip: inf is not a number"),
         ("config.data.mean = np.zeros((9, 9))", "config.data.mean: array([[0., 0., 0."),
         ("config.data.source = 5", "config.data.source: 5 is not text"),
+        ("config.init_from = 'a\\nb'", "config.init_from: 'a\\nb' is not text on one"),
         ("config.objective = 'mae'", "config.objective: is a group, not a field"),
         ("config.epochs = 5", "config.steps: set exactly one of steps and epochs"),
         (

@@ -215,7 +215,8 @@ def test_the_configs_named_exist(name):
 
 
 def test_a_missing_host_ends_the_command_line_with_70():
-    flags = ["--config=none.py", "--workdir=none", "--distributed=127.0.0.1:1,2,1"]
+    config = f"--config={ROOT / 'configs' / 'quickstart.py'}"
+    flags = [config, "--workdir=none", "--distributed=127.0.0.1:1,2,1"]
     code = (
         "import sys; from mimjax import hosts, main\n"
         "hosts.join.__defaults__ = (0.3,)\n"

@@ -9,10 +9,15 @@ from program import CONFIG, Program
 
 FLAGS = [
     f"--config={CONFIG}:simmim",
+    # The signal is agreed on within a second: the run must be longer.
+    "--config.steps=60",
+    "--config.checkpoint_every=20",
+    "--config.batch_size=16",
+    "--config.encoder.image_size=(32,32)",
     "--config.mesh.data=2",
     "--config.mesh.fsdp=2",
-    "--config.eval_every=30",
-    "--config.picture_every=30",
+    "--config.eval_every=60",
+    "--config.picture_every=60",
     "--config.evaluate.batch_size=32",
     "--config.evaluate.linear_iterations=2",
     "--config.evaluate.train_images=32",
@@ -44,18 +49,21 @@ def test_two_processes_equal_one_also_when_stopped_and_resumed(tmp_path):
         program.process.send_signal(signal.SIGTERM)
     assert [first.status(), second.status()] == [75, 75], first.stderr()
     (last,) = first.saved()[-1:]
-    assert last == first.steps()[-1] < 30
+    assert last == first.steps()[-1] < 60
     assert f"stopped after step {last} and saved" in first.stderr()
 
     first, second = pair(tmp_path / "two")
     assert [first.status(), second.status()] == [0, 0], first.stderr()
     assert f"resumed at step {last}" in first.stderr()
     assert "step" not in second.stderr(), "the first speaks for all"
-    assert first.steps() == list(range(1, 31)), "the first process alone writes"
-    assert first.evaluated() == alone.evaluated() == [0, 30]
+    assert first.steps() == list(range(1, 61)), "the first process alone writes"
+    assert first.evaluated() == alone.evaluated() == [0, 60]
     for name in ("loss", "grad_norm", "eval/loss"):
         ours, theirs = (
             [record[name] for record in program.records() if name in record]
             for program in (first, alone)
         )
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        # Sums over processes are taken in another order, and AdamW makes a little more
+        # of every difference; a lost step or another mask would show in the third digit.
+        for count, relative in ((5, 1e-6), (10, 1e-5), (60, 1e-4)):
+            np.testing.assert_allclose(ours[:count], theirs[:count], rtol=relative)

@@ -2,7 +2,9 @@
 
     python -m mimjax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-Hardware: two CPU cores. Time: not yet measured. Expected: not yet measured.
+Hardware: two CPU cores. Time: 3 minutes with other programs at work. Expected: from
+the untrained encoder to the last step kNN rises from 14 % to 39 %, the linear probe
+from 29 % to 42 %.
 """
 
 from ml_collections import ConfigDict

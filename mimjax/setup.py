@@ -105,7 +105,7 @@ def compile_step(
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     progress.note(
         f"compiled in {seconds:.1f} s for {mesh.devices.size} device(s) ({shape}); "
-        f"memory per device {memory(step)}"
+        f"memory per device {memory(step, mesh.devices.flat[0].platform)}"
     )
     return step
 
@@ -121,19 +121,18 @@ def too_large(text: str) -> str:
     )
 
 
-def memory(step: Any) -> str:
+def memory(step: Any, platform: str) -> str:
     """What a compiled step holds on each device, in words."""
     found = step.memory_analysis()
     if found is None:
         return "unknown"
     kept = found.argument_size_in_bytes
     extra = found.output_size_in_bytes - found.alias_size_in_bytes
-    work = found.temp_size_in_bytes
-    # The sum counts temporaries that never live at once, where the peak is known.
-    peak = getattr(found, "peak_memory_in_bytes", 0)
-    total = (peak or kept + extra + work) / 2**30
-    parts = f"{kept / 2**30:.2f} state and batch, {work / 2**30:.2f} work"
-    return f"{total:.2f} GiB ({parts})"
+    total = kept + extra + found.temp_size_in_bytes
+    # The sum counts temporaries that never live at once; the CPU compiler's peak leaves
+    # temporaries out.
+    peak = 0 if platform == "cpu" else getattr(found, "peak_memory_in_bytes", 0)
+    return f"{(peak or total) / 2**30:.2f} GiB, {kept / 2**30:.2f} state and batch"
 
 
 def first_state(

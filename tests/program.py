@@ -15,6 +15,15 @@ CONFIG = str(ROOT / "tests" / "tiny_config.py")
 PATIENCE = 150.0  # seconds
 
 
+def caching(folder: pathlib.Path) -> dict[str, str]:
+    """An environment in which nothing is compiled twice."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }
+
+
 class Program:
     """`python -m mimjax.main` at work in a workdir; standard error goes to a file."""
 

@@ -5,10 +5,10 @@ import socket
 
 import numpy as np
 import pytest
-from program import CONFIG, Program
+from program import CONFIG, Program, caching
 
 FLAGS = [
-    f"--config={CONFIG}:simmim",
+    f"--config={CONFIG}:mae",
     # The signal is agreed on within a second: the run must be longer.
     "--config.steps=60",
     "--config.checkpoint_every=20",
@@ -30,10 +30,9 @@ def pair(workdir):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
+    around = {"JAX_NUM_CPU_DEVICES": "2", **caching(workdir.with_name("compiled"))}
     return [
-        Program(
-            workdir, *FLAGS, f"--distributed={address},2,{i}", JAX_NUM_CPU_DEVICES="2"
-        )
+        Program(workdir, *FLAGS, f"--distributed={address},2,{i}", **around)
         for i in range(2)
     ]
 
@@ -58,12 +57,12 @@ def test_two_processes_equal_one_also_when_stopped_and_resumed(tmp_path):
     assert "step" not in second.stderr(), "the first speaks for all"
     assert first.steps() == list(range(1, 61)), "the first process alone writes"
     assert first.evaluated() == alone.evaluated() == [0, 60]
-    for name in ("loss", "grad_norm", "eval/loss"):
+    for name in ("loss", "eval/loss"):
         ours, theirs = (
             [record[name] for record in program.records() if name in record]
             for program in (first, alone)
         )
         # Sums over processes are taken in another order, and AdamW makes a little more
-        # of every difference; a lost step or another mask would show in the third digit.
-        for count, relative in ((5, 1e-6), (10, 1e-5), (60, 1e-4)):
+        # of every difference. A lost step or another mask shows in the third digit.
+        for count, relative in ((10, 1e-6), (60, 1e-5)):
             np.testing.assert_allclose(ours[:count], theirs[:count], rtol=relative)

@@ -4,7 +4,7 @@ import signal
 import time
 
 import pytest
-from program import CONFIG, ROOT, Program
+from program import CONFIG, ROOT, Program, caching
 
 from mimjax import stop
 
@@ -45,12 +45,8 @@ def around(tmp_path_factory):
     hidden = tmp_path_factory.mktemp("hidden")
     for name in ("tensorflow", "sklearn"):
         (hidden / f"{name}.py").write_text("raise ImportError('not installed')\n")
-    return {
-        "PYTHONPATH": f"{hidden}:{ROOT}",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-    }
+    compiled = caching(tmp_path_factory.mktemp("compiled"))
+    return {"PYTHONPATH": f"{hidden}:{ROOT}", **compiled}
 
 
 @pytest.fixture(scope="module")

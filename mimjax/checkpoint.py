@@ -81,14 +81,20 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
-        self.before = threading.excepthook
+        self.hooks = threading.excepthook, sys.unraisablehook
         threading.excepthook = self.thread_failed
+        sys.unraisablehook = self.callback_failed
         self.manager = self.open()
 
     def thread_failed(self, failure: threading.ExceptHookArgs) -> None:
-        """Silences what Orbax's threads hand on to `wait` and the next `save`."""
+        """Says nothing of what Orbax's threads hand on to `wait` and to `save`."""
         if not type(failure.thread).__module__.startswith("orbax."):
-            self.before(failure)
+            self.hooks[0](failure)
+
+    def callback_failed(self, failure: Any) -> None:
+        """Says nothing of writes that end after Orbax gave up a save that failed."""
+        if str(failure.exc_value) != "Event loop is closed":
+            self.hooks[1](failure)
 
     def open(self) -> ocp.CheckpointManager:
         """Orbax's manager of the folder as it is now."""
@@ -177,7 +183,7 @@ class Checkpoints:
             self.wait()
         finally:
             self.manager.close()
-            threading.excepthook = self.before
+            threading.excepthook, sys.unraisablehook = self.hooks
 
 
 def attempt(work: Callable[[], Any]) -> tuple[Any, str]:

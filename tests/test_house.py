@@ -137,9 +137,10 @@ def tracked():
         text=True,
         check=False,
     )
-    # A copy without history has only what belongs to it.
-    names = listed.stdout.splitlines() if listed.returncode == 0 else None
-    paths = [ROOT / n for n in names] if names else [*ROOT.rglob("*")]
+    paths = [ROOT / name for name in listed.stdout.splitlines()]
+    if not paths:  # a copy without history
+        folders = ("mimjax", "configs", "launch", "tests")
+        paths = [p for folder in folders for p in (ROOT / folder).rglob("*")]
     for path in paths:
         if path.is_file() and path.suffix in ("", ".py", ".md", ".toml", ".txt", ".sh"):
             yield path

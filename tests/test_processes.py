@@ -12,7 +12,6 @@ FLAGS = [
     # The signal is agreed on within a second: the run must be longer.
     "--config.steps=60",
     "--config.checkpoint_every=20",
-    "--config.batch_size=16",
     "--config.encoder.image_size=(32,32)",
     "--config.mesh.data=2",
     "--config.mesh.fsdp=2",

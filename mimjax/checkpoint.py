@@ -5,7 +5,7 @@ So a fingerprint of every array is saved with it, computed on the device before 
 and again after the restore.
 """
 
-import gc
+import inspect
 import logging
 import pathlib
 import shutil
@@ -24,12 +24,39 @@ from mimjax import sharding
 from mimjax.agree import everywhere
 from mimjax.train import State
 
-# Orbax reports every phase of every save, and what fails it raises as well.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
+# Orbax reports every phase of every save, and where one file fails all it then drops;
+# the failure itself it raises as well.
+for name in ("absl", "asyncio"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class StorageError(Exception):
     """Saving or restoring failed; the message is one line."""
+
+
+def quieten() -> None:
+    """Drops what Python would print of Orbax's threads after a failure.
+
+    For good: they may still be at work when the failure has long been reported.
+    """
+    thread, late = threading.excepthook, sys.unraisablehook
+
+    def of_threads(failure: threading.ExceptHookArgs) -> None:
+        # They hand it on to `wait` and to `save`.
+        if not type(failure.thread).__module__.startswith("orbax."):
+            thread(failure)
+
+    def of_callbacks(failure: Any) -> None:
+        # Reads and writes that it gave up with the one that failed: those that end
+        # later, and those that never will. Nothing else here has coroutines.
+        given_up = inspect.iscoroutine(failure.object)
+        if not given_up and str(failure.exc_value) != "Event loop is closed":
+            late(failure)
+
+    threading.excepthook, sys.unraisablehook = of_threads, of_callbacks
+
+
+quieten()
 
 
 @jax.jit
@@ -81,20 +108,8 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
-        self.hooks = threading.excepthook, sys.unraisablehook
-        threading.excepthook = self.thread_failed
-        sys.unraisablehook = self.callback_failed
         self.manager = self.open()
-
-    def thread_failed(self, failure: threading.ExceptHookArgs) -> None:
-        """Says nothing of what Orbax's threads hand on to `wait` and to `save`."""
-        if not type(failure.thread).__module__.startswith("orbax."):
-            self.hooks[0](failure)
-
-    def callback_failed(self, failure: Any) -> None:
-        """Says nothing of writes that end after Orbax gave up a save that failed."""
-        if str(failure.exc_value) != "Event loop is closed":
-            self.hooks[1](failure)
+        self.saving = 0
 
     def open(self) -> ocp.CheckpointManager:
         """Orbax's manager of the folder as it is now."""
@@ -108,16 +123,21 @@ class Checkpoints:
         """Copies the state to the host and writes it in the background."""
         if step in self.manager.all_steps():
             return
+        # Orbax would wait here as well, but blame this step for the failure of the last.
+        self.wait()
+        self.saving = step
         try:
-            self.manager.check_for_errors()
             meta = {"fingerprints": named_fingerprints(plain(state))}
             arguments = ocp.args.Composite(
                 state=ocp.args.StandardSave(plain(state)), meta=ocp.args.JsonSave(meta)
             )
             self.manager.save(step, args=arguments, force=True)
         except Exception as error:
-            told = f"cannot save step {step}: {first_line(error)}"
-            raise StorageError(told) from error
+            raise self.failure(error) from error
+
+    def failure(self, error: Exception) -> StorageError:
+        """What to say of the last save."""
+        return StorageError(f"cannot save step {self.saving}: {first_line(error)}")
 
     def restore(self, abstract: State) -> tuple[State | None, list[str]]:
         """The newest checkpoint that verifies, placed as `abstract` says, and remarks.
@@ -168,14 +188,11 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until the last save is on disk; raises StorageError if it failed."""
-
-        def finish() -> None:
+        try:
             self.manager.wait_until_finished()
             self.manager.check_for_errors()
-
-        _, problem = attempt(finish)
-        if problem:
-            raise StorageError(f"the last save failed: {problem}")
+        except Exception as error:
+            raise self.failure(error) from error
 
     def close(self) -> None:
         """Waits, on every way out."""
@@ -183,22 +200,14 @@ class Checkpoints:
             self.wait()
         finally:
             self.manager.close()
-            threading.excepthook, sys.unraisablehook = self.hooks
 
 
 def attempt(work: Callable[[], Any]) -> tuple[Any, str]:
     """What `work` returns, or None and what went wrong, on one line."""
-    # Where one file fails Orbax drops the others, and Python would report each.
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    found, problem = None, ""
     try:
-        found = work()
+        return work(), ""
     except Exception as error:
-        problem = first_line(error)
-    if problem:
-        gc.collect()
-    sys.unraisablehook = hook
-    return found, problem
+        return None, first_line(error)
 
 
 def plain(state: State) -> dict[str, Any]:
@@ -207,8 +216,11 @@ def plain(state: State) -> dict[str, Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, on one line; the first cause names the file."""
+    """What an error says, on one line; the first cause names the file.
+
+    Of a long text the beginning and the end, where the reason stands.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) < 300 else text[:297] + "..."
+    return text if len(text) < 400 else f"{text[:120]} ... {text[-270:]}"

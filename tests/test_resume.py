@@ -1,5 +1,6 @@
 """A run that is killed and stopped again and again is the run that was not."""
 
+import resource
 import signal
 import time
 
@@ -160,6 +161,31 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(config, around, tmp_
     bad = [r for r in program.records() if r["skipped"]]
     assert len(bad) == 4, "the fifth ends the run"
     assert good < bad[0]["step"]
+
+
+def test_a_full_disk_is_one_line_and_costs_no_checkpoint(
+    config, around, unbroken, tmp_path
+):
+    def start():
+        return Program(tmp_path / "run", config, *SLOW, **around)
+
+    program = start()
+    program.until(lambda: 5 in program.saved())
+    full = (20_000, resource.RLIM_INFINITY)
+    resource.prlimit(program.process.pid, resource.RLIMIT_FSIZE, full)
+    assert program.status() == 74
+    known = ("parameters: ", "compiled in", "step ")
+    (line,) = [line for line in told(program) if not line.startswith(known)]
+    assert line.startswith("cannot save step 10: ")
+    assert "File too large" in line
+    last = program.saved()[-1]
+    assert last < 30
+    program = start()
+    assert program.status() == 0, program.stderr()
+    assert f"resumed at step {last}" in program.stderr()
+    assert program.saved()[-1] == 30
+    assert program.curve() == unbroken.curve()
+    assert program.fingerprints() == unbroken.fingerprints()
 
 
 def test_a_run_starts_from_the_encoder_of_another(config, around, unbroken, tmp_path):

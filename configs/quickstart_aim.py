@@ -2,7 +2,8 @@
 
     python -m mimjax.main --config=configs/quickstart_aim.py --workdir=runs/aim
 
-Hardware: two CPU cores. Time: not yet measured. Expected: not yet measured.
+Hardware: two CPU cores. Time: 2 minutes 20 seconds. Expected: from the untrained
+encoder to the last step kNN rises from 11 % to 18 %, the linear probe from 23 % to 33 %.
 """
 
 from ml_collections import ConfigDict
@@ -10,12 +11,12 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.steps = 700
-    config.batch_size = 32
-    config.log_every = 50
-    config.checkpoint_every = 350
-    config.eval_every = 350
-    config.picture_every = 350
+    config.steps = 1400
+    config.batch_size = 16
+    config.log_every = 100
+    config.checkpoint_every = 700
+    config.eval_every = 700
+    config.picture_every = 700
 
     config.data = ConfigDict()
     config.data.source = "digits"
@@ -27,7 +28,7 @@ def get_config() -> ConfigDict:
     config.encoder.image_size = (32, 32)
     config.encoder.patch_size = (4, 4)
     config.encoder.width = 128
-    config.encoder.depth = 4
+    config.encoder.depth = 2
     config.encoder.heads = 4
     config.encoder.cls = False
     config.encoder.qkv_bias = "none"

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array
 
 from mimjax import sharding
-from mimjax.agree import everywhere
+from mimjax.hosts.agree import everywhere
 from mimjax.train import State
 
 # Orbax reports every phase of every save, and where one file fails all it then drops;
@@ -123,7 +123,7 @@ class Checkpoints:
         """Copies the state to the host and writes it in the background."""
         if step in self.manager.all_steps():
             return
-        # Orbax would wait here as well, but blame this step for the failure of the last.
+        # Orbax would wait as well, but blame this step for what the last one met.
         self.wait()
         self.saving = step
         try:

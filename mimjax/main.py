@@ -12,7 +12,7 @@ import sys
 import traceback
 from typing import NoReturn
 
-from mimjax import stop
+from mimjax.run import stop
 from mimjax.schema import ConfigError
 
 INTERNAL, STORAGE, BAD_CONFIG = 70, 74, 78
@@ -86,12 +86,13 @@ def start(
 ) -> int:
     """What the flags ask for; heavy imports wait until the flags make sense."""
     if flags.compile:
-        from mimjax import aot
+        from mimjax.run import aot
 
         return aot.report(flags.config, changes, flags.compile)
-    from mimjax import config, loop
+    from mimjax import config
     from mimjax.checkpoint import StorageError
     from mimjax.data.faults import BadDataError
+    from mimjax.run import loop
 
     # Before any host or device is touched; what depends on their number comes after.
     resolved = config.resolve(flags.config, changes, None)

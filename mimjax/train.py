@@ -1,6 +1,6 @@
 """The training state and the step: pure functions of state, batch and seed.
 
-The loop around them is `mimjax/loop.py`.
+The loop around them is `mimjax/run/loop.py`.
 """
 
 import dataclasses

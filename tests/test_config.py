@@ -15,7 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from mimjax import config, objectives, schema, setup, train
+from mimjax import config, objectives, schema, train
+from mimjax.run import setup
 
 ROOT = pathlib.Path(__file__).parents[1]
 MAE = str(ROOT / "configs" / "mae_b16.py")

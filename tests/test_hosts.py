@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from mimjax import hosts, meeting
-from mimjax.meeting import JoinError, Place
+from mimjax import hosts
+from mimjax.hosts import meeting
+from mimjax.hosts.meeting import JoinError, Place
 from mimjax.schema import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -41,16 +41,17 @@ def uses(name, library, lazily=True):
 
 # Lower layers first. A file may import from its own layer and those before.
 LAYERS = [
-    "__init__.py schema.py patches.py masking.py posembed.py sharding.py agree.py "
-    "stop.py meeting.py page.py progress.py flops.py metrics.py curves.py",
+    "__init__.py schema.py patches.py masking.py posembed.py sharding.py flops.py "
+    "metrics.py hosts/ report/page.py report/progress.py report/curves.py "
+    "run/__init__.py run/stop.py",
     "backbones/ tokenizers/",
-    "objectives/ data/ optim.py evaluate/ hosts.py",
+    "objectives/ data/ optim.py evaluate/",
     "settings.py config.py",
-    "train.py workdir.py",
-    "checkpoint.py feed.py report.py pictures.py convert/",
-    "warmstart.py judge.py",
-    "setup.py",
-    "loop.py aot.py",
+    "train.py report/ convert/",
+    "checkpoint.py run/workdir.py run/feed.py",
+    "warmstart.py run/judge.py",
+    "run/setup.py",
+    "run/",
     "main.py",
 ]
 
@@ -80,7 +81,14 @@ def test_libraries_stay_where_they_belong():
     assert flax <= {"backbones", "tokenizers", "objectives", "evaluate"}
     assert {n.partition("/")[0] for n in NAMES if uses(n, "tensorflow")} == {"data"}
     assert {n for n in NAMES if uses(n, "tensorflow", lazily=False)} == set()
-    for name in ("main.py", "schema.py", "stop.py", "hosts.py", "meeting.py"):
+    for name in (
+        "main.py",
+        "schema.py",
+        "run/__init__.py",
+        "run/stop.py",
+        "hosts/__init__.py",
+        "hosts/meeting.py",
+    ):
         assert not uses(name, "jax", lazily=False), name
     text = {n: (ROOT / "mimjax" / n).read_text() for n in NAMES}
     assert [n for n in NAMES if "PartitionSpec" in text[n]] == ["sharding.py"]

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mimjax import flops, metrics, progress
+from mimjax import flops, metrics
+from mimjax.report import progress
 
 
 class Clock:

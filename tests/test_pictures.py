@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimjax import curves, pictures, report
+from mimjax import report
+from mimjax.report import curves, pictures
 
 MEAN, STD = (0.5, 0.25, 0.0), (0.5, 0.25, 1.0)
 

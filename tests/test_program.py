@@ -137,13 +137,13 @@ def test_what_goes_wrong_is_told_in_lines(monkeypatch, capsys, error, status, to
     def run(*_):
         raise error
 
-    monkeypatch.setattr("mimjax.loop.run", run)
+    monkeypatch.setattr("mimjax.run.loop.run", run)
     assert main.main([f"--config={CONFIG}", "--workdir=none"]) == status
     assert capsys.readouterr().err == told
 
 
 def test_our_own_mistakes_end_with_70_and_a_traceback(monkeypatch, capsys):
-    monkeypatch.setattr("mimjax.loop.run", lambda *_: [][1])
+    monkeypatch.setattr("mimjax.run.loop.run", lambda *_: [][1])
     assert main.main([f"--config={CONFIG}", "--workdir=none"]) == 70
     assert "IndexError" in capsys.readouterr().err
 

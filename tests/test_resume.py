@@ -7,7 +7,7 @@ import time
 import pytest
 from program import CONFIG, ROOT, Program, caching
 
-from mimjax import stop
+from mimjax.run import stop
 
 # Steps long enough to be hit; evaluation on, which the run to compare with has off.
 SLOW = ["--config.encoder.image_size=(32,32)", "--config.batch_size=16"]

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from mimjax import config, setup, sharding, train
+from mimjax import config, sharding, train
 from mimjax.data import synthetic
+from mimjax.run import setup
 
 CONFIG = str(pathlib.Path(__file__).with_name("tiny_config.py"))
 

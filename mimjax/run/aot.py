@@ -44,8 +44,9 @@ def devices_named(spec: str) -> list[Any]:
 def report(path: str, changes: list[tuple[str, str]], spec: str) -> int:
     """Compiles the step of a config for `spec`; prints size, time and memory."""
     devices = devices_named(spec)
-    from mimjax import config, setup, train
-    from mimjax.progress import Progress
+    from mimjax import config, train
+    from mimjax.report.progress import Progress
+    from mimjax.run import setup
 
     resolved = config.resolve(path, changes, len(devices), with_data=False)
     resolved, mesh = setup.place(resolved, devices)

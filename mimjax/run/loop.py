@@ -8,11 +8,12 @@ from typing import Any
 
 import jax
 
-from mimjax import checkpoint, data, feed, metrics, setup, stop, train, workdir
+from mimjax import checkpoint, data, metrics, train
 from mimjax.config import Config
 from mimjax.evaluate import Interrupted
-from mimjax.judge import Judge
-from mimjax.progress import Progress
+from mimjax.report.progress import Progress
+from mimjax.run import feed, setup, stop, workdir
+from mimjax.run.judge import Judge
 
 DONE, NOT_FINITE = 0, 77
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from mimjax import curves, page
 from mimjax.data import error_counts
 from mimjax.metrics import Record, read_metrics, replacing
-from mimjax.progress import duration
+from mimjax.report import curves, page
+from mimjax.report.progress import duration
 
 REPORT = "report.html"
 PICTURES = "pictures"

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mimjax import checkpoint, data, feed, flops, metrics, sharding, train, warmstart
+from mimjax import checkpoint, data, flops, metrics, sharding, train, warmstart
 from mimjax.config import Config, ConfigError
-from mimjax.progress import Progress
+from mimjax.report.progress import Progress
+from mimjax.run import feed
 
 # Bytes the optimiser keeps for each parameter: itself, two moments, the gradient.
 STATE_BYTES = 16

@@ -6,7 +6,7 @@ aborts the process from C++. So the processes first meet by themselves (meeting.
 
 import os
 
-from mimjax.meeting import JoinError, Place, meet, say
+from mimjax.hosts.meeting import JoinError, Place, meet, say
 from mimjax.schema import ConfigError
 
 INTERNAL = 70

@@ -11,10 +11,11 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from mimjax import data, evaluate, metrics, patches, pictures, report, sharding
-from mimjax.agree import first_says
+from mimjax import data, evaluate, metrics, patches, report, sharding
 from mimjax.config import Config
 from mimjax.evaluate import features
+from mimjax.hosts.agree import first_says
+from mimjax.report import pictures
 from mimjax.train import Plan, State, streams
 
 # Images of a picture sheet.

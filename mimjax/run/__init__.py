@@ -1,0 +1,1 @@
+"""A run from start to end: prepared, fed, judged, stopped and written down."""

@@ -77,7 +77,9 @@ def random_cells(
     return fine.reshape(batch, grid[0] * grid[1])
 
 
-def prefix_lengths(key: Key[Array, ""], batch: int, num_tokens: int) -> Int[Array, "B"]:
+def prefix_lengths(
+    key: Key[Array, ""], batch: int, num_tokens: int
+) -> Int[Array, " B"]:
     """A prefix length for each sample, uniform on 1 .. num_tokens - 1.
 
     AIM, arXiv 2401.08541, section 3.2.
@@ -85,7 +87,7 @@ def prefix_lengths(key: Key[Array, ""], batch: int, num_tokens: int) -> Int[Arra
     return jax.random.randint(key, (batch,), 1, num_tokens)
 
 
-def prefix_causal(prefix: Int[Array, "B"], num_tokens: int) -> Bool[Array, "B N N"]:
+def prefix_causal(prefix: Int[Array, " B"], num_tokens: int) -> Bool[Array, "B N N"]:
     """Query q may attend to key k if k <= q or k lies in the prefix of its sample.
 
     AIM, arXiv 2401.08541, section 3.2: the prefix is bidirectional, the rest causal.
@@ -95,7 +97,7 @@ def prefix_causal(prefix: Int[Array, "B"], num_tokens: int) -> Bool[Array, "B N 
     return causal[None] | (place[None, None, :] < prefix[:, None, None])
 
 
-def beyond_prefix(prefix: Int[Array, "B"], num_tokens: int) -> Bool[Array, "B N"]:
+def beyond_prefix(prefix: Int[Array, " B"], num_tokens: int) -> Bool[Array, "B N"]:
     """True for the patches that are predicted: those from the prefix length on."""
     return jnp.arange(num_tokens)[None, :] >= prefix[:, None]
 

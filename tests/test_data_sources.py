@@ -225,6 +225,21 @@ def test_held_out_images_are_centre_crops(tmp_path):
     np.testing.assert_array_equal(image, np.asarray(resized)[4:60, 20:76])
 
 
+def test_reading_held_out_images_ends_when_asked(tmp_path):
+    settings = dataclasses.replace(write_folder(tmp_path, 40), workers=1)
+    asked = []
+
+    def should_stop():
+        asked.append(True)
+        return len(asked) > 3
+
+    size = {"image_size": (16, 16), "channels": 3}
+    images, labels = data.held_out(
+        settings, **size, split="probe_train", limit=20, should_stop=should_stop
+    )
+    assert (len(images), len(labels), len(asked)) == (3, 3, 20)
+
+
 def test_fingerprints_differ_where_the_data_do(tmp_path):
     settings = write_folder(tmp_path, 3)
     before = data.fingerprint(settings)

@@ -7,7 +7,7 @@ a source that needs it, never by importing this package.
 """
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,16 +147,20 @@ def held_out(
     channels: int,
     split: Split,
     limit: int,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[UInt8[np.ndarray, "n H W C"], Int[np.ndarray, " n"]]:
     """At most `limit` images without augmentation, and their labels (-1: none).
 
     `probe_train` comes from the images trained on, `test` from those kept from it. The
     shorter side is resized to 256/224 of the size asked for and the centre taken;
-    digits are as drawn. Unreadable images are left out.
+    digits are as drawn. Unreadable images are left out, and so are those that are not
+    read yet when `should_stop` says so.
     """
     from mimjax.data import sources
 
-    return sources.evaluation_images(data, image_size, channels, split, limit)
+    return sources.evaluation_images(
+        data, image_size, channels, split, limit, should_stop
+    )
 
 
 def labelled(data: Data) -> int:

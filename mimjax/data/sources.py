@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -92,6 +93,7 @@ def evaluation_images(
     channels: int,
     split: Literal["probe_train", "test"],
     limit: int,
+    should_stop: Callable[[], bool],
 ) -> tuple[UInt8[np.ndarray, "n H W C"], Int[np.ndarray, " n"]]:
     """See mimjax.data.held_out."""
     part: Part = "train" if split == "probe_train" else "test"
@@ -106,13 +108,15 @@ def evaluation_images(
     found = records(data, part)
     if isinstance(found, Streamed):
         found = found.head(limit)
+
+    def read(index: int) -> tuple[np.ndarray, int] | None:
+        if should_stop():
+            return None
+        return _evaluation_image(data, found, index, image_size, channels)
+
     workers = data.workers or os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
-        tasks = [
-            pool.submit(_evaluation_image, data, found, int(i), image_size, channels)
-            for i in folder.spread(found.length, limit)
-        ]
-        pairs = [task.result() for task in tasks]
+        pairs = pool.map(read, folder.spread(found.length, limit).tolist())
     good = [pair for pair in pairs if pair is not None]
     images = np.empty((len(good), *image_size, channels), np.uint8)
     labels = np.empty(len(good), np.int32)

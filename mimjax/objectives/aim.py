@@ -133,7 +133,7 @@ class Objective(nn.Module):
         predicted = self.predict(batch["image"], prefix, train=train)
         return self.loss(batch["image"], predicted, prefix), {}
 
-    def draw(self, batch: int) -> Int[Array, "B"]:
+    def draw(self, batch: int) -> Int[Array, " B"]:
         """How many patches of each image are given."""
         key = self.make_rng("mask")
         return masking.prefix_lengths(key, batch, self.encoder.num_tokens)
@@ -141,7 +141,7 @@ class Objective(nn.Module):
     def predict(
         self,
         image: Float[Array, "B H W C"],
-        prefix: Int[Array, "B"],
+        prefix: Int[Array, " B"],
         *,
         train: bool = False,
     ) -> Float[Array, "B N P"]:
@@ -162,7 +162,7 @@ class Objective(nn.Module):
         self,
         image: Float[Array, "B H W C"],
         predicted: Float[Array, "B N P"],
-        prefix: Int[Array, "B"],
+        prefix: Int[Array, " B"],
     ) -> Float[Array, ""]:
         """Mean squared error of patch n + 1 at place n, beyond the prefix."""
         errors = predicted[:, :-1] - self.targets(image)[:, 1:]

@@ -40,23 +40,30 @@ class Judge:
 
     @functools.cached_property
     def images(self) -> dict[str, evaluate.Labelled]:
-        """Labelled images to learn from ("probe_train") and held-out ones ("test")."""
+        """Labelled images to learn from ("probe_train") and held-out ones ("test").
+
+        Raises evaluate.Interrupted when asked to stop while they are read.
+        """
         encoder, wanted = self.config.encoder, self.config.evaluate
         limits: dict[data.Split, int] = {
             "probe_train": wanted.train_images,
             "test": wanted.test_images,
         }
-        return {
+        found = {
             split: data.held_out(
                 self.config.data,
                 image_size=encoder.image_size,
                 channels=encoder.channels,
                 split=split,
                 limit=limit,
+                should_stop=self.should_stop,
             )
             for split, limit in limits.items()
             if split == "test" or self.num_classes
         }
+        if self.should_stop():
+            raise evaluate.Interrupted
+        return found
 
     def put(self, rows: np.ndarray) -> jax.Array:
         """An array every process has whole, cut over the devices."""
@@ -175,7 +182,10 @@ class Judge:
         return first_says(found)
 
     def draw(self, state: State, step: int) -> None:
-        """The sheet of fixed held-out images, and the report with all there is."""
+        """The sheet of fixed held-out images, and the report with all there is.
+
+        Raises evaluate.Interrupted as `images` does.
+        """
         images = self.images["test"][0]
         rows = images[np.linspace(0, len(images) - 1, SHEET_ROWS).astype(int)]
         every = sharding.replicated(self.mesh)

@@ -172,17 +172,17 @@ def look(session: Session, state: train.State, step: int) -> bool:
     False where a signal cut it short.
     """
     period, judge = session.config.run, session.judge
-    if session.due(period.eval_every, step) and not judge.evaluated(step):
-        try:
+    try:
+        if session.due(period.eval_every, step) and not judge.evaluated(step):
             values = judge.evaluate(state)
-        except Interrupted:
-            return False
-        session.writer.write(step, values)
-        told = {k.removeprefix("eval/"): f"{v:.4f}" for k, v in values.items()}
-        shown = "  ".join(f"{name} {value}" for name, value in told.items())
-        session.progress.note(f"step {step} held out: {shown}")
-    if session.due(period.picture_every, step) and not judge.drawn(step):
-        judge.draw(state, step)
+            session.writer.write(step, values)
+            told = {k.removeprefix("eval/"): f"{v:.4f}" for k, v in values.items()}
+            shown = "  ".join(f"{name} {value}" for name, value in told.items())
+            session.progress.note(f"step {step} held out: {shown}")
+        if session.due(period.picture_every, step) and not judge.drawn(step):
+            judge.draw(state, step)
+    except Interrupted:
+        return False
     return True
 
 

@@ -9,13 +9,12 @@ one line each, by full field path.
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from mimjax import backbones, objectives, optim, settings, sharding
 from mimjax import data as data_module
 from mimjax import evaluate as evaluate_module
-from mimjax import objectives, optim, settings, sharding
-from mimjax.backbones import vit
 from mimjax.schema import (
     ConfigError,
     Place,
@@ -30,26 +29,29 @@ from mimjax.settings import Config, Run
 
 __all__ = ["Config", "ConfigError", "Run", "resolve"]
 
-# What a named size of an encoder stands for, in the order of vit.SIZES.
-SIZED = ("width", "depth", "heads")
-
 # A change on the command line to the first replaces what the file says of the others.
 REPLACES: dict[Place, tuple[Place, ...]] = {
     ("steps",): (("epochs",),),
     ("epochs",): (("steps",),),
     ("optim", "warmup_steps"): (("optim", "warmup_epochs"),),
     ("optim", "warmup_epochs"): (("optim", "warmup_steps"),),
-    ("encoder", "size"): tuple(("encoder", name) for name in SIZED),
+    ("encoder", "size"): tuple(
+        ("encoder", name) for name in ("width", "depth", "depths", "heads")
+    ),
 }
 
 
-def schemas(objective: str) -> dict[str, Schema]:
-    """The fields of every group, for the named objective."""
+def schemas(encoder: str, objective: str) -> dict[str, Schema]:
+    """The fields of every group, for the named encoder and objective."""
     fields = schema_of(objectives.load(objective), leave_out=("encoder",))
     return {
         "": schema_of(Run),
         "data": schema_of(data_module.Data),
-        "encoder": {"size": (str, ""), **schema_of(vit.Encoder)},
+        "encoder": {
+            "name": (str, "vit"),
+            "size": (str, ""),
+            **schema_of(backbones.load(encoder).Encoder),
+        },
         "objective": {"name": (str, "mae"), **fields},
         "optim": schema_of(optim.Optim),
         "mesh": schema_of(sharding.Mesh),
@@ -67,16 +69,16 @@ def resolve(
     """The checked config of a file with `changes` ("optim.clip", "1.0") on top.
 
     `devices` is how many the run has, None where that is not known yet; the data is
-    looked for only `with_data`. Raises
-    ConfigError with every problem there is.
+    looked for only `with_data`. Raises ConfigError with every problem there is.
     """
     given = overlaid(load(path), {tuple(n.split(".")): text for n, text in changes})
-    name, lines = objective_of(given)
-    values, found, doubtful = typed(given, schemas(name))
-    found = lines + found
-    if lines:
-        # Checked with a stand-in, whose own problems are not the user's.
-        doubtful.add("objective")
+    encoder, missing = named(given, "encoder", "vit", backbones.NAMES)
+    objective, lines = named(given, "objective", "mae", objectives.names())
+    values, found, doubtful = typed(given, schemas(encoder, objective))
+    found = missing + lines + found
+    # Checked with a stand-in, whose own problems are not the user's.
+    doubtful |= {"encoder"} if missing else set()
+    doubtful |= {"objective"} if lines else set()
     values["encoder"], lines, repaired = working(values["encoder"], given)
     found += unmentioned(doubtful, lines)
     config = build(values)
@@ -99,15 +101,18 @@ def overlaid(given: dict[Place, Any], changes: dict[Place, Any]) -> dict[Place, 
     return {**{p: v for p, v in given.items() if p not in gone}, **changes}
 
 
-def objective_of(given: dict[Place, Any]) -> tuple[str, list[str]]:
-    """The objective named; if there is none, a stand-in and why. Its fields go."""
-    name = given.get(("objective", "name"), "mae")
-    if isinstance(name, str) and name in objectives.names():
+def named(
+    given: dict[Place, Any], group: str, default: str, known: Sequence[str]
+) -> tuple[str, list[str]]:
+    """The name in a group; if there is no such, a stand-in and why. Its fields go."""
+    name = given.get((group, "name"), default)
+    if isinstance(name, str) and name in known:
         return name, []
-    for place in [p for p in given if p[0] == "objective" and len(p) == 2]:
+    for place in [p for p in given if p[0] == group and len(p) == 2]:
         del given[place]
-    known = ", ".join(objectives.names())
-    return "mae", [f"config.objective.name: {shown(name)} is none of {known}"]
+    return default, [
+        f"config.{group}.name: {shown(name)} is none of {', '.join(known)}"
+    ]
 
 
 def unmentioned(doubtful: set[str], lines: list[str]) -> list[str]:
@@ -123,29 +128,33 @@ def working(
 
     With them the other groups can be looked at as well.
     """
+    module = backbones.load(fields["name"])
     found, replaced = [], set()
-    defaults = {name: value for name, (_, value) in schema_of(vit.Encoder).items()}
-    if fields["size"] in vit.SIZES:
-        sizes = dict(zip(SIZED, vit.SIZES[fields["size"]], strict=True))
+    defaults = {n: default for n, (_, default) in schema_of(module.Encoder).items()}
+    if fields["size"] in module.SIZES:
+        sizes = module.SIZES[fields["size"]]
         fields |= {n: v for n, v in sizes.items() if ("encoder", n) not in given}
     elif fields["size"]:
-        known = ", ".join(vit.SIZES)
+        known = ", ".join(module.SIZES)
         found.append(f"config.encoder.size: {fields['size']!r} is none of {known}")
-        replaced |= set(SIZED)
-        fields |= {name: defaults[name] for name in SIZED}
-    lines = vit.problems(fields)
+        sized = next(iter(module.SIZES.values()))
+        replaced |= set(sized)
+        fields |= {name: defaults[name] for name in sized}
+    lines = module.problems(fields)
     found += ["config.encoder." + line for line in lines]
     while lines:
-        named = {n for n in defaults if unmentioned({n}, lines) != lines}
-        replaced = replaced | named if named - replaced else set(defaults)
+        wrong = {n for n in defaults if unmentioned({n}, lines) != lines}
+        replaced = replaced | wrong if wrong - replaced else set(defaults)
         fields |= {name: defaults[name] for name in replaced}
-        lines = vit.problems(fields)
+        lines = module.problems(fields)
     return fields, found, replaced
 
 
 def build(values: Values) -> Config:
     """The typed objects of checked values."""
-    encoder = vit.Encoder(**{k: v for k, v in values["encoder"].items() if k != "size"})
+    group = values["encoder"]
+    fields = {k: v for k, v in group.items() if k not in ("name", "size")}
+    encoder = backbones.load(group["name"]).Encoder(**fields)
     own = {k: v for k, v in values["objective"].items() if k != "name"}
     objective = objectives.load(values["objective"]["name"])
     return Config(
@@ -195,11 +204,13 @@ def sharing_problems(config: Config, devices: int) -> list[str]:
                 f"config.{name}: {size} must be a multiple of {parts} (devices that "
                 f"share the batch{also}), for example {-(-size // parts) * parts}"
             )
-    if encoder.heads % mesh.tensor:
-        found.append(
-            f"config.mesh.tensor: {mesh.tensor} does not divide the {encoder.heads} "
-            "heads of the encoder"
-        )
+    for heads in encoder.head_counts:
+        if heads % mesh.tensor:
+            found.append(
+                f"config.mesh.tensor: {mesh.tensor} does not divide the {heads} heads "
+                "of the encoder"
+            )
+            break
     return found
 
 

@@ -72,9 +72,17 @@ def random_cells(
     count = num_cells_hidden(rows * columns, ratio)
     order = random_order(key, batch, rows * columns)
     coarse = hidden_from_ids(order[:, :count], rows * columns)
-    fine = coarse.reshape(batch, rows, 1, columns, 1)
-    fine = jnp.broadcast_to(fine, (batch, rows, cell, columns, cell))
-    return fine.reshape(batch, grid[0] * grid[1])
+    return spread(coarse, (rows, columns), cell)
+
+
+def spread(
+    hidden: Bool[Array, "B M"], grid: tuple[int, int], times: int
+) -> Bool[Array, "B N"]:
+    """Every place of a grid as `times` x `times` places of a finer one."""
+    batch, (rows, columns) = hidden.shape[0], grid
+    fine = hidden.reshape(batch, rows, 1, columns, 1)
+    fine = jnp.broadcast_to(fine, (batch, rows, times, columns, times))
+    return fine.reshape(batch, rows * columns * times**2)
 
 
 def prefix_lengths(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from mimjax import data, evaluate, optim, sharding
-from mimjax.backbones import vit
 
 # More is a slip of the keyboard, and no int32 of steps.
 MOST_EPOCHS = 1_000_000
@@ -40,7 +39,7 @@ class Config:
 
     run: Run
     data: data.Data
-    encoder: vit.Encoder
+    encoder: Any
     objective: Any
     optim: optim.Optim
     mesh: sharding.Mesh

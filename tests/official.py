@@ -19,18 +19,27 @@ FOLDER = pathlib.Path(__file__).parent / "golden"
 
 
 class Source:
-    """Arrays by official name."""
+    """Arrays by official name; `below` a prefix they go without it."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
-        self.arrays = dict(arrays)
-        self.unread = set(arrays)
+    def __init__(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        prefix: str = "",
+        unread: set[str] | None = None,
+    ) -> None:
+        self.arrays, self.prefix = dict(arrays), prefix
+        self.unread = set(arrays) if unread is None else unread
 
     def __contains__(self, name: str) -> bool:
-        return name in self.arrays
+        return self.prefix + name in self.arrays
 
     def __getitem__(self, name: str) -> np.ndarray:
-        self.unread.discard(name)
-        return np.asarray(self.arrays[name])
+        self.unread.discard(self.prefix + name)
+        return np.asarray(self.arrays[self.prefix + name])
+
+    def below(self, prefix: str) -> "Source":
+        """The same arrays by the rest of their names."""
+        return Source(self.arrays, self.prefix + prefix, self.unread)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +89,7 @@ class Layer:
     qkv: tuple[str, ...] = ("attn.qkv",)
     out: str = "attn.proj"
     norm2: str = "norm2"
+    table: str = "attn.relative_position_bias_table"
 
 
 TIMM = Layer()
@@ -90,6 +100,7 @@ HUGGING_FACE = Layer(
     ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
     "attention.o_proj",
     "layernorm_after",
+    "attention.relative_position_bias.relative_position_bias_table",
 )
 
 
@@ -139,6 +150,8 @@ def layer(source: Source, prefix: str, names: Layer, heads: int) -> dict[str, An
     }
     if f"{prefix}.{names.out}.weight" in source:
         tree["attn"] = attention(source, prefix, names, heads)
+    if f"{prefix}.{names.table}" in source:
+        tree["relative_table"] = source[f"{prefix}.{names.table}"]
     for ours, theirs in (("scale1", "gamma_1"), ("scale2", "gamma_2")):
         if f"{prefix}.{theirs}" in source:
             tree[ours] = source[f"{prefix}.{theirs}"]
@@ -267,4 +280,39 @@ def hugging_face_vit(source: Source, heads: int) -> dict[str, Any]:
         "cls_token": source["vit.embeddings.cls_token"],
         "blocks": {"layers": layers(source, "vit.layers", HUGGING_FACE, heads)},
         "norm": norm(source, "vit.layernorm"),
+    }
+
+
+def swin_stages(source: Source, names: Layer, heads: tuple[int, ...]) -> dict[str, Any]:
+    """The stages of a Swin transformer and what merges tokens between them."""
+    tree: dict[str, Any] = {}
+    for stage, count in enumerate(heads):
+        stacked = layers(source, f"layers.{stage}.blocks", names, count)
+        tree[f"stages_{stage}"] = {"layers": stacked}
+        merge = f"layers.{stage}.downsample"
+        if f"{merge}.reduction.weight" in source:
+            tree[f"merges_{stage}"] = {
+                "norm": norm(source, f"{merge}.norm"),
+                "reduction": linear(source, f"{merge}.reduction"),
+            }
+    return tree
+
+
+def swin_encoder(source: Source, heads: tuple[int, ...]) -> dict[str, Any]:
+    """microsoft/Swin-Transformer `swin_transformer.py`."""
+    return {
+        "patch": patch(source, "patch_embed.proj"),
+        "patch_scale": norm(source, "patch_embed.norm"),
+        "norm": norm(source, "norm"),
+        **swin_stages(source, TIMM, heads),
+    }
+
+
+def hugging_face_swin(source: Source, heads: tuple[int, ...]) -> dict[str, Any]:
+    """transformers `SwinModel` below the name `swin`."""
+    return {
+        "patch": patch(source, "swin.embeddings.patch_embeddings.projection"),
+        "patch_scale": norm(source, "swin.embeddings.norm"),
+        "norm": norm(source, "swin.layernorm"),
+        **swin_stages(source.below("swin.encoder."), HUGGING_FACE, heads),
     }

@@ -70,7 +70,7 @@ ONE = [
     ("optim.clipp=1", "optim.clipp: no such field; did you mean clip?"),
     ("optm.clip=1", "optm.clip: no such group; did you mean optim? (there are data,"),
     ("step=1", "step: no such field; did you mean steps?"),
-    ("encoder.qqq=1", "encoder.qqq: no such field; config.encoder has size,"),
+    ("encoder.qqq=1", "encoder.qqq: no such field; config.encoder has name, size,"),
     ("optim.clip.x=1", "optim.clip.x: no such field; config.optim has base_lr,"),
     ("optim=1", "optim: is a group, not a field (set config.optim.<field>)"),
     (".seed=1", ".seed: no such group (there are data,"),
@@ -128,7 +128,8 @@ ONE = [
     ("objective.mask_ratio=1e-17", "objective.mask_ratio: 1e-17 keeps 196 of the 196"),
     ("objective.decoder_heads=5", "objective.decoder_heads: 5 does not divide decode"),
     ("objective.decoder_width=6 objective.decoder_heads=1", "objective.decoder_width"),
-    ("encoder.position=relative", "objective.name: mae drops patches, which config.e"),
+    ("encoder.position=relative", "objective.name: mae drops patches, but this enco"),
+    ("encoder.name=swim", "encoder.name: 'swim' is none of vit, swin"),
     ("init_scope=head", "init_scope: 'head' is neither 'encoder' nor 'all'"),
 ]
 
@@ -342,7 +343,7 @@ def test_a_size_is_overruled_field_by_field(written):
 
 def test_every_field_has_a_default_of_its_own_type():
     for name in NAMES:
-        for group, fields in config.schemas(name).items():
+        for group, fields in config.schemas("vit", name).items():
             for field, (kind, default) in fields.items():
                 same = schema.coerce(default, kind)
                 assert same == default, (group, field)
@@ -404,7 +405,7 @@ def mutation(draw: random.Random) -> tuple[dict[tuple[str, ...], Any], list[Any]
     given = {**SMALL, ("objective", "name"): name, **OWN[name]}
     fields = [
         ((group, field) if group else (field,), kind)
-        for group, group_fields in config.schemas(name).items()
+        for group, group_fields in config.schemas("vit", name).items()
         for field, (kind, _) in group_fields.items()
     ]
     changes = []

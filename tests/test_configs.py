@@ -32,6 +32,17 @@ IMAGES = 1_281_167
 B_HEAD, B_TABLE = 768 * 1000 + 1000, 732 * 12
 SIMMIM_B = 86_530_984 - B_HEAD - 11 * B_TABLE
 
+# Swin's published counts have a head and windows of 7: other windows have other tables,
+# one for each head of each layer. SimMIM's last stage is 6 x 6 tokens, one window.
+SWIN_B = 87_768_224 - (1024 * 1000 + 1000) + (11**2 - 13**2) * 376
+SWIN_L = 196_532_476 - (1536 * 1000 + 1000)
+SWIN_L += (23**2 - 13**2) * 468 + (11**2 - 13**2) * 96
+
+
+def simmim(encoder: int, first: int, last: int, values: int) -> tuple[int, int]:
+    """An encoder, and with SimMIM's mask token and decoder."""
+    return encoder, encoder + first + last * values + values
+
 
 def aim(trunk: int, width: int) -> tuple[int, int]:
     """AIM's trunk, and with its head: in, 12 blocks of 2 norms and 2 matrices, out."""
@@ -48,7 +59,9 @@ PARAMETERS = {
     "aim_1b": aim(1_209_370_624, 2048),
     "aim_3b": aim(2_720_025_600, 3072),
     "aim_7b": aim(6_445_404_160, 4096),
-    "simmim_b16": (SIMMIM_B, SIMMIM_B + 768 + 768 * 768 + 768),
+    "simmim_b16": simmim(SIMMIM_B, 768, 768, 768),
+    "simmim_swin_b": simmim(SWIN_B, 128, 1024, 3072),
+    "simmim_swin_l": simmim(SWIN_L, 192, 1536, 3072),
     "vit_b16": (86_567_656 - B_HEAD, 86_567_656),
     "vit_l16": (304_326_632 - 1024 * 1000 - 1000, 304_326_632),
     "quickstart": (799_744, 861_296),
@@ -133,7 +146,8 @@ def test_is_short_and_says_how_to_run_it(name):
 def test_sets_nothing_to_what_it_is_anyway(name):
     """One default, in the dataclass: a recipe holds what differs."""
     given = schema.load(path_of(name))
-    table = config.schemas(given["objective", "name"])
+    named = given.get(("encoder", "name"), "vit"), given["objective", "name"]
+    table = config.schemas(*named)
     for place, value in given.items():
         group, field = ("", *place)[-2:]
         if place != ("objective", "name"):
@@ -145,6 +159,7 @@ def test_sets_nothing_to_what_it_is_anyway(name):
     [
         ("mae_b16", {"cls_token", "mask_token"}),
         ("simmim_b16", {"mask_token", "relative_table"}),
+        ("simmim_swin_b", {"relative_table"}),
         ("aim_600m", set()),
         ("vit_b16", set()),
     ],
@@ -181,5 +196,5 @@ def test_the_batches_divide_among_usual_numbers_of_devices(devices):
 def test_large_models_are_spread_over_the_devices(resolved, name):
     """A device holds parameters and moments of a base model, but of no larger one."""
     _, mesh = setup.place(resolved[name])
-    spread = "data" if name.endswith("b16") else "fsdp"
+    spread = "data" if name.endswith(("b16", "_b")) else "fsdp"
     assert mesh.shape[spread] == 8

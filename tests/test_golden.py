@@ -12,9 +12,10 @@ import official
 import pytest
 
 from mimjax import masking, patches
-from mimjax.backbones import vit
+from mimjax.backbones import swin, vit
 from mimjax.objectives import aim, classify, mae, simmim
 
+SWIN_BUFFERS = ("relative_position_index", "attn_mask")
 OUTPUT, LOSS, GRADIENT, FLOOR = 3e-6, 1e-6, 1e-5, 1e-7
 
 
@@ -82,6 +83,41 @@ def simmim_case() -> Case:
     return Case(
         golden, objective, read, official.nhwc(golden.input["images"]), (hidden,)
     )
+
+
+def swin_encoder(golden: official.Golden) -> swin.Encoder:
+    sizes = golden.config["kwargs"]
+    return swin.Encoder(
+        image_size=(sizes["img_size"],) * 2,
+        patch_size=(sizes["patch_size"],) * 2,
+        width=sizes["embed_dim"],
+        depths=tuple(sizes["depths"]),
+        heads=tuple(sizes["num_heads"]),
+        window=sizes["window_size"],
+        mlp_ratio=sizes["mlp_ratio"],
+        norm_eps=golden.config["layer_norm_eps"],
+    )
+
+
+def simmim_swin_case() -> Case:
+    golden = official.load("simmim_swin")
+    encoder = swin_encoder(golden)
+    assert encoder.cell == (golden.config["encoder_stride"],) * 2
+
+    def read(source: official.Source) -> Any:
+        return {
+            "encoder": official.swin_encoder(source.below("encoder."), encoder.heads),
+            "mask_token": source["encoder.mask_token"],
+            "decoder": official.pixel_shuffle(source, "decoder.0", encoder.cell[0]),
+        }
+
+    objective = simmim.Objective(encoder, mask_cell=encoder.cell[0])
+    # Every cell is hidden as a whole.
+    fine = golden.input["mask"] == 1
+    hidden = fine[:, ::2, ::2]
+    np.testing.assert_array_equal(hidden.repeat(2, 1).repeat(2, 2), fine)
+    image = official.nhwc(golden.input["images"])
+    return Case(golden, objective, read, image, (jnp.asarray(hidden.reshape(2, -1)),))
 
 
 def aim_encoder(config: dict[str, Any]) -> vit.Encoder:
@@ -157,6 +193,40 @@ def test_simmim():
     check(case, patches.patchify(picture, size), tokens)
     index = "encoder.rel_pos_bias.relative_position_index"
     assert case.golden.weights.unread == {index}
+
+
+def test_simmim_on_swin():
+    case = simmim_swin_case()
+    output, cell = case.golden.output, case.objective.encoder.cell
+    picture = official.nhwc(output["reconstruction"])
+    tokens = official.nhwc(output["encoder"]).reshape(2, 64, -1)
+    check(case, patches.patchify(picture, cell), tokens)
+    assert all(n.endswith(SWIN_BUFFERS) for n in case.golden.weights.unread)
+
+
+@pytest.mark.parametrize("name", ["swin_cls", "swin_cls_clamped_window"])
+def test_swin(name):
+    golden = official.load(name)
+    encoder = swin_encoder(golden)
+
+    def read(source: official.Source) -> Any:
+        head = official.linear(source, "head")
+        return {"encoder": official.swin_encoder(source, encoder.heads), "head": head}
+
+    objective = classify.Objective(
+        encoder, num_classes=golden.config["kwargs"]["num_classes"], pool="gap"
+    )
+    image = official.nhwc(golden.input["images"])
+    label = jnp.asarray(golden.input["labels"], jnp.int32)
+    params = read(golden.weights)
+    ours = closeness.ask(objective, params, image, label)
+    np.testing.assert_allclose(ours.loss, golden.output["loss"], rtol=LOSS)
+    assert closeness.difference(ours.predicted, golden.output["logits"]) < OUTPUT
+    features = ours.encoded.mean(axis=1)
+    assert closeness.difference(features, golden.output["features"]) < OUTPUT
+    closeness.same_gradients(ours.grads, read(golden.grads), GRADIENT, FLOOR)
+    assert not golden.grads.unread
+    assert all(n.endswith(SWIN_BUFFERS) for n in golden.weights.unread)
 
 
 def test_aim():
@@ -250,8 +320,8 @@ def test_vit_jax(name):
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: mae_case("mae_normpix"), simmim_case, aim_case],
-    ids=["mae", "simmim", "aim"],
+    [lambda: mae_case("mae_normpix"), simmim_case, simmim_swin_case, aim_case],
+    ids=["mae", "simmim", "simmim_swin", "aim"],
 )
 def test_float64_meets_the_official_float64(make, monkeypatch):
     """Rounding hides an eps of 1e-12 for 1e-6; with everything in float64 it shows."""

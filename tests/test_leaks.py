@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mimjax import masking, patches
+from mimjax.backbones import swin
 from mimjax.objectives import aim, mae, simmim
 
 BATCH = {"image": jax.random.normal(jax.random.key(0), (2, 16, 16, 3))}
@@ -44,9 +45,17 @@ def test_mae_does_not_see_hidden_patches(encoder):
 
 
 def test_simmim_does_not_see_hidden_patches(encoder):
-    objective = simmim.Objective(
-        encoder(depth=1, position="relative", qkv_bias="qv"), mask_cell=8
-    )
+    beit = encoder(depth=1, position="relative", qkv_bias="qv")
+    check_simmim(simmim.Objective(beit, mask_cell=8))
+
+
+def test_simmim_on_swin_does_not_see_hidden_patches():
+    small = swin.Encoder((16, 16), (2, 2), 3, 8, (2, 1), (2, 2), window=4)
+    check_simmim(simmim.Objective(small, mask_cell=8))
+
+
+def check_simmim(objective):
+    """Hidden patches move the loss but no prediction; visible ones move them all."""
     params = closeness.random_params(objective, BATCH, train=False)
     hidden = masking.random_cells(jax.random.key(3), 2, (4, 4), 2, 0.6)
 

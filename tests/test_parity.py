@@ -13,6 +13,9 @@ import official
 import pytest
 import torch
 from transformers import (
+    SwinConfig,
+    SwinForImageClassification,
+    SwinForMaskedImageModeling,
     ViTConfig,
     ViTForImageClassification,
     ViTForMaskedImageModeling,
@@ -21,7 +24,7 @@ from transformers import (
 )
 
 from mimjax import masking, patches, posembed
-from mimjax.backbones import vit
+from mimjax.backbones import swin, vit
 from mimjax.objectives import classify, mae, simmim
 
 RELATIVE = 1e-5
@@ -239,3 +242,97 @@ def test_masked_image_modelling():
     agree(
         result, answer.loss, patches.patchify(picture, (8, 8)), tree(gradients(theirs))
     )
+
+
+SWINS = [
+    # Image, patch, window, depths: shifts in both stages; in the first alone, with a
+    # stage of one layer; a window that is all of the last of three stages.
+    (32, 2, 4, (2, 2)),
+    (40, 4, 5, (4, 1)),
+    (48, 2, 6, (2, 3, 2)),
+]
+
+
+def hugging_face_swin(size: int, patch: int, window: int, depths: Any, **more: Any):
+    heads = tuple(2 * 2**stage for stage in range(len(depths)))
+    config = SwinConfig(
+        image_size=size,
+        patch_size=patch,
+        embed_dim=16,
+        depths=list(depths),
+        num_heads=list(heads),
+        window_size=window,
+        drop_path_rate=0.0,
+        **more,
+    )
+    encoder = swin.Encoder(
+        (size, size),
+        (patch, patch),
+        width=16,
+        depths=depths,
+        heads=heads,
+        window=window,
+    )
+    return config, encoder
+
+
+@pytest.mark.parametrize(("size", "patch", "window", "depths"), SWINS)
+def test_swin_classification(size, patch, window, depths):
+    config, encoder = hugging_face_swin(size, patch, window, depths, num_labels=5)
+    theirs = SwinForImageClassification(config).eval()
+    scatter(theirs, 4)
+    image, label = pictures((size, size)), torch.tensor([4, 0, 2])
+    logits = theirs(image).logits
+    loss = torch.nn.functional.cross_entropy(logits, label)
+    loss.backward()
+    ours = classify.Objective(encoder, num_classes=5, pool="gap")
+
+    def tree(source: official.Source) -> Any:
+        head = official.linear(source, "classifier")
+        return {
+            "encoder": official.hugging_face_swin(source, encoder.heads),
+            "head": head,
+        }
+
+    source = weights(theirs)
+    result = closeness.ask(
+        ours,
+        tree(source),
+        official.nhwc(image.numpy()),
+        jnp.asarray(label.numpy(), jnp.int32),
+    )
+    assert all(n.endswith("relative_position_index") for n in source.unread)
+    agree(result, loss, logits.detach().numpy(), tree(gradients(theirs)))
+
+
+@pytest.mark.parametrize(("size", "patch", "window", "depths"), SWINS)
+def test_masked_image_modelling_on_swin(size, patch, window, depths):
+    stride = patch * 2 ** (len(depths) - 1)
+    config, encoder = hugging_face_swin(
+        size, patch, window, depths, encoder_stride=stride
+    )
+    assert encoder.cell == (stride, stride)
+    theirs = SwinForMaskedImageModeling(config).eval()
+    scatter(theirs, 5)
+    image = pictures((size, size))
+    ours = simmim.Objective(encoder, mask_cell=stride)
+    cells = (3, size // stride * (size // stride))
+    hidden = torch.rand(cells, generator=torch.manual_seed(6)) < 0.6
+    fine = masking.spread(jnp.asarray(hidden.numpy()), ours.grid, stride // patch)
+    answer = theirs(image, bool_masked_pos=torch.from_numpy(np.array(fine)))
+    answer.loss.backward()
+
+    def tree(source: official.Source) -> Any:
+        return {
+            "encoder": official.hugging_face_swin(source, encoder.heads),
+            "mask_token": source["swin.embeddings.mask_token"],
+            "decoder": official.pixel_shuffle(source, "decoder.0", stride),
+        }
+
+    source = weights(theirs)
+    result = closeness.ask(
+        ours, tree(source), official.nhwc(image.numpy()), jnp.asarray(hidden.numpy())
+    )
+    picture = official.nhwc(answer.reconstruction.detach().numpy())
+    predicted = patches.patchify(picture, encoder.cell)
+    agree(result, answer.loss, predicted, tree(gradients(theirs)))

@@ -1,1 +1,49 @@
-"""Encoders: image to tokens. They know nothing of masks, targets or losses."""
+"""Encoders: image to tokens. They know nothing of masks, targets or losses.
+
+`encoder.name = "swin"` is `mimjax/backbones/swin.py`. Such a file holds a Flax module
+`Encoder`, whose fields are the config group; `SIZES`, the fields that a named size
+stands for; and `problems(fields)`, what cannot work, one line each. An encoder has
+
+- `embed(image)`: patch embeddings [B, N, D], where tokens may be replaced;
+- a call `(tokens, train)` -> tokens [B, T, out_width] after the last norm, each of
+  which stands for `cell` pixels; `patch_tokens` of them leaves out a class token;
+- `features(image, pool)`: one vector an image;
+- `image_size`, `patch_size`, `channels`, `grid` and `num_tokens` of the embeddings,
+  `num_layers`, `head_counts`, `cls`, `start`, `remat`, `unroll`, `dtype`;
+- `takes_some`, `takes_mask`: whether patches may be left out, or attention masked.
+"""
+
+import importlib
+from typing import Any
+
+from mimjax import patches
+
+NAMES = ("vit", "swin")
+
+
+def load(name: str) -> Any:
+    """The module of an encoder in NAMES."""
+    return importlib.import_module(f"mimjax.backbones.{name}")
+
+
+class Patched:
+    """What follows from the sizes of image and patch, in every encoder."""
+
+    image_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    channels: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return patches.grid_of(self.image_size, self.patch_size)
+
+    @property
+    def num_tokens(self) -> int:
+        """Patches of an image, a class token not counted."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in a patch."""
+        return self.patch_size[0] * self.patch_size[1] * self.channels

@@ -53,7 +53,10 @@ def layer_norm(eps: float, dtype: str, name: str | None = None) -> nn.LayerNorm:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; scores, mask and softmax in float32."""
+    """Multi-head self-attention; scores, mask and softmax in float32.
+
+    Sample i takes row i mod n of `bias`.
+    """
 
     spec: Spec
 
@@ -63,7 +66,7 @@ class Attention(nn.Module):
         x: Float[Array, "B T D"],
         number: Int[Array, ""],
         attn_mask: Bool[Array, "B T T"] | None = None,
-        bias: Float[Array, "A T T"] | None = None,
+        bias: Float[Array, "n A T T"] | None = None,
     ) -> Float[Array, "B T D"]:
         spec = self.spec
         shape = (spec.heads, spec.width // spec.heads)
@@ -87,7 +90,8 @@ class Attention(nn.Module):
             preferred_element_type=jnp.float32,
         )
         if bias is not None:
-            scores = scores + bias
+            groups = scores.reshape(-1, *bias.shape) + bias
+            scores = groups.reshape(scores.shape)
         if attn_mask is not None:
             lowest = jnp.finfo(jnp.float32).min
             scores = jnp.where(attn_mask[:, None], scores, lowest)
@@ -150,16 +154,26 @@ class Block(nn.Module):
         number: Int[Array, ""],
         drop_rate: Float[Array, ""],
         attn_mask: Bool[Array, "B T T"] | None,
-        bias: Float[Array, "A T T"] | None,
+        bias: Float[Array, "n A T T"] | None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"] | None]:
         spec = self.spec
         y = layer_norm(spec.norm_eps, spec.dtype, "norm1")(x)
-        y = Attention(spec, name="attn")(y, number, attn_mask, bias)
+        y = self.mix(y, number, attn_mask, bias)
         x = by_sample(x + self.branch(y, drop_rate, "scale1"))
         y = layer_norm(spec.norm_eps, spec.dtype, "norm2")(x)
         y = Mlp(spec, name="mlp")(y, number, train=self.train)
         x = by_sample(x + self.branch(y, drop_rate, "scale2"))
         return x, x if self.collect else None
+
+    def mix(
+        self,
+        x: Float[Array, "B T D"],
+        number: Int[Array, ""],
+        attn_mask: Bool[Array, "B T T"] | None,
+        bias: Float[Array, "n A T T"] | None,
+    ) -> Float[Array, "B T D"]:
+        """How tokens hear of each other; what another kind of layer replaces."""
+        return Attention(self.spec, name="attn")(x, number, attn_mask, bias)
 
     def branch(
         self, y: Float[Array, "B T D"], drop_rate: Float[Array, ""], scale: str
@@ -177,34 +191,36 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-    """`depth` scanned layers; drop path rises linearly from 0 to `drop_path`.
+    """`depth` scanned layers of the kind `block`.
 
-    `remat` names what the backward pass recomputes (REMAT); `unroll` is how many layers
-    the compiler sees at once: all of them is faster on CPU, one compiles faster.
-    Neither changes the parameters.
+    `drop_path` is that of the first and of the last, a line between. `remat` names what
+    the backward pass recomputes (REMAT); `unroll` is how many layers the compiler sees
+    at once: all of them is faster on CPU, one compiles faster. Neither changes the
+    parameters.
     """
 
     spec: Spec
     depth: int
-    drop_path: float = 0.0
+    drop_path: tuple[float, float] = (0.0, 0.0)
     remat: str = "none"
     unroll: int = 1
+    block: type[Block] = Block
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "B T D"],
         attn_mask: Bool[Array, "B T T"] | None = None,
-        bias: Float[Array, "A T T"] | None = None,
+        bias: Float[Array, "n A T T"] | None = None,
         *,
         train: bool = False,
         collect: bool = False,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T D"] | None]:
         """The output of the last layer and, if `collect`, that of every layer."""
-        layer: Any = Block
+        layer: Any = self.block
         policy = REMAT[self.remat]
         if policy is not None:
-            layer = nn.remat(Block, policy=policy, prevent_cse=False)
+            layer = nn.remat(layer, policy=policy, prevent_cse=False)
         scan: Any = nn.scan  # its type says that every axis is one number
         scanned = scan(
             layer,
@@ -213,7 +229,7 @@ class Blocks(nn.Module):
             in_axes=(0, 0, nn.broadcast, nn.broadcast),
             length=self.depth,
             unroll=max(1, min(self.unroll, self.depth)),
-        )(self.spec, train, train and self.drop_path > 0, collect, name="layers")
+        )(self.spec, train, train and any(self.drop_path), collect, name="layers")
         numbers = jnp.arange(1, self.depth + 1)
-        rates = jnp.linspace(0.0, self.drop_path, self.depth)
+        rates = jnp.linspace(*self.drop_path, self.depth)
         return scanned(x, numbers, rates, attn_mask, bias)

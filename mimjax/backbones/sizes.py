@@ -1,5 +1,11 @@
 """How large images, patches and stacks of layers can be, and what to say beyond."""
 
+from typing import Any
+
+from mimjax.backbones.layers import REMAT
+
+DTYPES = ("float32", "bfloat16")
+
 # More is a slip of the keyboard: it would not fit anywhere.
 LONGEST_SIDE, MOST_CHANNELS, MOST_TOKENS = 2**14, 2**10, 2**14
 MOST_WIDTH, MOST_DEPTH, MOST_HEADS, MOST_MLP = 2**16, 2**10, 2**10, 2**20
@@ -26,6 +32,27 @@ def grid_problems(
         found.append(
             f"patch_size: {patch_size} cuts image_size {image_size} into {tokens} "
             f"tokens, more than {MOST_TOKENS}"
+        )
+    return found
+
+
+def field_problems(fields: dict[str, Any]) -> list[str]:
+    """What cannot work in the fields that all encoders have, one line each."""
+    found = []
+    for name, allowed in {"remat": REMAT, "dtype": DTYPES}.items():
+        if fields[name] not in allowed:
+            found.append(f"{name}: {fields[name]!r} is none of {', '.join(allowed)}")
+    for name in ("dropout", "drop_path"):
+        if not 0 <= fields[name] < 1:
+            found.append(f"{name}: {fields[name]} must be in [0, 1)")
+    for name in ("mlp_ratio", "norm_eps"):
+        if fields[name] <= 0:
+            found.append(f"{name}: {fields[name]} must be above 0")
+    if fields["unroll"] < 0:
+        found.append(f"unroll: {fields['unroll']} must not be negative")
+    if not 1 <= fields["channels"] <= MOST_CHANNELS:
+        found.append(
+            f"channels: {fields['channels']} must be from 1 to {MOST_CHANNELS}"
         )
     return found
 

@@ -2,7 +2,8 @@
 
 Sources: MAE `models_mae.py` (initialize_weights); AIM from ml-l3m (`transformer.py`,
 `patch_embed.py`); ViT from vision_transformer `models_vit.py`; BEiT
-`modeling_pretrain.py` (SimMIM's ViT does the same).
+`modeling_pretrain.py` (SimMIM's ViT does the same); Swin `swin_transformer.py`, whose
+normal is cut at 100 deviations, so not at all, and whose patches start as PyTorch does.
 """
 
 import dataclasses
@@ -40,6 +41,8 @@ def _zeros_for(fan_in: int) -> Init:
 # sqrt(6 / 2D) where the fused D x 3D matrix of MAE has sqrt(6 / 4D).
 _xavier_apart = initializers.variance_scaling(1.0, "fan_in", "uniform")
 _xavier = initializers.xavier_uniform()
+# PyTorch's start of a convolution's kernel: uniform within 1 / sqrt(fan_in).
+convolution = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 _zeros = initializers.zeros
 _normal = initializers.normal(0.02)
 
@@ -94,5 +97,8 @@ STARTS: dict[str, Start] = {
         _truncated,
         _truncated,
         by_depth=True,
+    ),
+    "swin": Start(
+        convolution, uniform_fan_in, _normal, _normal, _zeros, _normal, _normal
     ),
 }

@@ -10,22 +10,25 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mimjax import masking, patches, posembed
+from mimjax import backbones, masking, patches, posembed
 from mimjax.backbones import layers, sizes, starts
 from mimjax.sharding import by_sample
 
 # Width, depth, heads. Ti to H: arXiv 2010.11929 table 1 and official
 # `configs/models.py`; AIM: arXiv 2401.08541 table 1 (heads are 128 wide).
-SIZES: dict[str, tuple[int, int, int]] = {
-    "Ti": (192, 12, 3),
-    "S": (384, 12, 6),
-    "B": (768, 12, 12),
-    "L": (1024, 24, 16),
-    "H": (1280, 32, 16),
-    "AIM-600M": (1536, 24, 12),
-    "AIM-1B": (2048, 24, 16),
-    "AIM-3B": (3072, 24, 24),
-    "AIM-7B": (4096, 32, 32),
+SIZES: dict[str, dict[str, Any]] = {
+    name: dict(zip(("width", "depth", "heads"), numbers, strict=True))
+    for name, numbers in {
+        "Ti": (192, 12, 3),
+        "S": (384, 12, 6),
+        "B": (768, 12, 12),
+        "L": (1024, 24, 16),
+        "H": (1280, 32, 16),
+        "AIM-600M": (1536, 24, 12),
+        "AIM-1B": (2048, 24, 16),
+        "AIM-3B": (3072, 24, 24),
+        "AIM-7B": (4096, 32, 32),
+    }.items()
 }
 
 
@@ -42,39 +45,26 @@ def problems(fields: dict[str, Any]) -> list[str]:
         "position": ("sincos", "learned", "relative", "none"),
         "qkv_bias": ("all", "qv", "none"),
         "start": tuple(starts.STARTS),
-        "remat": tuple(layers.REMAT),
-        "dtype": ("float32", "bfloat16"),
     }
     for name, allowed in choices.items():
         if fields[name] not in allowed:
             found.append(f"{name}: {fields[name]!r} is none of {', '.join(allowed)}")
-    for name in ("dropout", "drop_path"):
-        if not 0 <= fields[name] < 1:
-            found.append(f"{name}: {fields[name]} must be in [0, 1)")
-    for name in ("mlp_ratio", "norm_eps"):
-        if fields[name] <= 0:
-            found.append(f"{name}: {fields[name]} must be above 0")
-    for name in ("layer_scale", "unroll"):
-        if fields[name] < 0:
-            found.append(f"{name}: {fields[name]} must not be negative")
-    if not 1 <= fields["channels"] <= sizes.MOST_CHANNELS:
-        found.append(
-            f"channels: {fields['channels']} must be from 1 to {sizes.MOST_CHANNELS}"
-        )
+    if fields["layer_scale"] < 0:
+        found.append(f"layer_scale: {fields['layer_scale']} must not be negative")
+    found += sizes.field_problems(fields)
     return found + sizes.grid_problems(fields["image_size"], fields["patch_size"])
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, backbones.Patched):
     """Images to tokens. Height and width of image and patch are free, so are channels.
 
     `cls` puts a class token first. `position` is "sincos" (fixed, MAE and AIM),
     "learned" (ViT) or "relative" (one bias table shared by all layers, BEiT and
     SimMIM). `patch_norm` normalises the patch embedding (AIM). `start` names the row of
-    `starts.STARTS` the weights start from. The other fields are those of `layers.Spec`
-    and `layers.Blocks`; `dtype` is that of the matrix products and of what
-    flows between layers (as in vit_jax; under PyTorch's autocast the sums of the
-    residual stream stay float32); parameters, norm statistics, scores and softmax are
-    float32.
+    `starts.STARTS` the weights start from; the other fields are those of `layers.Spec`
+    and `Blocks`. `dtype` is that of the matrix products and of what flows between layers
+    (as in vit_jax; under PyTorch's autocast the sums of the residual stream stay
+    float32); parameters, norm statistics, scores and softmax are float32.
     `unroll` 0 leaves it to the program: all layers on CPU, one elsewhere.
     """
 
@@ -101,19 +91,31 @@ class Encoder(nn.Module):
     dtype: str = "float32"
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        return patches.grid_of(self.image_size, self.patch_size)
+    def num_layers(self) -> int:
+        """Layers in all."""
+        return self.depth
 
     @property
-    def num_tokens(self) -> int:
-        """Patches of an image, the class token not counted."""
-        return self.grid[0] * self.grid[1]
+    def head_counts(self) -> tuple[int, ...]:
+        """The different numbers of heads."""
+        return (self.heads,)
 
     @property
-    def patch_values(self) -> int:
-        """Numbers in a patch."""
-        return self.patch_size[0] * self.patch_size[1] * self.channels
+    def cell(self) -> tuple[int, int]:
+        """The pixels, down and across, that a token coming out stands for."""
+        return self.patch_size
+
+    @property
+    def out_width(self) -> int:
+        """Width of a token coming out."""
+        return self.width
+
+    @property
+    def takes_some(self) -> bool:
+        """Whether patches may be left out: it need not see the whole grid."""
+        return self.position != "relative"
+
+    takes_mask = True
 
     def spec(self, width: int, heads: int) -> layers.Spec:
         """Layers of any width computed as the layers of this encoder are."""
@@ -155,7 +157,7 @@ class Encoder(nn.Module):
         self.blocks = layers.Blocks(
             self.spec(self.width, self.heads),
             self.depth,
-            self.drop_path,
+            (0.0, self.drop_path),
             self.remat,
             self.unroll,
         )
@@ -205,7 +207,7 @@ class Encoder(nn.Module):
             if ids is not None:
                 raise ValueError("a relative position table needs all patches in order")
             index = posembed.relative_index(self.grid, self.cls)
-            bias = self.relative_table[index].transpose(2, 0, 1)
+            bias = self.relative_table[index].transpose(2, 0, 1)[None]
         x = self.drop(x, deterministic=not train)
         return self.blocks(x, attn_mask, bias, train=train, collect=collect)
 

@@ -18,52 +18,20 @@ from jaxtyping import Array, Float, Int
 
 from mimjax import masking, patches, posembed
 from mimjax.backbones import layers, sizes, vit
-from mimjax.sharding import by_sample
 
 
-class HeadBlock(nn.Module):
-    """The official head's layer: x + norm(x), then x + mlp(norm(x)), in scan form.
+class HeadBlock(layers.Block):
+    """The official head's layer: x + norm(x), then x + mlp(norm(x)).
 
     It is the transformer layer with attention replaced by the identity, which the paper
     calls an MLP block; the paper does not mention the first sum.
     """
 
-    spec: layers.Spec
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B T D"], number: Int[Array, ""]
-    ) -> tuple[Float[Array, "B T D"], None]:
-        spec = self.spec
-        x = by_sample(x + layers.layer_norm(spec.norm_eps, spec.dtype, "norm1")(x))
-        y = layers.layer_norm(spec.norm_eps, spec.dtype, "norm2")(x)
-        y = layers.Mlp(spec, name="mlp")(y, number, train=False)
-        return by_sample(x + y), None
-
-
-class Head(nn.Module):
-    """Scanned layers of the head; `remat` and `unroll` as in `layers.Blocks`."""
-
-    spec: layers.Spec
-    depth: int
-    remat: str
-    unroll: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        block: Any = HeadBlock
-        policy = layers.REMAT[self.remat]
-        if policy is not None:
-            block = nn.remat(HeadBlock, policy=policy, prevent_cse=False)
-        scanned = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=0,
-            length=self.depth,
-            unroll=self.unroll,
-        )(self.spec, name="layers")
-        return scanned(x, jnp.arange(1, self.depth + 1))[0]
+    def mix(
+        self, x: Float[Array, "B T D"], number: Any, attn_mask: Any, bias: Any
+    ) -> Float[Array, "B T D"]:
+        """Tokens do not hear of each other."""
+        return x
 
 
 class Objective(nn.Module):
@@ -90,6 +58,11 @@ class Objective(nn.Module):
         found = sizes.stack_problems(
             self.head_width, self.head_depth, 1, 4.0, prefix="head_"
         )
+        if not self.encoder.takes_mask:
+            found.append(
+                "name: aim masks attention, which this encoder does not offer (use "
+                "config.encoder.name='vit')"
+            )
         if self.encoder.cls:
             found.append(
                 "name: aim predicts every token from those before it and has no place "
@@ -117,10 +90,13 @@ class Objective(nn.Module):
             encoder.spec(self.head_width, 1),
             mlp_width=4 * self.head_width,
             bias=False,
+            layer_scale=0.0,
             dropout=0.0,
         )
         unroll = self.head_depth if encoder.unroll > 1 else 1
-        self.head = Head(spec, self.head_depth, encoder.remat, unroll)
+        self.head = layers.Blocks(
+            spec, self.head_depth, remat=encoder.remat, unroll=unroll, block=HeadBlock
+        )
         self.head_norm = layers.layer_norm(encoder.norm_eps, encoder.dtype)
         self.head_pred = nn.Dense(
             encoder.patch_values, kernel_init=xavier, dtype=jnp.float32
@@ -151,7 +127,8 @@ class Objective(nn.Module):
         x = self.head_embed(self.encoder(tokens, attn_mask=attn_mask, train=train))
         table = jnp.asarray(posembed.sincos_2d(self.encoder.grid, self.head_width))
         x = x + table.astype(x.dtype)
-        return self.head_pred(self.head_norm(self.head(x)))
+        x, _ = self.head(x)
+        return self.head_pred(self.head_norm(x))
 
     def targets(self, image: Float[Array, "B H W C"]) -> Float[Array, "B N P"]:
         """What patch n should be predicted as."""

@@ -58,10 +58,11 @@ class Objective(nn.Module):
             )
         if self.norm_pixels and self.encoder.patch_values < 2:
             found.append("norm_pixels: a patch_size of one value has no variance")
-        if self.encoder.position == "relative":
+        if not self.encoder.takes_some:
             found.append(
-                "name: mae drops patches, which config.encoder.position='relative' "
-                "cannot follow (use 'sincos' or 'learned')"
+                "name: mae drops patches, but this encoder sees whole images (use "
+                "config.encoder.name='vit' with config.encoder.position='sincos' or "
+                "'learned', or the objective simmim)"
             )
         return found
 

@@ -10,13 +10,17 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from mimjax import masking, patches
-from mimjax.backbones import starts, vit
+from mimjax.backbones import starts, swin, vit
 
 
 class Objective(nn.Module):
-    """SimMIM on a vision transformer; `mask_cell` is the side of a cell in pixels."""
+    """SimMIM on any encoder; `mask_cell` is the side of a cell in pixels.
 
-    encoder: vit.Encoder
+    A cell holds one or more of the encoder's own, the pixels that a token coming out
+    stands for: `hidden` and what is predicted go by these.
+    """
+
+    encoder: vit.Encoder | swin.Encoder
     mask_ratio: float = 0.6
     mask_cell: int = 32
 
@@ -26,16 +30,18 @@ class Objective(nn.Module):
     def problems(self) -> list[str]:
         """What cannot work, one line each."""
         cell, (height, width) = self.mask_cell, self.encoder.image_size
-        patch, other = self.encoder.patch_size
+        token, other = self.encoder.cell
         found = []
         if not 0 < self.mask_ratio < 1:
             found.append(f"mask_ratio: {self.mask_ratio} must be between 0 and 1")
-        if patch != other:
+        if token != other:
             size = self.encoder.patch_size
             found.append(f"mask_cell: needs a square patch_size, not {size}")
-        elif cell < 1 or cell % patch or height % cell or width % cell:
+        elif cell < 1 or cell % token or height % cell or width % cell:
+            times = token // self.encoder.patch_size[0]
+            unit = "patch_size" if times == 1 else f"{times} x patch_size"
             found.append(
-                f"mask_cell: {cell} must be a multiple of patch_size ({patch}) and "
+                f"mask_cell: {cell} must be a multiple of {unit} ({token}) and "
                 f"divide image_size ({height} x {width})"
             )
         if found:
@@ -49,17 +55,21 @@ class Objective(nn.Module):
             )
         return found
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens that come out of the encoder."""
+        return patches.grid_of(self.encoder.image_size, self.encoder.cell)
+
     def setup(self) -> None:
-        start = starts.STARTS[self.encoder.start]
-        shape = (1, 1, self.encoder.width)
-        self.mask_token = self.param("mask_token", start.cls, shape)
-        # The official 1 x 1 convolution starts as PyTorch's do: uniform within
-        # 1 / sqrt(width). Its pixel shuffle is the order of the columns here.
-        uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        encoder = self.encoder
+        start = starts.STARTS[encoder.start]
+        self.mask_token = self.param("mask_token", start.cls, (1, 1, encoder.width))
+        # The official 1 x 1 convolution starts as PyTorch's do. Its pixel shuffle is
+        # the order of the columns here.
         self.decoder = nn.Dense(
-            self.encoder.patch_values,
-            kernel_init=uniform,
-            bias_init=starts.uniform_fan_in(self.encoder.width),
+            encoder.cell[0] * encoder.cell[1] * encoder.channels,
+            kernel_init=starts.convolution,
+            bias_init=starts.uniform_fan_in(encoder.out_width),
             dtype=jnp.float32,
         )
 
@@ -71,12 +81,10 @@ class Objective(nn.Module):
         return self.loss(batch["image"], predicted, hidden), {}
 
     def draw(self, batch: int) -> Bool[Array, "B N"]:
-        """Which patches of each image are hidden."""
+        """Which cells of each image are hidden."""
         key = self.make_rng("mask")
-        cell = self.mask_cell // self.encoder.patch_size[0]
-        return masking.random_cells(
-            key, batch, self.encoder.grid, cell, self.mask_ratio
-        )
+        cell = self.mask_cell // self.encoder.cell[0]
+        return masking.random_cells(key, batch, self.grid, cell, self.mask_ratio)
 
     def predict(
         self,
@@ -85,10 +93,12 @@ class Objective(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "B N P"]:
-        """Pixels of every patch; the embedding of a hidden one is the mask token."""
+        """Pixels of every cell; patches of a hidden one become the mask token."""
         tokens = self.encoder.embed(image)
         mask_token = self.mask_token.astype(tokens.dtype)
-        tokens = jnp.where(hidden[:, :, None], mask_token, tokens)
+        times = self.encoder.cell[0] // self.encoder.patch_size[0]
+        fine = masking.spread(hidden, self.grid, times)
+        tokens = jnp.where(fine[:, :, None], mask_token, tokens)
         x = self.encoder(tokens, train=train)
         return self.decoder(self.encoder.patch_tokens(x))
 
@@ -99,7 +109,7 @@ class Objective(nn.Module):
         hidden: Bool[Array, "B N"],
     ) -> Float[Array, ""]:
         """Mean absolute error over hidden pixels and channels."""
-        target = patches.patchify(image, self.encoder.patch_size)
+        target = patches.patchify(image, self.encoder.cell)
         losses = jnp.abs(predicted - target).mean(axis=-1)
         return masking.masked_mean(losses, hidden)
 
@@ -107,7 +117,7 @@ class Objective(nn.Module):
         """Original, visible patches, reconstruction, and both together."""
         hidden = self.draw(batch["image"].shape[0])
         predicted = self.predict(batch["image"], hidden)
-        values = patches.patchify(batch["image"], self.encoder.patch_size)
+        values = patches.patchify(batch["image"], self.encoder.cell)
         hide = hidden[:, :, None]
         shown = {
             "original": values,
@@ -115,5 +125,5 @@ class Objective(nn.Module):
             "reconstruction": predicted,
             "reconstruction + visible": jnp.where(hide, predicted, values),
         }
-        size = (self.encoder.image_size, self.encoder.patch_size)
+        size = (self.encoder.image_size, self.encoder.cell)
         return {name: patches.unpatchify(x, *size) for name, x in shown.items()}

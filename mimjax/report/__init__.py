@@ -85,8 +85,10 @@ def _subtitle(config: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     """Encoder and start of the run in one line."""
     names = {
         "encoder.size": "size {}",
+        "encoder.name": "{}",
         "encoder.width": "width {}",
         "encoder.depth": "{} layers",
+        "encoder.depths": "{} layers",
         "encoder.heads": "{} heads",
         "encoder.patch_size": "patch {}",
         "encoder.image_size": "image {}",

@@ -30,7 +30,7 @@ def place(
         # XLA on CPU runs unrolled layers faster; elsewhere a scan compiles sooner. What
         # is to be recomputed has to stay in a loop, or the compiler merges it again.
         whole = devices[0].platform == "cpu" and config.encoder.remat == "none"
-        unroll = config.encoder.depth if whole else 1
+        unroll = config.encoder.num_layers if whole else 1
         encoder = config.encoder.clone(unroll=unroll)
         objective = config.objective.clone(encoder=encoder)
         config = dataclasses.replace(config, encoder=encoder, objective=objective)

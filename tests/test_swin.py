@@ -1,0 +1,122 @@
+"""Swin: windows, shifts, stages; its numbers are in test_golden and test_parity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mimjax import train
+from mimjax.backbones import swin
+from mimjax.objectives import classify
+
+# Own calculation from the official code's sizes, with a head of 1,000 classes.
+PUBLISHED = {"T": 28_288_354, "S": 49_606_258, "B": 87_768_224, "L": 196_532_476}
+SMALL = {"width": 16, "depths": (2, 1), "heads": (2, 4), "window": 4}
+IMAGE = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+
+
+def small(**fields):
+    return swin.Encoder((32, 32), **{**SMALL, **fields})
+
+
+def start(encoder, image=IMAGE):
+    """Fresh parameters, with relative tables that matter."""
+
+    def run(module):
+        return module(module.embed(image))
+
+    init = jax.jit(lambda key: encoder.init(key, method=run))
+    params = init(jax.random.key(1))["params"]
+    return jax.tree.map(lambda x: x * 3, params)
+
+
+def output(encoder, params, image=IMAGE, **call):
+    def run(module, image):
+        return module(module.embed(image), train=bool(call))
+
+    return encoder.apply({"params": params}, image, method=run, **call)
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_sizes_have_the_published_number_of_parameters(size):
+    objective = classify.Objective(swin.Encoder(**swin.SIZES[size]), pool="gap")
+    batch = {"image": jnp.zeros((1, 224, 224, 3)), "label": jnp.zeros(1, int)}
+    shapes = jax.eval_shape(
+        lambda: objective.init(jax.random.key(0), batch, train=False)
+    )
+    assert train.count(shapes["params"]) == PUBLISHED[size]
+
+
+def test_shifted_windows_keep_apart_what_was_no_neighbour():
+    """The labels of a side of 8 with windows of 4 shifted by 2: 0 0 0 0 1 1 2 2."""
+    side = np.asarray([0, 0, 0, 0, 1, 1, 2, 2])
+    label = 3 * side[:, None] + side[None]
+    cut = [label[r : r + 4, c : c + 4] for r in (0, 4) for c in (0, 4)]
+    wanted = np.stack([w.reshape(-1, 1) != w.reshape(1, -1) for w in cut])
+    np.testing.assert_array_equal(windows.apart((8, 8), 4, 2), wanted)
+
+
+@pytest.mark.parametrize(("depth", "reached"), [(1, 16), (2, 36)])
+def test_a_token_reaches_its_window_and_after_a_shift_its_neighbours(depth, reached):
+    """An 8 x 8 grid: the first patch is in a corner; a shift by 2 adds 2 rows more."""
+    encoder = small(depths=(depth,), heads=(2,))
+    params = start(encoder)
+    moved = output(encoder, params, IMAGE.at[:, :4, :4].add(1.0))
+    change = (moved != output(encoder, params)).any(axis=(0, 2)).reshape(8, 8)
+    side = round(reached**0.5)
+    assert change[:side, :side].all()
+    assert change.sum() == reached
+
+
+@pytest.mark.parametrize("fields", [{"unroll": 9}, {"remat": "full"}])
+def test_neither_unrolling_nor_remat_changes_a_number(fields):
+    plain, other = small(depths=(3, 2)), small(depths=(3, 2), **fields)
+    params = start(plain)
+
+    def loss(params, encoder):
+        return jnp.square(output(encoder, params)).mean()
+
+    for ours, theirs in zip(
+        jax.tree.leaves(jax.jit(jax.grad(loss), static_argnums=1)(params, other)),
+        jax.tree.leaves(jax.jit(jax.grad(loss), static_argnums=1)(params, plain)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_drop_path_rises_over_all_stages():
+    encoder = small(depths=(3, 2), drop_path=0.4)
+    bound = encoder.bind({"params": start(encoder)})
+    ends = [blocks.drop_path for blocks in bound.stages]
+    np.testing.assert_allclose(ends, [(0.0, 0.2), (0.3, 0.4)])
+    dropped = output(encoder, start(encoder), rngs={"drop": jax.random.key(5)})
+    assert (dropped != output(encoder, start(encoder))).any()
+
+
+def test_grids_need_not_be_square_and_tokens_stand_for_cells():
+    encoder = swin.Encoder((32, 64), **SMALL)
+    assert (encoder.grid, encoder.cell, encoder.out_width) == ((8, 16), (8, 8), 32)
+    image = jnp.concatenate([IMAGE, IMAGE], axis=2)
+    params = start(encoder, image)
+    assert output(encoder, params, image).shape == (2, 4 * 8, 32)
+    features = encoder.apply({"params": params}, image, method="features")
+    assert (features.shape, features.dtype) == ((2, 32), jnp.float32)
+
+
+def test_weights_start_as_in_the_official_code():
+    encoder = swin.Encoder((32, 32), **{**SMALL, "width": 64})
+    params = jax.tree.map(lambda x: np.asarray(x) / 3, start(encoder))
+    layer = params["stages_1"]["layers"]
+    for weights in (
+        layer["attn"]["qkv"]["kernel"],
+        layer["mlp"]["down"]["kernel"],
+        layer["relative_table"],
+        params["merges_0"]["reduction"]["kernel"],
+    ):
+        assert weights.std() == pytest.approx(0.02, rel=0.1)
+        assert np.abs(weights).max() > 0.04, "a normal that is not cut at 2 deviations"
+    bound = 48**-0.5
+    for name in ("kernel", "bias"):
+        assert 0.8 * bound < np.abs(params["patch"][name]).max() <= bound
+    assert not layer["mlp"]["up"]["bias"].any()
+    assert (layer["norm1"]["scale"] == np.float32(1)).all()

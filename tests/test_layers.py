@@ -37,7 +37,7 @@ SAMPLES, RATE = 2000, 0.4
 def stack():
     """Two layers with drop path on copies of a sample: params -> dropped, plain."""
     spec = layers.Spec(width=8, heads=2, mlp_width=16)
-    blocks = layers.Blocks(spec, depth=2, drop_path=RATE)
+    blocks = layers.Blocks(spec, depth=2, drop_path=(0.0, RATE))
     x = jnp.broadcast_to(jax.random.normal(KEY, (1, 3, 8)), (SAMPLES, 3, 8))
     params = closeness.random_params(blocks, x)
 
@@ -111,8 +111,8 @@ def test_attention_ignores_what_the_mask_hides():
     number = jnp.asarray(1)
     params = closeness.random_params(attention, x, number)
     mask = jnp.ones((1, 4, 4), bool).at[:, :, 3].set(False)
-    bias = jnp.zeros((2, 4, 4)).at[:, :, 3].set(-1e9)
-    first_head = bias.at[1].set(0.0)
+    bias = jnp.zeros((1, 2, 4, 4)).at[..., 3].set(-1e9)
+    first_head = bias.at[0, 1].set(0.0)
 
     @jax.jit
     def run(x):

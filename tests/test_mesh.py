@@ -14,7 +14,7 @@ from mimjax.sharding import Mesh
 
 MESHES = {"8 data": (8, 1, 1), "8 fsdp": (1, 8, 1), "2 x 2 x 2": (2, 2, 2)}
 # Of every objective, and what it does on another encoder.
-RUNS = [*objectives.names(), "classify_swin", "simmim_swin"]
+RUNS = [*objectives.names(), "simmim_swin"]
 DRAWING = [n for n in objectives.names() if hasattr(objectives.load(n), "draw")]
 
 

@@ -276,8 +276,8 @@ def hugging_face_swin(size: int, patch: int, window: int, depths: Any, **more: A
     return config, encoder
 
 
-@pytest.mark.parametrize(("size", "patch", "window", "depths"), SWINS)
-def test_swin_classification(size, patch, window, depths):
+def test_swin_classification():
+    size, patch, window, depths = SWINS[0]
     config, encoder = hugging_face_swin(size, patch, window, depths, num_labels=5)
     theirs = SwinForImageClassification(config).eval()
     scatter(theirs, 4)

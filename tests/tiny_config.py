@@ -38,8 +38,6 @@ def get_config(objective: str = "simmim") -> ConfigDict:
     config.encoder.unroll = 1
 
     config.objective = ConfigDict(OBJECTIVE.get(objective, {}))
-    if encoder and objective == "classify":
-        config.objective.pool = "gap"
     config.objective.name = objective
 
     config.optim = ConfigDict()

@@ -62,7 +62,7 @@ class Encoder(nn.Module, backbones.Patched):
     "learned" (ViT) or "relative" (one bias table shared by all layers, BEiT and
     SimMIM). `patch_norm` normalises the patch embedding (AIM). `start` names the row of
     `starts.STARTS` the weights start from; the other fields are those of `layers.Spec`
-    and `Blocks`. `dtype` is that of the matrix products and of what flows between layers
+    and `Blocks`. `dtype` is that of matrix products and of what flows between layers
     (as in vit_jax; under PyTorch's autocast the sums of the residual stream stay
     float32); parameters, norm statistics, scores and softmax are float32.
     `unroll` 0 leaves it to the program: all layers on CPU, one elsewhere.

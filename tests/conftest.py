@@ -30,6 +30,17 @@ collect_ignore = [] if TORCH else ["test_parity.py"]
 sys.modules.setdefault("torchvision", cast(Any, None))
 
 
+# Whole files go to the two workers in turn: the longest go first, so that none is left
+# for the end with one worker idle.
+LONGEST = ["test_resume", "test_processes", "test_mesh", "test_program", "test_golden"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says so where a file was left out."""
     for name in collect_ignore:

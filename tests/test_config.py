@@ -121,7 +121,10 @@ ONE = [
     ("encoder.dtype=float16", "encoder.dtype: 'float16' is none of float32, bfloat16"),
     ("encoder.dropout=1", "encoder.dropout: 1.0 must be in [0, 1)"),
     ("data.crop_scale=0.5,0.2", "data.crop_scale: (0.5, 0.2) must be two fractions"),
-    ("data.normalise=clip", "data.normalise: 'clip' must be imagenet or inception"),
+    (
+        "data.normalise=clip",
+        "data.normalise: 'clip' must be imagenet or inception or pixels",
+    ),
     ("objective.mask_ratio=1", "objective.mask_ratio: 1.0 must be between 0 and 1"),
     ("objective.mask_ratio=1e30", "objective.mask_ratio: 1e+30 must be between 0"),
     ("objective.mask_ratio=.999", "objective.mask_ratio: 0.999 keeps 0 of the 196 pa"),

@@ -38,10 +38,11 @@ def settings(request, photos):
 
 
 @functools.cache
-def read(settings, start, stop, rows=range(BATCH), seed=5, **changes):
+def read(settings, start, stop, rows=range(BATCH), seed=5, view_size=(0, 0), **changes):
     stream = data.train_batches(
         dataclasses.replace(settings, **changes),
         image_size=(24, 16),
+        view_size=view_size,
         channels=3,
         seed=seed,
         batch_size=BATCH,
@@ -143,6 +144,24 @@ def test_another_seed_is_another_order_and_another_crop(settings):
     assert a[0]["image"].shape == (BATCH, 24, 16, 3)
     assert a[0]["image"].dtype == np.uint8
     assert a[0]["label"].dtype == np.int32
+
+
+@pytest.mark.parametrize("jitter", [False, True])
+def test_a_second_view_is_the_same_crop_and_moves_nothing_else(settings, jitter):
+    """At the size of the image, and by the same filter, it is the image."""
+    strengths = {} if jitter else {"jitter": (0.0, 0.0, 0.0, 0.0)}
+    changes = {"interpolation": "lanczos", **strengths}
+    alone = read(settings, 0, 3, **changes)
+    same = read(settings, 0, 3, view_size=(24, 16), **changes)
+    small = read(settings, 0, 3, view_size=(12, 8), **changes)
+    for a, b, c in zip(alone, same, small, strict=True):
+        assert sorted(a) == ["image", "label"]
+        np.testing.assert_array_equal(b["view"], a["image"])
+        assert_equal([a], [{k: v for k, v in b.items() if k != "view"}])
+        assert_equal([a], [{k: v for k, v in c.items() if k != "view"}])
+        assert c["view"].shape == (BATCH, 12, 8, 3)
+        halved = a["image"].reshape(BATCH, 12, 2, 8, 2, 3).mean(axis=(2, 4))
+        assert np.abs(c["view"] - halved).mean() < 6
 
 
 def test_all_examples_come_once_an_epoch(photos):

@@ -283,9 +283,14 @@ def test_bad_files_are_counted_and_move_nothing_else(tmp_path):
         if index[position] in bad:
             tried = (order.replacement(position, 5, n, 40) for n in range(16))
             good = next(n for n in tried if n not in bad)
-            wanted = samples.Wanted((16, 16), 3, 5, BATCH, np.arange(BATCH))
+            wanted = samples.Wanted((16, 16), (0, 0), 3, 5, BATCH, np.arange(BATCH))
             u = order.uniforms(position, 5, augment.NUM_UNIFORMS).numpy()
-            image = samples._image(settings, wanted, jpeg(good), u)
+            part, images = (
+                samples._crop(settings, wanted, jpeg(good), u),
+                wanted.empty(1),
+            )
+            samples._finish(settings, wanted, part, u, 0, images)
+            image = images[0][0]
             np.testing.assert_array_equal(soiled[step]["image"][row], image)
     entries = listed(tmp_path)
     found = {int(entry["path"][:3]): entry["reason"] for entry in entries}

@@ -1,5 +1,6 @@
 """Masks: exact counts, uniform draws, the same on any number of devices."""
 
+import functools
 import math
 
 import jax
@@ -126,6 +127,53 @@ def test_cells_of_a_grid_that_is_not_square():
     cells = hidden.reshape(32, 2, 2, 3, 2)
     assert (cells.all(axis=(2, 4)) | ~cells.any(axis=(2, 4))).all()
     np.testing.assert_array_equal(hidden.sum(axis=1), 12)
+
+
+BLOCKS = {
+    "beit_14x14_75": ((14, 14), 75, 16),
+    "beit_8x8_26": ((8, 8), 26, 4),
+    "beit_8x8_26_min6": ((8, 8), 26, 6),
+}
+
+
+@pytest.mark.parametrize("case", BLOCKS)
+def test_blocks_of_beit(case):
+    """The distribution of 20,000 masks drawn by the official generator."""
+    grid, most, smallest = BLOCKS[case]
+    golden = official.load("masks")
+    draw = jax.jit(masking.block_wise, static_argnums=(1, 2, 3, 4))
+    hidden = np.asarray(draw(KEY, 8192, grid, most, smallest))
+    counts = np.bincount(hidden.sum(axis=1), minlength=most + 1)
+    assert len(counts) == most + 1, "never more"
+    wanted = golden.output[f"{case}/count_histogram"]
+    few = wanted < 40
+    both = [np.append(c[~few], c[few].sum()) for c in (counts, wanted)]
+    assert stats.chi2_contingency([c[both[1] > 0] for c in both]).pvalue > 1e-3
+    frequency = hidden.mean(axis=0).reshape(grid)
+    theirs = golden.output[f"{case}/cell_frequency"]
+    np.testing.assert_allclose(frequency, theirs, atol=0.025)
+    # Neighbours that are both hidden: how blocky the masks are.
+    square = hidden.reshape(-1, *grid)
+    pairs = (square[:, 1:] & square[:, :-1]).sum(axis=(1, 2))
+    pairs += (square[:, :, 1:] & square[:, :, :-1]).sum(axis=(1, 2))
+    wanted_pairs = float(golden.output[f"{case}/mean_adjacent_masked_pairs"])
+    np.testing.assert_allclose(pairs.mean(), wanted_pairs, rtol=0.005)
+
+
+def test_blocks_are_the_same_on_one_device_and_on_many():
+    mesh = Mesh(np.asarray(jax.devices()), ("data",))
+    cut = NamedSharding(mesh, PartitionSpec("data"))
+    draw = functools.partial(masking.block_wise, KEY, 16, (14, 14), 75)
+    np.testing.assert_array_equal(jax.jit(draw)(), jax.jit(draw, out_shardings=cut)())
+
+
+def test_first_ids_are_the_hidden_places_in_order():
+    hidden = np.random.default_rng(0).random((64, 30)) < 0.4
+    ids = np.asarray(masking.first_ids(jnp.asarray(hidden), 15))
+    for row, found in zip(hidden, ids, strict=True):
+        true = np.flatnonzero(row)
+        wanted = np.concatenate([true, np.flatnonzero(~row)])[:15]
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_prefix_lengths_cover_one_to_all_but_one():

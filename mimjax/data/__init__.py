@@ -26,14 +26,17 @@ __all__ = [
     "held_out",
     "labelled",
     "normalise_constants",
+    "second_views",
     "train_batches",
 ]
 
 # Mean and standard deviation of red, green and blue, in units where white is 1: those
-# of ImageNet (MAE, SimMIM, DINO, AIM) and of Inception (BEiT on ImageNet-22k, vit_jax).
+# of ImageNet (MAE, SimMIM, DINO, AIM) and of Inception (BEiT on ImageNet-22k, vit_jax),
+# and none for what takes pixels as they are (the tokenizer of DALL-E).
 CONSTANTS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "pixels": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 
 Split = Literal["probe_train", "test"]
@@ -57,7 +60,8 @@ class Data:
       jitter: strengths of brightness, contrast, saturation and hue, meant as by
         torchvision's ColorJitter.
       jitter_rate: probability that an image is jittered at all.
-      normalise: `imagenet` or `inception`; a grey image takes the average of the three.
+      normalise: `imagenet`, `inception` or `pixels` (left from 0 to 1); a grey image
+        takes the average of the three.
       mean, std: constants used instead, one for each channel, white being 1.
       holdout_fraction: share of a source without a held-out part of its own that is
         kept from training: by a hash of the relative path, or the end of a split.
@@ -106,6 +110,7 @@ def train_batches(
     data: Data,
     *,
     image_size: tuple[int, int],
+    view_size: tuple[int, int] = (0, 0),
     channels: int,
     seed: int,
     batch_size: int,
@@ -117,13 +122,14 @@ def train_batches(
     """Augmented training batches of the steps `start_step` .. `stop_step` - 1.
 
     Args:
+      view_size: of a second view of the same crop; (0, 0) for none.
       rows: the rows of the global batch of `batch_size` that this host supplies.
       workdir: unreadable images are listed in its `data_errors.jsonl`.
 
     Yields:
-      {"image": uint8 [R, H, W, C], "label": int32 [R]}, label -1 where there is none.
-      What a row holds depends on seed, step and row alone. Close the generator to stop
-      the threads behind it.
+      {"image": uint8 [R, H, W, C], "label": int32 [R]}, label -1 where there is none,
+      and where asked for "view": uint8 [R, h, w, C]. What a row holds depends on seed,
+      step and row alone. Close the generator to stop the threads behind it.
 
     Raises:
       BadDataError: more images are unreadable than the limit allows.
@@ -131,12 +137,11 @@ def train_batches(
     if data.source == "synthetic":
         from mimjax.data import synthetic
 
-        return synthetic.batches(
-            data.num_images, image_size, channels, seed, rows, stop_step - start_step
-        )
+        sizes = data.num_images, image_size, view_size, channels
+        return synthetic.batches(*sizes, seed, rows, stop_step - start_step)
     from mimjax.data import pipeline, samples
 
-    wanted = samples.Wanted(image_size, channels, seed, batch_size, rows)
+    wanted = samples.Wanted(image_size, view_size, channels, seed, batch_size, rows)
     return pipeline.batches(data, wanted, start_step, stop_step, workdir)
 
 
@@ -161,6 +166,16 @@ def held_out(
     return sources.evaluation_images(
         data, image_size, channels, split, limit, should_stop
     )
+
+
+def second_views(
+    images: UInt8[np.ndarray, "n H W C"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "n h w C"]:
+    """Held-out images at the size of the second view."""
+    from mimjax.data import augment
+
+    views = [augment.second_view(image, size) for image in images]
+    return np.stack(views) if views else np.zeros((0, *size, images.shape[3]), np.uint8)
 
 
 def labelled(data: Data) -> int:

@@ -83,6 +83,16 @@ def resize(
     return resized[..., None] if grey else resized
 
 
+def second_view(
+    image: UInt8[np.ndarray, "H W C"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h w C"]:
+    """The image at another size, by Lanczos as BEiT's tokenizer sees it.
+
+    arXiv 2106.08254, official `datasets.py`.
+    """
+    return resize(image, size, "lanczos", antialias=True)
+
+
 def cut(image: UInt8[np.ndarray, "H W C"], box: Box) -> UInt8[np.ndarray, "h w C"]:
     """The pixels of a box."""
     return image[box.top : box.top + box.height, box.left : box.left + box.width]

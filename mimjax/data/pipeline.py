@@ -60,10 +60,10 @@ def _batches(
     iterator = _batched(data, wanted, groups).as_numpy_iterator()
     try:
         for step in range(*steps):
-            image, label, faults = _next(iterator, step)
+            label, faults, *images = _next(iterator, step)
             for entries in faults:
                 _note(ledger, path, entries, step)
-            yield {"image": image, "label": label}
+            yield {"label": label, **dict(zip(("image", "view"), images, strict=False))}
     finally:
         del iterator
 
@@ -77,17 +77,17 @@ def _next(iterator: Any, step: int) -> Any:
 
 
 def _batched(data: Data, wanted: Wanted, groups: Any) -> Any:
-    """Batches of (image, label, faults) out of groups; jitters the images."""
+    """Batches of (label, faults, images ...) out of groups; jitters the images."""
     count = len(wanted.rows)
 
     @graph
-    def jitter(image: Any, label: Any, faults: Any, u: Any) -> Any:
-        image = augment.jitter(image, u, data.jitter, data.jitter_rate)
-        return image, label, faults, u
+    def jitter(u: Any, label: Any, faults: Any, *images: Any) -> Any:
+        strengths = data.jitter, data.jitter_rate
+        return u, label, faults, *(augment.jitter(x, u, *strengths) for x in images)
 
     @graph
-    def flat(*parts: Any) -> Any:
-        return tuple(tf.reshape(p, (count, *p.shape[2:])) for p in parts[:3])
+    def flat(_: Any, *parts: Any) -> Any:
+        return tuple(tf.reshape(p, (count, *p.shape[2:])) for p in parts)
 
     if any(data.jitter):
         at_a_time = samples.workers(data)

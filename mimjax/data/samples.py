@@ -1,8 +1,9 @@
 """Groups of augmented training images for groups of positions, from each source.
 
-A group is (image uint8 [n, H, W, C], label int32 [n], faults [n], u [n, U]): `faults`
-lists, as JSON, the unreadable images met on the way as [number, reason], and `u` are
-the random numbers of the positions. Jitter is all that is left to be done.
+A group is (u [n, U], label int32 [n], faults [n], image uint8 [n, H, W, C]) and, where
+one is wanted, a second view of the same crop, uint8 [n, h, w, C]: `u` are the random
+numbers of the positions, `faults` lists, as JSON, the unreadable images met on the way
+as [number, reason]. Jitter is all that is left to be done.
 """
 
 import json
@@ -20,18 +21,28 @@ REDRAWS = 16  # images tried for one place of a batch before the source is given
 SPARES = 64  # records that may stand in for unreadable ones of a streamed source
 # Images decoded by one call of Python, which costs TensorFlow a fifth of an image.
 GROUP = 8
-KINDS = (tf.uint8, tf.int32, tf.string)
-Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
+Drawn = tuple[np.ndarray, ...]  # label, faults, image and perhaps view
 
 
 class Wanted(NamedTuple):
-    """What the loop asks of the stream."""
+    """What the loop asks of the stream; a view of (0, 0) is none."""
 
     image_size: tuple[int, int]
+    view_size: tuple[int, int]
     channels: int
     seed: int
     batch_size: int
     rows: Int[np.ndarray, " R"]
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """Of an image and, where there is one, of its second view."""
+        sizes = [self.image_size, self.view_size][: 1 + all(self.view_size)]
+        return [(*size, self.channels) for size in sizes]
+
+    def empty(self, count: int) -> list[np.ndarray]:
+        """Images, and perhaps views, to be filled in."""
+        return [np.zeros((count, *shape), np.uint8) for shape in self.shapes]
 
     @property
     def group(self) -> int:
@@ -43,17 +54,18 @@ def from_digits(data: Data, wanted: Wanted, start_step: int, stop_step: int) -> 
     """Digits, drawn a batch at a time, which is how numpy is fast."""
 
     def draw(index: np.ndarray, u: np.ndarray) -> Drawn:
-        images, labels = digits.draw(index, "train", wanted.image_size)
-        images = sources.to_channels(images, wanted.channels)
-        for n, image in enumerate(images):
+        drawn, labels = digits.draw(index, "train", wanted.image_size)
+        drawn = sources.to_channels(drawn, wanted.channels)
+        images = wanted.empty(len(index))
+        for n, image in enumerate(drawn):
             box = _box(data, wanted, *wanted.image_size, u[n])
-            images[n] = _finished(data, wanted, augment.cut(image, box), u[n])
-        return images, labels, np.full(len(index), b"[]", object)
+            _finish(data, wanted, augment.cut(image, box), u[n], n, images)
+        return labels, np.full(len(index), b"[]", object), *images
 
     @graph
     def load(position: Any, u: Any) -> Any:
         index = order.example(position, wanted.seed, data.num_images)
-        return _group(wanted, tf.numpy_function(draw, [index, u], KINDS), u)
+        return _group(wanted, draw, index, u)
 
     at = order.positions(start_step, stop_step, wanted.batch_size, wanted.rows)
     drawn = at.map(_with_uniforms(wanted)).batch(len(wanted.rows))
@@ -75,7 +87,7 @@ def from_numbered(
     @graph
     def load(position: Any, u: Any) -> Any:
         index = order.example(position, wanted.seed, found.length)
-        return _group(wanted, tf.numpy_function(draw, [position, index, u], KINDS), u)
+        return _group(wanted, draw, position, index, u)
 
     at = order.positions(start_step, stop_step, wanted.batch_size, wanted.rows)
     drawn = at.map(_with_uniforms(wanted)).batch(wanted.group)
@@ -106,8 +118,7 @@ def from_stream(
 
     @graph
     def load(position: Any, numbered: Any, u: Any) -> Any:
-        inputs = [position, *numbered, u]
-        return _group(wanted, tf.numpy_function(draw, inputs, KINDS), u)
+        return _group(wanted, draw, position, *numbered, u)
 
     start = start_step * wanted.batch_size
     stream = found.stream(start, wanted.seed).enumerate(start).filter(is_mine)
@@ -132,7 +143,7 @@ def _fill(
 ) -> Drawn:
     """The images of the given numbers, others in place of those that are unreadable."""
     count = len(index)
-    images = np.zeros((count, *wanted.image_size, wanted.channels), np.uint8)
+    images = wanted.empty(count)
     labels = np.full(count, -1, np.int32)
     faults = np.empty(count, object)
     for row in range(count):
@@ -140,7 +151,8 @@ def _fill(
         for attempt in range(REDRAWS):
             try:
                 content, label = (spares.read if attempt else read)(number)
-                images[row] = _image(data, wanted, content, u[row])
+                part = _crop(data, wanted, content, u[row])
+                _finish(data, wanted, part, u[row], row, images)
                 labels[row] = label
                 break
             except Unusable as error:
@@ -148,16 +160,16 @@ def _fill(
                 place = int(position[row]), wanted.seed, attempt
                 number = order.replacement(*place, spares.length)
         faults[row] = json.dumps(met).encode()
-    return images, labels, faults
+    return labels, faults, *images
 
 
-def _image(
+def _crop(
     data: Data, wanted: Wanted, content: bytes, u: Float[np.ndarray, " U"]
-) -> UInt8[np.ndarray, "H W C"]:
-    """Decode the random crop of one image and bring it to size."""
+) -> UInt8[np.ndarray, "h w C"]:
+    """Decode the random crop of one image."""
     picture = decode.open_picture(content, data.min_side, data.max_pixels)
     box = _box(data, wanted, picture.height, picture.width, u)
-    return _finished(data, wanted, decode.crop(picture, box, wanted.channels), u)
+    return decode.crop(picture, box, wanted.channels)
 
 
 def _box(
@@ -169,13 +181,21 @@ def _box(
     return augment.random_box(u, height, width, data.crop_scale, ratio)
 
 
-def _finished(
-    data: Data, wanted: Wanted, part: np.ndarray, u: Float[np.ndarray, " U"]
-) -> UInt8[np.ndarray, "H W C"]:
-    """A crop at the size wanted, mirrored or not."""
+def _finish(
+    data: Data,
+    wanted: Wanted,
+    part: UInt8[np.ndarray, "h w C"],
+    u: Float[np.ndarray, " U"],
+    row: int,
+    images: list[np.ndarray],
+) -> None:
+    """Put a crop, at the sizes wanted and mirrored or not, into a row."""
     size = wanted.image_size
-    image = augment.resize(part, size, data.interpolation, data.antialias)
-    return augment.flip(image, u) if data.flip else image
+    made = [augment.resize(part, size, data.interpolation, data.antialias)]
+    if len(images) == 2:
+        made.append(augment.second_view(part, wanted.view_size))
+    for array, image in zip(images, made, strict=True):
+        array[row] = augment.flip(image, u) if data.flip else image
 
 
 def _with_uniforms(wanted: Wanted) -> Callable[..., Any]:
@@ -187,8 +207,10 @@ def _with_uniforms(wanted: Wanted) -> Callable[..., Any]:
     return add
 
 
-def _group(wanted: Wanted, drawn: Any, u: Any) -> Any:
-    """Tell TensorFlow the shapes that it cannot see."""
-    image, label, faults = drawn
-    image = tf.ensure_shape(image, (None, *wanted.image_size, wanted.channels))
-    return image, tf.ensure_shape(label, (None,)), tf.ensure_shape(faults, (None,)), u
+def _group(wanted: Wanted, draw: Callable[..., Drawn], *inputs: Any) -> Any:
+    """What `draw` makes of the inputs, with the shapes that TensorFlow cannot see."""
+    kinds = [tf.int32, tf.string, *(tf.uint8 for _ in wanted.shapes)]
+    shapes = [(), (), *wanted.shapes]
+    drawn = tf.numpy_function(draw, inputs, kinds)
+    known = [tf.ensure_shape(x, (None, *s)) for x, s in zip(drawn, shapes, strict=True)]
+    return inputs[-1], *known

@@ -24,6 +24,7 @@ def draw(
 def batches(
     num_images: int,
     image_size: tuple[int, int],
+    view_size: tuple[int, int],
     channels: int,
     seed: int,
     rows: Int[np.ndarray, " R"],
@@ -36,5 +37,7 @@ def batches(
     """
     images, labels = draw(rows % num_images, image_size, channels, seed)
     batch = {"image": images, "label": labels}
+    if all(view_size):
+        batch["view"], _ = draw(rows % num_images, view_size, channels, seed)
     for _ in range(count):
         yield batch

@@ -7,12 +7,13 @@ computed here. All problems are found before anything starts and are reported to
 one line each, by full field path.
 """
 
-import dataclasses
-import re
-from collections.abc import Iterable, Sequence
+import functools
+import json
+import pathlib
+from collections.abc import Iterable
 from typing import Any
 
-from mimjax import backbones, objectives, optim, settings, sharding
+from mimjax import backbones, checks, frozen, objectives, optim, settings, sharding
 from mimjax import data as data_module
 from mimjax import evaluate as evaluate_module
 from mimjax.schema import (
@@ -20,12 +21,13 @@ from mimjax.schema import (
     Place,
     Schema,
     Values,
+    flatten,
     load,
     schema_of,
-    shown,
     typed,
 )
 from mimjax.settings import Config, Run
+from mimjax.standins import together, unmentioned, working
 
 __all__ = ["Config", "ConfigError", "Run", "resolve"]
 
@@ -36,7 +38,8 @@ REPLACES: dict[Place, tuple[Place, ...]] = {
     ("optim", "warmup_steps"): (("optim", "warmup_epochs"),),
     ("optim", "warmup_epochs"): (("optim", "warmup_steps"),),
     ("encoder", "size"): tuple(
-        ("encoder", name) for name in ("width", "depth", "depths", "heads")
+        ("encoder", name)
+        for name in ("width", "depth", "depths", "heads", "groups", "blocks")
     ),
 }
 
@@ -44,6 +47,11 @@ REPLACES: dict[Place, tuple[Place, ...]] = {
 def schemas(encoder: str, objective: str) -> dict[str, Schema]:
     """The fields of every group, for the named encoder and objective."""
     fields = schema_of(objectives.load(objective), leave_out=("encoder",))
+    # Another run's model is named by its workdir.
+    fields = {
+        name: (str, "") if kind is frozen.Model else (kind, default)
+        for name, (kind, default) in fields.items()
+    }
     return {
         "": schema_of(Run),
         "data": schema_of(data_module.Data),
@@ -59,6 +67,13 @@ def schemas(encoder: str, objective: str) -> dict[str, Schema]:
     }
 
 
+def defaults(encoder: str, objective: str) -> dict[str, Any]:
+    """The values of a config that sets nothing else, as `Config.values`."""
+    table = schemas(encoder, objective)
+    found = {g: {n: d for n, (_, d) in schema.items()} for g, schema in table.items()}
+    return {**found.pop(""), **found}
+
+
 def resolve(
     path: str,
     changes: Iterable[tuple[str, str]],
@@ -72,25 +87,76 @@ def resolve(
     looked for only `with_data`. Raises ConfigError with every problem there is.
     """
     given = overlaid(load(path), {tuple(n.split(".")): text for n, text in changes})
-    encoder, missing = named(given, "encoder", "vit", backbones.NAMES)
-    objective, lines = named(given, "objective", "mae", objectives.names())
+    encoder, objective, missing, stands_in = together(given)
     values, found, doubtful = typed(given, schemas(encoder, objective))
-    found = missing + lines + found
-    # Checked with a stand-in, whose own problems are not the user's.
-    doubtful |= {"encoder"} if missing else set()
-    doubtful |= {"objective"} if lines else set()
+    # What is wrong with a stand-in is not the user's problem.
+    found, doubtful = missing + found, doubtful | stands_in
     values["encoder"], lines, repaired = working(values["encoder"], given)
     found += unmentioned(doubtful, lines)
-    config = build(values)
-    found += unmentioned(doubtful | repaired, checks(config, devices, with_data))
+    models, lines = other_runs(values["objective"], with_data)
+    found += unmentioned(doubtful, lines)
+    config = build(values, models)
+    found += unmentioned(
+        doubtful | repaired, checks.problems(config, devices, with_data)
+    )
     if found:
         raise ConfigError(found)
     return config
 
 
+def other_runs(
+    fields: dict[str, Any], needed: bool
+) -> tuple[dict[str, frozen.Model], list[str]]:
+    """The models of other runs among the fields of an objective, and what is wrong.
+
+    A field without a model keeps its stand-in, which is no problem unless `needed`.
+    """
+    models, found = {}, []
+    schema = schema_of(objectives.load(fields["name"]))
+    for name in (n for n, (kind, _) in schema.items() if kind is frozen.Model):
+        workdir = fields[name]
+        problem = "" if workdir else "name the workdir of the run that trained it"
+        try:
+            if workdir:
+                models[name] = model_of(workdir)
+        except ValueError as error:
+            problem = str(error)
+        if not problem and not settings.has_checkpoint(workdir):
+            problem = f"{workdir} holds no checkpoint yet"
+        if problem and needed:
+            found.append(f"config.objective.{name}: {problem}")
+    return models, found
+
+
+@functools.cache
+def model_of(workdir: str) -> frozen.Model:
+    """The model of another run; ValueError saying why there is none."""
+    path = pathlib.Path(workdir, "config.json")
+    try:
+        config = rebuilt(json.loads(path.read_text()))
+    except OSError:
+        raise ValueError(f"{workdir} holds no run (no config.json)") from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    constants = data_module.normalise_constants(config.data, config.encoder.channels)
+    return frozen.Model(config.objective, *constants, workdir)
+
+
+def rebuilt(values: dict[str, Any]) -> Config:
+    """The config of another run from its config.json; ValueError where it is none."""
+    given = flatten(values)
+    names = given.pop(("encoder", "name")), given.pop(("objective", "name"))
+    table = schemas(*names)
+    found, lines, _ = typed(given, table)
+    if lines:
+        raise ValueError(lines[0])
+    found["encoder"]["name"], found["objective"]["name"] = names
+    return build(found, other_runs(found["objective"], needed=False)[0])
+
+
 def fit(config: Config, devices: int) -> None:
     """Raises ConfigError where the run does not divide among that many devices."""
-    found = sharing_problems(config, devices)
+    found = checks.sharing_problems(config, devices)
     if found:
         raise ConfigError(found)
 
@@ -101,62 +167,15 @@ def overlaid(given: dict[Place, Any], changes: dict[Place, Any]) -> dict[Place, 
     return {**{p: v for p, v in given.items() if p not in gone}, **changes}
 
 
-def named(
-    given: dict[Place, Any], group: str, default: str, known: Sequence[str]
-) -> tuple[str, list[str]]:
-    """The name in a group; if there is no such, a stand-in and why. Its fields go."""
-    name = given.get((group, "name"), default)
-    if isinstance(name, str) and name in known:
-        return name, []
-    for place in [p for p in given if p[0] == group and len(p) == 2]:
-        del given[place]
-    return default, [
-        f"config.{group}.name: {shown(name)} is none of {', '.join(known)}"
-    ]
-
-
-def unmentioned(doubtful: set[str], lines: list[str]) -> list[str]:
-    """The lines that do not speak of a field that is known to be wrong already."""
-    words = [rf"\b{re.escape(name)}\b" for name in doubtful]
-    return [x for x in lines if not any(re.search(word, x) for word in words)]
-
-
-def working(
-    fields: dict[str, Any], given: dict[Place, Any]
-) -> tuple[dict[str, Any], list[str], set[str]]:
-    """Encoder fields that can be built, what was wrong, and which got their default.
-
-    With them the other groups can be looked at as well.
-    """
-    module = backbones.load(fields["name"])
-    found, replaced = [], set()
-    defaults = {n: default for n, (_, default) in schema_of(module.Encoder).items()}
-    if fields["size"] in module.SIZES:
-        sizes = module.SIZES[fields["size"]]
-        fields |= {n: v for n, v in sizes.items() if ("encoder", n) not in given}
-    elif fields["size"]:
-        known = ", ".join(module.SIZES)
-        found.append(f"config.encoder.size: {fields['size']!r} is none of {known}")
-        sized = next(iter(module.SIZES.values()))
-        replaced |= set(sized)
-        fields |= {name: defaults[name] for name in sized}
-    lines = module.problems(fields)
-    found += ["config.encoder." + line for line in lines]
-    while lines:
-        wrong = {n for n in defaults if unmentioned({n}, lines) != lines}
-        replaced = replaced | wrong if wrong - replaced else set(defaults)
-        fields |= {name: defaults[name] for name in replaced}
-        lines = module.problems(fields)
-    return fields, found, replaced
-
-
-def build(values: Values) -> Config:
-    """The typed objects of checked values."""
+def build(values: Values, models: dict[str, frozen.Model]) -> Config:
+    """The typed objects of checked values and the models of other runs."""
     group = values["encoder"]
     fields = {k: v for k, v in group.items() if k not in ("name", "size")}
     encoder = backbones.load(group["name"]).Encoder(**fields)
-    own = {k: v for k, v in values["objective"].items() if k != "name"}
     objective = objectives.load(values["objective"]["name"])
+    own = {k: v for k, v in values["objective"].items() if k != "name"}
+    stand_ins = {n for n, v in schema_of(objective).items() if v[0] is frozen.Model}
+    own = {n: v for n, v in own.items() if n not in stand_ins} | models
     return Config(
         run=Run(**values[""]),
         data=data_module.Data(**values["data"]),
@@ -167,65 +186,3 @@ def build(values: Values) -> Config:
         evaluate=evaluate_module.Evaluate(**values["evaluate"]),
         values={**values[""], **{group: v for group, v in values.items() if group}},
     )
-
-
-def checks(config: Config, devices: int | None, with_data: bool) -> list[str]:
-    """What cannot work in any group and across them, one line each, by full path."""
-    encoder, data = config.encoder, config.data
-    if not with_data:
-        # Everything but the source, which need not be there.
-        data = dataclasses.replace(data, source="synthetic")
-    return [
-        *("config." + line for line in settings.problems(config.run)),
-        *("config.objective." + line for line in config.objective.problems()),
-        *("config.optim." + line for line in optim.problems(config.optim)),
-        *data_module.check(data, encoder.image_size, encoder.channels),
-        *evaluate_module.check(config.evaluate),
-        *(sharing_problems(config, devices) if devices else ()),
-        *joint_problems(config),
-    ]
-
-
-def sharing_problems(config: Config, devices: int) -> list[str]:
-    """What does not divide among the devices."""
-    mesh, encoder = config.mesh, config.encoder
-    found = ["config.mesh." + line for line in sharding.problems(mesh, devices)]
-    if found:
-        return found
-    shared = devices // mesh.tensor
-    rows = shared * max(1, config.optim.accumulate)
-    batches = {
-        "batch_size": (config.run.batch_size, rows, " x config.optim.accumulate"),
-        "evaluate.batch_size": (config.evaluate.batch_size, shared, ""),
-    }
-    for name, (size, parts, also) in batches.items():
-        if size % parts:
-            found.append(
-                f"config.{name}: {size} must be a multiple of {parts} (devices that "
-                f"share the batch{also}), for example {-(-size // parts) * parts}"
-            )
-    for heads in encoder.head_counts:
-        if heads % mesh.tensor:
-            found.append(
-                f"config.mesh.tensor: {mesh.tensor} does not divide the {heads} heads "
-                "of the encoder"
-            )
-            break
-    return found
-
-
-def joint_problems(config: Config) -> list[str]:
-    """What two groups do not agree on; the warm-up only where units are the same."""
-    run, given, found = config.run, config.optim, []
-    if config.evaluate.pool == "cls" and not config.encoder.cls:
-        found.append(
-            "config.evaluate.pool: 'cls' needs config.encoder.cls=True (or use 'mean')"
-        )
-    unit = "steps" if given.warmup_steps else "epochs"
-    warmup, length = getattr(given, f"warmup_{unit}"), getattr(run, unit)
-    if 0 < length <= warmup:
-        found.append(
-            f"config.optim.warmup_{unit}: a warm-up of {warmup} must be shorter than "
-            f"the run of {length} (config.{unit})"
-        )
-    return found

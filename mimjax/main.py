@@ -12,6 +12,7 @@ import sys
 import traceback
 from typing import NoReturn
 
+from mimjax import __version__
 from mimjax.run import stop
 from mimjax.schema import ConfigError
 
@@ -30,13 +31,20 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     parser = Parser(
         prog="mimjax",
         description="Pretrain vision transformers by masked image modelling.",
-        epilog="Any field of the config is changed by --config.GROUP.FIELD=VALUE.",
+        epilog="Any field of the config is changed by --config.GROUP.FIELD=VALUE: "
+        "mimjax --config=configs/mae_b16.py --workdir=runs/mine "
+        "--config.data.source=folder:/path/to/images --config.batch_size=256. "
+        "Exit status: 0 done, 70 internal error, 74 storage, 75 stopped and saved, 77 "
+        "not finite, 78 bad configuration or data.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--config", required=True, help="a file such as those in configs/"
     )
-    parser.add_argument("--workdir", help="where the run is kept and resumed")
+    parser.add_argument(
+        "--workdir", help="where the run is kept and resumed; needed to train"
+    )
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument(
         "--distributed",
         default="",
@@ -120,7 +128,7 @@ def console() -> None:
         signal.signal(number, stop.leave)
     status = main()
     jax = sys.modules.get("jax")
-    if status not in (0, stop.STOPPED) and jax and jax.process_count() > 1:
+    if status not in (0, stop.STOPPED) and jax and jax.distributed.is_initialized():
         # The others are waiting for us: gone at once, they notice; politely, they wait.
         sys.stderr.flush()
         os._exit(status)

@@ -21,12 +21,18 @@ def grid_of(
     return image_size[0] // patch_size[0], image_size[1] // patch_size[1]
 
 
+def unit(image: UInt8[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    """Pixels 0..255 as 0 to 1."""
+    return image.astype(jnp.float32) / 255.0
+
+
 def normalise(
     image: UInt8[Array, "B H W C"], mean: np.ndarray, std: np.ndarray
 ) -> Float[Array, "B H W C"]:
     """Pixels 0..255 to zero mean and unit deviation; `mean`, `std`: white is 1."""
-    scaled = image.astype(jnp.float32) / 255.0
-    return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+    return (unit(image) - jnp.asarray(mean, jnp.float32)) / jnp.asarray(
+        std, jnp.float32
+    )
 
 
 def patchify(

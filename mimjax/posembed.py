@@ -36,10 +36,10 @@ def relative_rows(grid: tuple[int, int], cls: bool) -> int:
 def relative_index(grid: tuple[int, int], cls: bool) -> np.ndarray:
     """Which row of the relative table a (query, key) pair uses, int32 [T, T].
 
-    For patches (row difference + rows - 1) * (2 columns - 1) + column difference +
-    columns
-    - 1, query minus key. With a class token the last three rows of the table are class
-    to patch, patch to class and class to class (BEiT, arXiv 2106.08254, official code).
+    For patches it is (row difference + rows - 1) * (2 * columns - 1) + (column
+    difference + columns - 1), query minus key. With a class token the last three rows
+    of the table are class to patch, patch to class and class to class (BEiT, arXiv
+    2106.08254, official code).
     """
     rows, columns = grid
     row, column = (g.reshape(-1) for g in np.indices(grid))

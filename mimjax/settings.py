@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from mimjax import data, evaluate, optim, sharding
+from mimjax import data, evaluate, frozen, optim, sharding
 
 # More is a slip of the keyboard, and no int32 of steps.
 MOST_EPOCHS = 1_000_000
@@ -46,6 +46,17 @@ class Config:
     evaluate: evaluate.Evaluate
     values: dict[str, Any]
 
+    @property
+    def view_size(self) -> tuple[int, int]:
+        """Of the second view of every crop that the objective asks for; or (0, 0)."""
+        return getattr(self.objective, "view_size", (0, 0))
+
+    @property
+    def builds_on(self) -> dict[str, str]:
+        """The workdirs of the runs whose models the objective holds, by field."""
+        fields = vars(self.objective).items()
+        return {n: v.workdir for n, v in fields if isinstance(v, frozen.Model)}
+
     def steps(self, num_images: int) -> int:
         """Updates of the run over a source of that many images."""
         if self.run.steps:
@@ -57,6 +68,12 @@ class Config:
         if self.optim.warmup_steps:
             return self.optim.warmup_steps
         return round(self.optim.warmup_epochs * num_images / self.run.batch_size)
+
+
+def has_checkpoint(workdir: str) -> bool:
+    """Whether a run has saved its state there."""
+    found = Path(workdir, "checkpoints").glob("*")
+    return any(folder.name.isdigit() for folder in found)
 
 
 def problems(run: Run) -> list[str]:
@@ -76,9 +93,7 @@ def problems(run: Run) -> list[str]:
             found.append(f"{name}: {getattr(run, name)} must not be negative")
     if run.epochs > MOST_EPOCHS:
         found.append(f"epochs: {run.epochs} is more than {MOST_EPOCHS}")
-    if run.init_from and not any(
-        folder.name.isdigit() for folder in Path(run.init_from, "checkpoints").glob("*")
-    ):
+    if run.init_from and not has_checkpoint(run.init_from):
         found.append(
             f"init_from: {run.init_from} holds no checkpoint; name the workdir of a run"
         )

@@ -9,10 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array
 
-from mimjax import optim, patches, sharding
+from mimjax import batches, optim, sharding
+from mimjax.batches import Batch
 from mimjax.config import Config
 
 # Streams of random numbers an objective may draw from.
@@ -21,7 +23,6 @@ STREAMS = ("mask", "drop")
 # Updates in a row that were not finite before the run gives up.
 BAD_LIMIT = 5
 
-Batch = dict[str, Array]
 Metrics = dict[str, Array]
 
 
@@ -58,9 +59,10 @@ def streams(seed: int, step: Array | int) -> dict[str, Array]:
 
 def init_state(config: Config) -> State:
     """The state before the first update, a function of the seed alone."""
-    encoder = config.encoder
-    shape = (1, *encoder.image_size, encoder.channels)
-    batch = {"image": jnp.zeros(shape), "label": jnp.zeros(1, jnp.int32)}
+    shapes = batches.shapes(config, 1).items()
+    batch = {name: jnp.zeros(shape, kind) for name, (shape, kind) in shapes}
+    channels = config.encoder.channels
+    batch = batches.prepare(batch, np.zeros(channels), np.ones(channels))
     key = jax.random.fold_in(jax.random.key(config.run.seed), 0)
     rngs = {"params": key, **streams(config.run.seed, 0)}
     variables = dict(config.objective.init(rngs, batch, train=False))
@@ -104,18 +106,17 @@ def make_step(
     peak = config.optim.peak_lr(config.run.batch_size)
 
     def loss_of(
-        params: Any, frozen: Any, batch: Batch, rngs: dict[str, Array]
+        params: Any, state: State, batch: Batch, rngs: dict[str, Array]
     ) -> tuple[Array, Metrics]:
-        image = patches.normalise(batch["image"], plan.mean, plan.std)
-        variables = {"params": params, **frozen}
-        batch = {**batch, "image": image}
+        variables = {"params": params, **state.frozen}
+        batch = {**batches.prepare(batch, plan.mean, plan.std), "step": state.step}
         return config.objective.apply(variables, batch, train=True, rngs=rngs)
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         rngs = streams(config.run.seed, state.step)
         gradient = jax.value_and_grad(loss_of, has_aux=True)
         (loss, metrics), grads = accumulate(
-            lambda part, keys: gradient(state.params, state.frozen, part, keys),
+            lambda part, keys: gradient(state.params, state, part, keys),
             batch,
             rngs,
             config.optim.accumulate,
@@ -198,12 +199,12 @@ def abstract_state(config: Config, mesh: jax.sharding.Mesh) -> State:
 
 def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     """Shapes, types and shardings of a batch of the whole run."""
-    size, encoder = config.run.batch_size, config.encoder
     cut = sharding.batch(mesh)
-    shape = (size, *encoder.image_size, encoder.channels)
-    image = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=cut)
-    label = jax.ShapeDtypeStruct((size,), jnp.int32, sharding=cut)
-    return {"image": image, "label": label}
+    shapes = batches.shapes(config, config.run.batch_size).items()
+    return {
+        name: jax.ShapeDtypeStruct(shape, kind, sharding=cut)
+        for name, (shape, kind) in shapes
+    }
 
 
 def compile_step(config: Config, plan: Plan, mesh: jax.sharding.Mesh) -> Any:

@@ -1,4 +1,4 @@
-"""A new run from the parameters of another (`init_from`)."""
+"""A new run from the parameters of others: `init_from`, and models kept frozen."""
 
 import dataclasses
 import json
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from mimjax.checkpoint import StorageError, attempt, differing
+from mimjax.frozen import COLLECTION
 from mimjax.train import State
 
 
@@ -23,16 +24,7 @@ def warm_start(
     The averaged parameters are taken where the other run has them. Raises StorageError
     if there is no checkpoint, it is damaged, or nothing matches.
     """
-    folder = source / "checkpoints"
-    steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
-    if not steps:
-        raise StorageError(f"{source} holds no checkpoint to start from")
-    path = (folder / str(max(steps)) / "state").absolute()
-    # Orbax answers None, not an error, where the description cannot be read.
-    described = ocp.PyTreeCheckpointer().metadata(path).item_metadata
-    if described is None:
-        raise StorageError(f"the description of {path.parent} cannot be read")
-    tree = described.tree
+    path, tree = newest(source)
     origin = "ema" if tree.get("ema") else "params"
     there = named_leaves(tree[origin])
     here = named_leaves(state.params)
@@ -55,6 +47,48 @@ def warm_start(
     ema = jax.tree.map(jnp.copy, params) if state.ema else state.ema
     names = {key: ["/".join(n) for n in found] for key, found in report.items()}
     return dataclasses.replace(state, params=params, ema=ema), names
+
+
+def newest(source: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
+    """The saved state of another run's newest checkpoint, and what it holds."""
+    folder = source / "checkpoints"
+    steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
+    if not steps:
+        raise StorageError(f"{source} holds no checkpoint to start from")
+    path = (folder / str(max(steps)) / "state").absolute()
+    # Orbax answers None, not an error, where the description cannot be read.
+    described = ocp.PyTreeCheckpointer().metadata(path).item_metadata
+    if described is None:
+        raise StorageError(f"the description of {path.parent} cannot be read")
+    return path, described.tree
+
+
+def with_frozen(state: State, sources: dict[str, str]) -> tuple[State, list[str]]:
+    """A fresh state with the models of other runs in it, and where they come from.
+
+    `sources` are workdirs by the model's name in the collection "frozen". The averaged
+    parameters are taken where the other run has them. Raises StorageError if one has no
+    checkpoint, it is damaged or does not fit.
+    """
+    models, remarks = {}, []
+    for name, source in sources.items():
+        path, tree = newest(pathlib.Path(source))
+        origin = "ema" if tree.get("ema") else "params"
+        wanted = dict(state.frozen[COLLECTION][name])
+        abstract = {origin: wanted.pop("params"), "frozen": wanted}
+        abstract = jax.tree.map(placed_like, {k: v for k, v in abstract.items() if v})
+        there = named_leaves(tree)
+        for place, x in named_leaves(abstract).items():
+            if place not in there or there[place].shape != x.shape:
+                what = "/".join(place)
+                raise StorageError(f"{path.parent} holds no {what} of {x.shape}")
+        loaded = read_part(path, abstract)
+        models[name] = {"params": loaded[origin], **loaded.get("frozen", {})}
+        remarks.append(f"{name}: {path.parent}")
+    if not models:
+        return state, []
+    kept = {**state.frozen, COLLECTION: models}
+    return dataclasses.replace(state, frozen=kept), remarks
 
 
 def read_part(path: pathlib.Path, abstract: dict[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,15 @@ def random_params(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Random parameters for a call of `module`, none of them zero or one."""
     keys = {"params": jax.random.key(0), "mask": jax.random.key(0)}
     shapes = jax.eval_shape(lambda: module.init(keys, *args, **kwargs))["params"]
+    return random_like(shapes, 0.2)
+
+
+def random_like(shapes: Any, scale: float) -> Any:
+    """Random parameters of those shapes, none of them zero or one."""
     generator = np.random.default_rng(0)
     flat = {}
     for path, leaf in flatten_dict(shapes).items():
-        noise = generator.normal(size=leaf.shape) * 0.2
+        noise = generator.normal(size=leaf.shape) * scale
         flat[path] = (noise + (path[-1] == "scale")).astype(np.float32)
     return jax.tree.map(jax.numpy.asarray, unflatten_dict(flat))
 
@@ -69,17 +74,23 @@ class Answer:
 LAST = {"mae": "decoder_pred", "simmim": "decoder", "aim": "head_pred"}
 
 
-def ask(objective: nn.Module, params: Any, image: Any, *drawn: Any) -> Answer:
-    """Given an image and what would have been drawn; a classifier is given labels."""
+def ask(
+    objective: nn.Module, params: Any, image: Any, *drawn: Any, target: Any = None
+) -> Answer:
+    """Given an image and what would have been drawn; a classifier is given labels.
+
+    `target` is what is to be predicted, where it does not come from the image.
+    """
     last = LAST.get(type(objective).__module__.rpartition(".")[2], "head")
 
     def is_wanted(module: nn.Module, method: str) -> bool:
         return module.name in ("encoder", last) and method == "__call__"
 
     def call(bound: Any) -> Any:
-        if last == "head":
+        if last == "head" and target is None:
             return bound({"image": image, "label": drawn[0]}, train=False)[0]
-        return bound.loss(image, bound.predict(image, *drawn), drawn[-1])
+        wanted = image if target is None else target
+        return bound.loss(wanted, bound.predict(image, *drawn), drawn[-1])
 
     run = nn.apply(
         call, objective, mutable=["intermediates"], capture_intermediates=is_wanted

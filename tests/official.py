@@ -208,6 +208,45 @@ def simmim(source: Source, heads: int, patch_side: int) -> dict[str, Any]:
     }
 
 
+def beit(source: Source, heads: int) -> dict[str, Any]:
+    """microsoft/unilm beit `modeling_pretrain.py`."""
+    encoder = {
+        "patch": patch(source, "patch_embed.proj"),
+        "cls_token": source["cls_token"],
+        "blocks": {"layers": layers(source, "blocks", TIMM, heads)},
+        "norm": norm(source, "norm"),
+    }
+    table = "rel_pos_bias.relative_position_bias_table"
+    for ours, theirs in (("relative_table", table), ("pos_embed", "pos_embed")):
+        if theirs in source:
+            encoder[ours] = source[theirs]
+    head = linear(source, "lm_head")
+    return {"encoder": encoder, "mask_token": source["mask_token"], "head": head}
+
+
+def dalle(source: Source) -> dict[str, Any]:
+    """openai/DALL-E `encoder.py` and `decoder.py` with a few blocks a group."""
+
+    def conv(name: str) -> dict[str, np.ndarray]:
+        kernel = source[f"{name}.w"].transpose(2, 3, 1, 0)
+        return {"kernel": kernel, "bias": source[f"{name}.b"]}
+
+    def side(top: str) -> dict[str, Any]:
+        body: dict[str, Any] = {}
+        for group in range(1, 5):
+            for number in (1, 2):
+                name = f"{top}.group_{group}.block_{number}"
+                convs = range(1, 5)
+                block = {f"conv_{n}": conv(f"{name}.res_path.conv_{n}") for n in convs}
+                if f"{name}.id_path.w" in source:
+                    block["skip"] = conv(f"{name}.id_path")
+                body[f"group_{group}_block_{number}"] = block
+        ends = {"input": conv(f"{top}.input"), "output": conv(f"{top}.output.conv")}
+        return {**ends, "body": body}
+
+    return {"encoder": side("encoder.blocks"), "decoder": side("decoder.blocks")}
+
+
 def aim_encoder(source: Source, heads: int, names: Layer) -> dict[str, Any]:
     """The trunk of apple/ml-l3m and apple/ml-aim."""
     return {

@@ -39,6 +39,37 @@ SWIN_L = 196_532_476 - (1536 * 1000 + 1000)
 SWIN_L += (23**2 - 13**2) * 468 + (11**2 - 13**2) * 96
 
 
+# The published wholes hold a mask token and a head over the vocabulary of 8,192.
+BEIT_B = 91_965_776 - 768 - (768 * 8192 + 8192)
+BEIT_L = 311_534_016 - 1024 - (1024 * 8192 + 8192)
+
+
+def dvae(
+    width: int, groups: int, blocks: int, codes: int, first: int
+) -> tuple[int, int]:
+    """A convolutional encoder, and with its decoder: layer by layer."""
+
+    def conv(side: int, inside: int, out: int) -> int:
+        return side**2 * inside * out + out
+
+    def block(inside: int, out: int, sides: tuple[int, ...]) -> int:
+        ways = [inside, *[out // 4] * 3, out]
+        branch = sum(map(conv, sides, ways[:-1], ways[1:]))
+        return branch + (conv(1, inside, out) if inside != out else 0)
+
+    def body(inside: int, widths: list[int], sides: tuple[int, ...]) -> int:
+        entries = zip([inside, *widths], widths, strict=False)
+        return sum(
+            block(a, b, sides) + (blocks - 1) * block(b, b, sides) for a, b in entries
+        )
+
+    widths = [width * 2**group for group in range(groups)]
+    encoder = conv(7, 3, width) + body(width, widths, (3, 3, 3, 1))
+    encoder += conv(1, widths[-1], codes)
+    decoder = conv(1, codes, first) + body(first, widths[::-1], (1, 3, 3, 3))
+    return encoder, encoder + decoder + conv(1, width, 6)
+
+
 def simmim(encoder: int, first: int, last: int, values: int) -> tuple[int, int]:
     """An encoder, and with SimMIM's mask token and decoder."""
     return encoder, encoder + first + last * values + values
@@ -64,8 +95,13 @@ PARAMETERS = {
     "simmim_swin_l": simmim(SWIN_L, 192, 1536, 3072),
     "vit_b16": (86_567_656 - B_HEAD, 86_567_656),
     "vit_l16": (304_326_632 - 1024 * 1000 - 1000, 304_326_632),
+    "beit_b16": (BEIT_B, 91_965_776),
+    "beit_l16": (BEIT_L, 311_534_016),
+    "dvae": dvae(256, 4, 2, 8192, 128),
     "quickstart": (799_744, 861_296),
     "quickstart_aim": (401_024, 478_576),
+    "quickstart_beit": (801_168, 801_168 + 128 + 128 * 8192 + 8192),
+    "quickstart_tokenizer": dvae(32, 3, 1, 128, 32),
 }
 
 
@@ -160,6 +196,8 @@ def test_sets_nothing_to_what_it_is_anyway(name):
         ("mae_b16", {"cls_token", "mask_token"}),
         ("simmim_b16", {"mask_token", "relative_table"}),
         ("simmim_swin_b", {"relative_table"}),
+        ("beit_b16", {"mask_token", "relative_table"}),
+        ("dvae", set()),
         ("aim_600m", set()),
         ("vit_b16", set()),
     ],
@@ -196,5 +234,5 @@ def test_the_batches_divide_among_usual_numbers_of_devices(devices):
 def test_large_models_are_spread_over_the_devices(resolved, name):
     """A device holds parameters and moments of a base model, but of no larger one."""
     _, mesh = setup.place(resolved[name])
-    spread = "data" if name.endswith(("b16", "_b")) else "fsdp"
+    spread = "data" if name.endswith(("b16", "_b", "dvae")) else "fsdp"
     assert mesh.shape[spread] == 8

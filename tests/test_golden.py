@@ -11,9 +11,10 @@ import numpy as np
 import official
 import pytest
 
-from mimjax import masking, patches
+from mimjax import frozen, masking, patches
 from mimjax.backbones import swin, vit
-from mimjax.objectives import aim, classify, mae, simmim
+from mimjax.objectives import aim, beit, classify, dvae, mae, simmim
+from mimjax.tokenizers import dvae as dvae_net
 
 SWIN_BUFFERS = ("relative_position_index", "attn_mask")
 OUTPUT, LOSS, GRADIENT, FLOOR = 3e-6, 1e-6, 1e-5, 1e-7
@@ -28,6 +29,7 @@ class Case:
     read: Callable[[official.Source], Any]
     image: jax.Array
     drawn: tuple[Any, ...]
+    target: Any = None
 
 
 def mae_case(name: str) -> Case:
@@ -120,6 +122,39 @@ def simmim_swin_case() -> Case:
     return Case(golden, objective, read, image, (jnp.asarray(hidden.reshape(2, -1)),))
 
 
+def beit_case(name: str) -> Case:
+    golden = official.load(name)
+    sizes = golden.config["kwargs"]
+    encoder = vit.Encoder(
+        image_size=(sizes["img_size"],) * 2,
+        patch_size=(sizes["patch_size"],) * 2,
+        width=sizes["embed_dim"],
+        depth=sizes["depth"],
+        heads=sizes["num_heads"],
+        position="learned" if sizes["use_abs_pos_emb"] else "relative",
+        qkv_bias="qv",
+        layer_scale=sizes["init_values"],
+        norm_eps=golden.config["layer_norm_eps"],
+        start="beit",
+    )
+    hidden = jnp.asarray(golden.input["bool_masked_pos"])
+    tokens = jnp.asarray(golden.input["token_ids"], jnp.int32)
+
+    def read(source: official.Source) -> Any:
+        return official.beit(source, sizes["num_heads"])
+
+    # As many places as the fullest sample has: the others fill up with visible ones.
+    objective = beit.Objective(
+        encoder,
+        tokenizer=frozen.Model(
+            dvae.Objective(dvae_net.Encoder(num_codes=sizes["vocab_size"])), (0,), (1,)
+        ),
+        num_hidden=int(hidden.sum(axis=1).max()),
+    )
+    image = official.nhwc(golden.input["images"])
+    return Case(golden, objective, read, image, (hidden,), tokens)
+
+
 def aim_encoder(config: dict[str, Any]) -> vit.Encoder:
     return vit.Encoder(
         image_size=(config["img_size"],) * 2,
@@ -158,7 +193,9 @@ def check(case: Case, predicted: Any, encoded: Any) -> Any:
     """Everything the official code says about a case; returns our prediction."""
     golden = case.golden
     params = case.read(golden.weights)
-    ours = closeness.ask(case.objective, params, case.image, *case.drawn)
+    ours = closeness.ask(
+        case.objective, params, case.image, *case.drawn, target=case.target
+    )
     np.testing.assert_allclose(ours.loss, golden.output["loss"], rtol=LOSS)
     assert closeness.difference(ours.predicted, predicted) < OUTPUT
     # The class token is not stored everywhere.
@@ -227,6 +264,52 @@ def test_swin(name):
     closeness.same_gradients(ours.grads, read(golden.grads), GRADIENT, FLOOR)
     assert not golden.grads.unread
     assert all(n.endswith(SWIN_BUFFERS) for n in golden.weights.unread)
+
+
+@pytest.mark.parametrize("name", ["beit_pretrain_relbias", "beit_pretrain_abspos"])
+def test_beit(name):
+    case = beit_case(name)
+    output, (hidden,) = case.golden.output, case.drawn
+    ids = masking.first_ids(hidden, case.objective.num_hidden)
+    every = masking.take(jnp.asarray(output["logits_all"]), ids)
+    ours = check(case, every, output["hidden"])
+    counted = jnp.take_along_axis(hidden, ids, axis=1)
+    assert closeness.difference(ours[counted], output["logits"]) < OUTPUT
+    index = "rel_pos_bias.relative_position_index"
+    assert case.golden.weights.unread <= {index}
+
+
+def test_dalle():
+    golden = official.load("dalle_dvae")
+    config, output = golden.config, golden.output
+    objective = dvae.Objective(
+        dvae_net.Encoder(
+            image_size=(config["img_size"],) * 2,
+            width=config["n_hid"],
+            groups=config["group_count"],
+            blocks=config["n_blk_per_group"],
+            num_codes=config["vocab_size"],
+        ),
+        decoder_first=config["n_init"],
+    )
+    bound = objective.bind({"params": official.dalle(golden.weights)})
+    assert not golden.weights.unread
+    image = official.nhwc(golden.input["image"])
+    mapped = dvae_net.map_pixels(image)
+    np.testing.assert_array_equal(mapped, official.nhwc(output["map_pixels"]))
+    logits = official.nhwc(output["encoder_logits"])
+    ours = bound.encoder.logits(image).reshape(logits.shape)
+    assert closeness.difference(ours, logits) < OUTPUT
+    ids = bound.tokens(image)
+    np.testing.assert_array_equal(ids, output["ids"].reshape(len(ids), -1))
+    known = bound.decoder(jax.nn.one_hot(ids, config["vocab_size"]))
+    theirs = official.nhwc(output["decoder_output"])
+    assert closeness.difference(known, theirs) < OUTPUT
+    drawn = official.nhwc(output["reconstruction_unmap_pixels"])
+    np.testing.assert_allclose(bound.decode(ids), drawn, atol=1e-6)
+    ramp = official.nhwc(golden.input["ramp"])
+    unmapped = official.nhwc(output["unmap_pixels_of_ramp"])
+    np.testing.assert_allclose(dvae_net.unmap_pixels(ramp), unmapped, atol=1e-7)
 
 
 def test_aim():
@@ -320,8 +403,14 @@ def test_vit_jax(name):
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: mae_case("mae_normpix"), simmim_case, simmim_swin_case, aim_case],
-    ids=["mae", "simmim", "simmim_swin", "aim"],
+    [
+        lambda: mae_case("mae_normpix"),
+        simmim_case,
+        simmim_swin_case,
+        aim_case,
+        lambda: beit_case("beit_pretrain_relbias"),
+    ],
+    ids=["mae", "simmim", "simmim_swin", "aim", "beit"],
 )
 def test_float64_meets_the_official_float64(make, monkeypatch):
     """Rounding hides an eps of 1e-12 for 1e-6; with everything in float64 it shows."""
@@ -339,7 +428,8 @@ def test_float64_meets_the_official_float64(make, monkeypatch):
         @jax.jit
         def run(params):
             bound = objective.bind({"params": params})
-            return bound.loss(image, bound.predict(image, *case.drawn), case.drawn[-1])
+            target = image if case.target is None else case.target
+            return bound.loss(target, bound.predict(image, *case.drawn), case.drawn[-1])
 
         loss = run(wide)
         assert loss.dtype == np.float64

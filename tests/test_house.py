@@ -42,12 +42,13 @@ def uses(name, library, lazily=True):
 # Lower layers first. A file may import from its own layer and those before.
 LAYERS = [
     "__init__.py schema.py patches.py masking.py posembed.py sharding.py flops.py "
+    "frozen.py "
     "metrics.py hosts/ report/page.py report/progress.py report/curves.py "
     "run/__init__.py run/stop.py",
     "backbones/ tokenizers/",
     "objectives/ data/ optim.py evaluate/",
-    "settings.py config.py",
-    "train.py report/ convert/",
+    "settings.py standins.py checks.py config.py",
+    "batches.py train.py report/ convert/",
     "checkpoint.py run/workdir.py run/feed.py",
     "warmstart.py run/judge.py",
     "run/setup.py",

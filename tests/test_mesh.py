@@ -22,7 +22,7 @@ DRAWING = [n for n in objectives.names() if hasattr(objectives.load(n), "draw")]
 def first_state(objective):
     """The state before the first update, on the host."""
     given = tiny.resolve(objective)
-    return jax.device_get(train.start_state(given, tiny.mesh_of()))
+    return jax.device_get(tiny.start(given, tiny.mesh_of()))
 
 
 @functools.cache
@@ -101,7 +101,8 @@ def test_parameters_and_moments_are_cut_alike_and_stay_so():
         assert all(jax.tree.leaves(same))
 
 
-@pytest.mark.parametrize("objective", objectives.names())
+# The tokenizer of DALL-E has no scanned layers.
+@pytest.mark.parametrize("objective", sorted({*objectives.names()} - {"dvae"}))
 def test_the_axis_of_scanned_layers_is_never_cut(objective, monkeypatch):
     monkeypatch.setattr(sharding, "SMALLEST_CUT", 1)
     given = tiny.resolve(objective, encoder__depth=8, encoder__width=36)

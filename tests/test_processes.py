@@ -5,7 +5,7 @@ import socket
 
 import numpy as np
 import pytest
-from program import CONFIG, Program, caching
+from program import CONFIG, Program
 
 FLAGS = [
     f"--config={CONFIG}:mae",
@@ -29,9 +29,10 @@ def pair(workdir):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    around = {"JAX_NUM_CPU_DEVICES": "2", **caching(workdir.with_name("compiled"))}
     return [
-        Program(workdir, *FLAGS, f"--distributed={address},2,{i}", **around)
+        Program(
+            workdir, *FLAGS, f"--distributed={address},2,{i}", JAX_NUM_CPU_DEVICES="2"
+        )
         for i in range(2)
     ]
 

@@ -52,8 +52,11 @@ def quickstart(tmp_path_factory):
 
 def test_the_quickstart_says_how_it_goes_and_nothing_else(quickstart):
     lines = quickstart.stderr().splitlines()
+    assert lines[0] == "digits: 64 training images in 10 classes, 6 steps of 8"
+    assert lines[-1].startswith("done in 0:0")
+    assert lines[-1].endswith(f"; see {quickstart.workdir / 'report.html'}")
     known = ("parameters: encoder", "compiled in", "step ")
-    assert [line for line in lines if not line.startswith(known)] == []
+    assert [line for line in lines[1:-1] if not line.startswith(known)] == []
     assert sum("held out: loss" in line and "knn" in line for line in lines) == 3
     (last,) = (line for line in lines if line.startswith("step 6/6"))
     for shown in ("loss", "lr", "img/s", "data wait", "ETA"):
@@ -81,6 +84,18 @@ def test_the_quickstart_leaves_what_is_promised(quickstart):
     page = (folder / "report.html").read_text()
     for part in ("kNN", "linear", "untrained", "objective.mask_ratio"):
         assert part in page
+
+
+def test_a_finished_run_says_so_and_is_left_alone(quickstart):
+    before = {p: p.stat().st_mtime_ns for p in quickstart.workdir.rglob("*")}
+    again = Program(quickstart.workdir, *SHRUNK)
+    assert again.status() == 0, again.stderr()
+    (_, resumed, last) = again.stderr().splitlines()
+    assert resumed == "resumed at step 6"
+    assert last == f"finished before; see {quickstart.workdir / 'report.html'}"
+    after = {p: p.stat().st_mtime_ns for p in quickstart.workdir.rglob("*")}
+    changed = {p.name for p in after if after[p] != before.get(p)}
+    assert changed <= {"config.json", "quickstart", ".lock"}, changed
 
 
 def test_a_run_writes_down_what_it_was(quickstart):

@@ -1,20 +1,45 @@
 """Tiny runs inside this process, a step at a time."""
 
+import atexit
+import dataclasses
+import functools
+import json
 import pathlib
+import shutil
+import tempfile
 from typing import Any
 
+import closeness
 import jax
 import numpy as np
 
-from mimjax import config, sharding, train
+from mimjax import checkpoint, config, data, sharding, train, warmstart
 from mimjax.data import synthetic
 from mimjax.run import setup
 
 CONFIG = str(pathlib.Path(__file__).with_name("tiny_config.py"))
 
 
+@functools.cache
+def tokenizer() -> str:
+    """A workdir as a run leaves it, with random tokens for every image."""
+    workdir = pathlib.Path(tempfile.mkdtemp(prefix="tokenizer"))
+    given = resolve("dvae")
+    state = train.start_state(given, mesh_of())
+    # As it starts, every token is the same.
+    params = closeness.random_like(state.params, 0.4)
+    checkpoints = checkpoint.Checkpoints(workdir, 1, 0)
+    checkpoints.save(dataclasses.replace(state, params=params), 1)
+    checkpoints.close()
+    (workdir / "config.json").write_text(json.dumps(given.values))
+    atexit.register(shutil.rmtree, workdir, ignore_errors=True)
+    return str(workdir)
+
+
 def resolve(objective: str = "simmim", **changes: Any) -> config.Config:
     """The tiny config; `optim__clip=1.0` changes `config.optim.clip`."""
+    if objective == "beit":
+        changes = {"objective__tokenizer": tokenizer(), **changes}
     texts = [(name.replace("__", "."), str(value)) for name, value in changes.items()]
     return config.resolve(f"{CONFIG}:{objective}", texts, 1)
 
@@ -23,6 +48,12 @@ def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
     """A mesh on the first of the fake devices."""
     devices = jax.devices()[: data * fsdp * tensor]
     return sharding.make(sharding.Mesh(data, fsdp, tensor), devices)
+
+
+def start(given: config.Config, mesh: jax.sharding.Mesh) -> train.State:
+    """The first state, with the models that it builds on."""
+    state = train.start_state(given, mesh)
+    return warmstart.with_frozen(state, given.builds_on)[0]
 
 
 class Run:
@@ -36,7 +67,7 @@ class Run:
     ):
         self.config, self.mesh = given, mesh or mesh_of()
         self.plan = setup.make_plan(given, given.data.num_images)
-        self.state = state or train.start_state(given, self.mesh)
+        self.state = state or start(given, self.mesh)
         self.update = train.compile_step(given, self.plan, self.mesh)
 
     def batch(self, number: int) -> dict[str, Any]:
@@ -44,9 +75,10 @@ class Run:
         encoder, size = self.config.encoder, self.config.run.batch_size
         keys = np.arange(number * size, (number + 1) * size)
         image, label = synthetic.draw(keys, encoder.image_size, encoder.channels, 0)
-        return jax.device_put(
-            {"image": image, "label": label}, sharding.batch(self.mesh)
-        )
+        batch = {"image": image, "label": label}
+        if any(self.config.view_size):
+            batch["view"] = data.second_views(image, self.config.view_size)
+        return jax.device_put(batch, sharding.batch(self.mesh))
 
     def step(self) -> dict[str, float]:
         """Makes an update; what it reports."""

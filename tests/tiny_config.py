@@ -11,9 +11,27 @@ OBJECTIVE = {
     "mae": {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 4},
     "aim": {"head_width": 32, "head_depth": 2},
     "simmim": {"mask_cell": 8},
+    "beit": {"num_hidden": 7, "min_block": 2},
+    "dvae": {"decoder_first": 16, "kl_steps": 20, "temperature_steps": 20},
 }
-ENCODER = {"aim": {"cls": False, "patch_norm": True, "qkv_bias": "none"}}
-SWIN = {"name": "swin", "depths": (2, 1), "heads": (4, 4), "window": 2}
+# One layer for the compiler, which is most of the time of these tests.
+VIT = {"patch_size": (4, 4), "width": 64, "depth": 2, "heads": 4, "unroll": 1}
+BEIT = {"position": "relative", "qkv_bias": "qv", "layer_scale": 0.1, "start": "beit"}
+ENCODER = {
+    "aim": {**VIT, "cls": False, "patch_norm": True, "qkv_bias": "none"},
+    "beit": {**VIT, **BEIT},
+    # Tokens of 2 pixels: BEiT's patches of 4 need a second view half as large.
+    "dvae": {"name": "dvae", "width": 32, "groups": 2, "blocks": 1, "num_codes": 16},
+    "swin": {
+        "name": "swin",
+        "patch_size": (4, 4),
+        "width": 64,
+        "depths": (2, 1),
+        "heads": (4, 4),
+        "window": 2,
+        "unroll": 1,
+    },
+}
 
 
 def get_config(objective: str = "simmim") -> ConfigDict:
@@ -27,15 +45,10 @@ def get_config(objective: str = "simmim") -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = "synthetic"
 
-    config.encoder = ConfigDict(SWIN if encoder else ENCODER.get(objective, {}))
+    config.encoder = ConfigDict(ENCODER.get(encoder or objective, VIT))
     config.encoder.image_size = (16, 16)
-    config.encoder.patch_size = (4, 4)
-    config.encoder.width = 64
-    if not encoder:
-        config.encoder.depth = 2
-        config.encoder.heads = 4
-    # One layer for the compiler, which is most of the time of these tests.
-    config.encoder.unroll = 1
+    if objective == "dvae":
+        config.data.normalise = "pixels"
 
     config.objective = ConfigDict(OBJECTIVE.get(objective, {}))
     config.objective.name = objective

@@ -1,6 +1,7 @@
 """Encoders: image to tokens. They know nothing of masks, targets or losses.
 
-`encoder.name = "swin"` is `mimjax/backbones/swin.py`. Such a file holds a Flax module
+`encoder.name = "swin"` is `mimjax/backbones/swin.py`; those of tokenizers are in
+`mimjax/tokenizers`. Such a file holds a Flax module
 `Encoder`, whose fields are the config group; `SIZES`, the fields that a named size
 stands for; and `problems(fields)`, what cannot work, one line each. An encoder has
 
@@ -9,8 +10,7 @@ stands for; and `problems(fields)`, what cannot work, one line each. An encoder 
   which stands for `cell` pixels; `patch_tokens` of them leaves out a class token;
 - `features(image, pool)`: one vector an image;
 - `image_size`, `patch_size`, `channels`, `grid` and `num_tokens` of the embeddings,
-  `num_layers`, `head_counts`, `cls`, `start`, `remat`, `unroll`, `dtype`;
-- `takes_some`, `takes_mask`: whether patches may be left out, or attention masked.
+  `num_layers`, `head_counts`, `cls`, `remat`, `unroll`, `dtype`.
 """
 
 import importlib
@@ -18,19 +18,20 @@ from typing import Any
 
 from mimjax import patches
 
-NAMES = ("vit", "swin")
+# Name -> the package it is in.
+NAMES = {"vit": "backbones", "swin": "backbones", "dvae": "tokenizers"}
 
 
 def load(name: str) -> Any:
     """The module of an encoder in NAMES."""
-    return importlib.import_module(f"mimjax.backbones.{name}")
+    return importlib.import_module(f"mimjax.{NAMES[name]}.{name}")
 
 
 class Patched:
     """What follows from the sizes of image and patch, in every encoder."""
 
     image_size: tuple[int, int]
-    patch_size: tuple[int, int]
+    patch_size: Any  # (rows, columns) of pixels
     channels: int
 
     @property

@@ -37,18 +37,18 @@ def grid_problems(
 
 
 def field_problems(fields: dict[str, Any]) -> list[str]:
-    """What cannot work in the fields that all encoders have, one line each."""
+    """What cannot work in the fields that encoders share, one line each."""
     found = []
     for name, allowed in {"remat": REMAT, "dtype": DTYPES}.items():
-        if fields[name] not in allowed:
+        if name in fields and fields[name] not in allowed:
             found.append(f"{name}: {fields[name]!r} is none of {', '.join(allowed)}")
     for name in ("dropout", "drop_path"):
-        if not 0 <= fields[name] < 1:
+        if not 0 <= fields.get(name, 0) < 1:
             found.append(f"{name}: {fields[name]} must be in [0, 1)")
     for name in ("mlp_ratio", "norm_eps"):
-        if fields[name] <= 0:
+        if fields.get(name, 1) <= 0:
             found.append(f"{name}: {fields[name]} must be above 0")
-    if fields["unroll"] < 0:
+    if fields.get("unroll", 0) < 0:
         found.append(f"unroll: {fields['unroll']} must not be negative")
     if not 1 <= fields["channels"] <= MOST_CHANNELS:
         found.append(

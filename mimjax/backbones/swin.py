@@ -88,10 +88,7 @@ class Encoder(nn.Module, backbones.Patched):
     unroll: int = 0
     dtype: str = "float32"
 
-    # There is no class token, and neither can patches be left out nor attention masked.
-    cls = False
-    takes_some = False
-    takes_mask = False
+    cls = False  # there is no class token
     start = "swin"
 
     @property

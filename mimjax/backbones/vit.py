@@ -110,13 +110,6 @@ class Encoder(nn.Module, backbones.Patched):
         """Width of a token coming out."""
         return self.width
 
-    @property
-    def takes_some(self) -> bool:
-        """Whether patches may be left out: it need not see the whole grid."""
-        return self.position != "relative"
-
-    takes_mask = True
-
     def spec(self, width: int, heads: int) -> layers.Spec:
         """Layers of any width computed as the layers of this encoder are."""
         return layers.Spec(

@@ -191,10 +191,17 @@ def class_names(data: Data) -> list[str]:
 
 
 def fingerprint(data: Data) -> dict[str, Any]:
-    """What identifies the training images: source, length and a hash of the index."""
-    from mimjax.data import sources
+    """What identifies the training images: source, length and a hash of the index.
 
-    return sources.fingerprint(data)
+    Raises BadDataError where a part of the source cannot be listed.
+    """
+    from mimjax.data import sources
+    from mimjax.data.faults import BadDataError
+
+    try:
+        return sources.fingerprint(data)
+    except OSError as error:
+        raise BadDataError(f"config.data.source: {error}") from error
 
 
 def normalise_constants(

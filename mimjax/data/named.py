@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from mimjax.data import Data, folder, order
-from mimjax.data.faults import Unusable
+from mimjax.data.faults import BadDataError, Unusable
 from mimjax.data.prepared import Prepared, find
 from mimjax.data.quiet import graph, tf
 
@@ -95,8 +95,12 @@ class InOrder(NamedTuple):
     def head(self, limit: int) -> "Listed":
         """The first records, read into memory."""
         records = self._records(tf.range(len(self.stretches)), files_at_once=1)
-        pairs = [self.parse(r) for _, r in records.take(limit).as_numpy_iterator()]
-        return Listed(pairs)
+        try:
+            found = list(records.take(limit).as_numpy_iterator())
+        except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
+            first = str(error.message).partition("\n")[0]
+            raise BadDataError(f"the data cannot be read: {first}") from error
+        return Listed([self.parse(record) for _, record in found])
 
     def parse(self, record: bytes) -> tuple[bytes, int]:
         """Encoded image and label of one record."""
@@ -107,7 +111,7 @@ class InOrder(NamedTuple):
 
     def _records(self, which: Any, files_at_once: int = FILES_AT_ONCE) -> Any:
         """Records of the stretches in the order of the numbers `which`."""
-        files = tf.constant([s.file for s in self.stretches])
+        files = tf.constant([s.file for s in self.stretches], tf.string)
         skips = tf.constant([s.skip for s in self.stretches], tf.int64)
         takes = np.asarray([s.take for s in self.stretches], np.int64)
         firsts = tf.constant(np.cumsum(takes) - takes)

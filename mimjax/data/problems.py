@@ -40,11 +40,17 @@ def _source(data: Data) -> list[str]:
             f"{field}: {data.source!r} is none of digits, folder:PATH, "
             f"tfds:NAME[:SPLIT], synthetic; {OWN_IMAGES}"
         ]
-    missing = [
-        f"{field}: {kind} needs the package {wheel}: pip install {wheel}"
+    wheels = [
+        wheel
         for module, wheel in NEEDED.get(kind, {}).items()
         if importlib.util.find_spec(module) is None
     ]
+    missing = []
+    if wheels:
+        missing.append(
+            f"{field}: {kind} needs {', '.join(wheels)}: pip install -e '.[data]' in "
+            "the checkout of mimjax"
+        )
     if kind == "folder":
         return missing + [f"{field}: {problem}" for problem in _folder(data, name)]
     if kind == "tfds":

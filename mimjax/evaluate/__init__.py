@@ -28,9 +28,8 @@ class Evaluate:
         train_images: labelled training images that the two classifiers learn from.
         test_images: held-out images that they are judged on.
         batch_size: images per forward pass, over all devices.
-        pool: the frozen feature of an image: "mean" or "max" of its patches, or the
-        "cls"
-            token.
+        pool: the frozen feature of an image: "mean" or "max" of its patches, or
+            the "cls" token.
         knn_k: neighbours that vote (20 is the best of 10, 20, 100, 200 in DINO).
         knn_temperature: a neighbour's vote weighs exp(cosine / knn_temperature).
         linear_l2: the probe minimises mean cross-entropy + linear_l2 / 2 * |weights|^2.

@@ -58,11 +58,6 @@ class Objective(nn.Module):
         found = sizes.stack_problems(
             self.head_width, self.head_depth, 1, 4.0, prefix="head_"
         )
-        if not self.encoder.takes_mask:
-            found.append(
-                "name: aim masks attention, which this encoder does not offer (use "
-                "config.encoder.name='vit')"
-            )
         if self.encoder.cls:
             found.append(
                 "name: aim predicts every token from those before it and has no place "
@@ -93,9 +88,12 @@ class Objective(nn.Module):
             layer_scale=0.0,
             dropout=0.0,
         )
-        unroll = self.head_depth if encoder.unroll > 1 else 1
         self.head = layers.Blocks(
-            spec, self.head_depth, remat=encoder.remat, unroll=unroll, block=HeadBlock
+            spec,
+            self.head_depth,
+            remat=encoder.remat,
+            unroll=encoder.unroll,
+            block=HeadBlock,
         )
         self.head_norm = layers.layer_norm(encoder.norm_eps, encoder.dtype)
         self.head_pred = nn.Dense(

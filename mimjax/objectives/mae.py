@@ -26,6 +26,8 @@ class Objective(nn.Module):
     decoder_heads: int = 16
     norm_pixels: bool = True
 
+    encoder_note = "mae drops patches, which other encoders cannot do without"
+
     @property
     def panel_note(self) -> str:
         """What to know of the pictures."""
@@ -58,11 +60,10 @@ class Objective(nn.Module):
             )
         if self.norm_pixels and self.encoder.patch_values < 2:
             found.append("norm_pixels: a patch_size of one value has no variance")
-        if not self.encoder.takes_some:
+        if self.encoder.position == "relative":
             found.append(
-                "name: mae drops patches, but this encoder sees whole images (use "
-                "config.encoder.name='vit' with config.encoder.position='sincos' or "
-                "'learned', or the objective simmim)"
+                "name: mae drops patches, but a relative position table needs them all "
+                "(use config.encoder.position='sincos' or 'learned', or simmim)"
             )
         return found
 
@@ -88,7 +89,7 @@ class Objective(nn.Module):
             spec,
             self.decoder_depth,
             remat=encoder.remat,
-            unroll=self.decoder_depth if encoder.unroll > 1 else 1,
+            unroll=encoder.unroll,
         )
         self.decoder_norm = layers.layer_norm(encoder.norm_eps, encoder.dtype)
         self.decoder_pred = nn.Dense(

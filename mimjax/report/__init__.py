@@ -2,24 +2,18 @@
 
 import json
 import shlex
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mimjax.data import error_counts
 from mimjax.metrics import Record, read_metrics, replacing
-from mimjax.report import curves, page
-from mimjax.report.progress import duration
+from mimjax.report import curves, figures, page
 
 REPORT = "report.html"
 PICTURES = "pictures"
 EARLIER = 6  # sheets shown besides the newest
 THUMB = 480  # pixels
-RECENT = 10  # log lines over which the last loss is averaged
 
 
 def report(workdir: Path) -> Path:
@@ -45,7 +39,7 @@ def report(workdir: Path) -> Path:
     parts = [
         f"<h1>{page.text(title)}</h1>",
         f'<p class="faint">{page.text(_subtitle(config, run))}</p>',
-        page.tiles(_figures(records, run, config)),
+        page.tiles(figures.figures(records, run, config)),
         page.section("Frozen encoder on held-out images", _accuracy(records)),
         page.section("What the model predicts", _newest(sheets)),
         page.section("Over the run", _curves(workdir, records, run)),
@@ -69,15 +63,11 @@ def _json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _at(tree: Any, dotted: str) -> Any:
-    """The value at a dotted path of nested mappings, or None."""
-    for key in dotted.split("."):
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return tree
-
-
 def _title(config: Mapping[str, Any]) -> str:
-    objective, source = _at(config, "objective.name"), _at(config, "data.source")
+    objective, source = (
+        figures.at(config, "objective.name"),
+        figures.at(config, "data.source"),
+    )
     return f"{objective or 'pretraining'} on {source or 'images'}"
 
 
@@ -95,7 +85,7 @@ def _subtitle(config: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     }
     said = []
     for path, form in names.items():
-        value = _at(config, path)
+        value = figures.at(config, path)
         if isinstance(value, list):
             value = " \u00d7 ".join(map(str, value))
         if value not in (None, ""):
@@ -103,64 +93,6 @@ def _subtitle(config: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     if run.get("started"):
         said.append(f"started {run['started']}")
     return " \u00b7 ".join(said)
-
-
-def _seconds(run: Mapping[str, Any]) -> float | None:
-    """From "started" to "finished", both ISO 8601; None where one is missing."""
-    try:
-        start, end = (datetime.fromisoformat(run[k]) for k in ("started", "finished"))
-        return (end - start).total_seconds()
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _figures(
-    records: Sequence[Record], run: Mapping[str, Any], config: Mapping[str, Any]
-) -> Iterator[tuple[str, str, str]]:
-    """The figures at a glance: (name, value, remark)."""
-    losses = curves.series(records, "loss")[1]
-    losses = losses[np.isfinite(losses)]
-    if len(losses):
-        recent = losses[-RECENT:]
-        first = f"from {losses[0]:.4f}, mean of the last {len(recent)} log lines"
-        yield "loss", f"{recent.mean():.4f}", first
-    if records:
-        of = (
-            f"of {total:,}"
-            if (total := _at(run, "steps") or _at(config, "steps"))
-            else ""
-        )
-        yield "steps", f"{max(r['step'] for r in records):,}", of
-    # The first window holds what is slow only once.
-    for key, name, form in (
-        ("images_per_sec", "images per second", "{:,.0f}"),
-        ("mfu", "MFU", "{:.1%}"),
-        ("data_wait", "waiting for data", "{:.1%}"),
-    ):
-        values = [r[key] for r in records if r.get(key) is not None]
-        if values:
-            middle = statistics.median(values[1:] or values)
-            small = key == "images_per_sec" and middle < 10
-            yield name, ("{:.2f}" if small else form).format(middle), "median"
-    seconds = _seconds(run)
-    if seconds is not None:
-        resumes = len(run.get("resumes") or [])
-        times = "once" if resumes == 1 else f"{resumes} times"
-        yield "wall time", duration(seconds), f"resumed {times}" if resumes else ""
-    total = _at(run, "parameters.total")
-    if total is not None:
-        encoder = _at(run, "parameters.encoder")
-        remark = f"{_millions(encoder)} in the encoder" if encoder else ""
-        yield "parameters", _millions(total), remark
-    if run.get("devices"):
-        yield "devices", str(run.get("device_count", "")), str(run["devices"])
-    skipped = curves.series(records, "skipped")[1].max(initial=0)
-    if skipped:
-        yield "skipped steps", f"{skipped:,.0f}", "gradients were not finite"
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:,.2f} M" if count < 1e8 else f"{count / 1e6:,.0f} M"
 
 
 def _accuracy(records: Sequence[Record]) -> str:

@@ -5,16 +5,18 @@ Nothing here touches the training state or its random streams.
 
 import functools
 import pathlib
+import zlib
 from collections.abc import Callable
 from typing import Any, cast
 
 import jax
 import numpy as np
 
-from mimjax import data, evaluate, metrics, patches, report, sharding
+from mimjax import batches, data, evaluate, metrics, patches, report, sharding
 from mimjax.config import Config
+from mimjax.data.faults import BadDataError
 from mimjax.evaluate import features
-from mimjax.hosts.agree import first_says
+from mimjax.hosts.agree import first_says, same
 from mimjax.report import pictures
 from mimjax.train import Plan, State, streams
 
@@ -42,7 +44,8 @@ class Judge:
     def images(self) -> dict[str, evaluate.Labelled]:
         """Labelled images to learn from ("probe_train") and held-out ones ("test").
 
-        Raises evaluate.Interrupted when asked to stop while they are read.
+        Raises evaluate.Interrupted when asked to stop while they are read, and
+        BadDataError where one process could not read what others could.
         """
         encoder, wanted = self.config.encoder, self.config.evaluate
         limits: dict[data.Split, int] = {
@@ -63,7 +66,21 @@ class Judge:
         }
         if self.should_stop():
             raise evaluate.Interrupted
+        seen = 0
+        for images, labels in found.values():
+            seen = zlib.crc32(images.data, zlib.crc32(labels.data, seen))
+        if not same(seen):
+            raise BadDataError("the processes did not read the same held-out images")
         return found
+
+    @functools.cached_property
+    def test(self) -> dict[str, np.ndarray]:
+        """The held-out images as a batch of the data pipeline."""
+        images, labels = self.images["test"]
+        batch = {"image": images, "label": labels.astype(np.int32)}
+        if any(self.config.view_size):
+            batch["view"] = data.second_views(images, self.config.view_size)
+        return batch
 
     def put(self, rows: np.ndarray) -> jax.Array:
         """An array every process has whole, cut over the devices."""
@@ -88,10 +105,9 @@ class Judge:
         """(parameters, frozen, uint8 batch, number) -> loss, metrics; fixed masks."""
 
         def apply(params: Any, frozen: Any, batch: Any, number: jax.Array) -> Any:
-            image = patches.normalise(batch["image"], self.plan.mean, self.plan.std)
             loss, metrics = self.config.objective.apply(
                 {"params": params, **frozen},
-                {**batch, "image": image},
+                batches.prepare(batch, self.plan.mean, self.plan.std),
                 train=False,
                 rngs=streams(self.config.run.seed, number),
             )
@@ -129,19 +145,16 @@ class Judge:
 
     def held_out(self, state: State) -> dict[str, float]:
         """The objective on held-out images with masks that are always the same."""
-        images, labels = self.images["test"]
-        size = self.config.evaluate.batch_size
+        whole = self.test
+        length, size = len(whole["label"]), self.config.evaluate.batch_size
         # Whole batches only; fewer images than a batch are repeated to fill it.
-        count = max(size, len(images) // size * size)
-        order = np.arange(count) % len(images)
+        count = max(size, length // size * size)
+        order = np.arange(count) % length
         sums: dict[str, float] = {}
         for number, rows in enumerate(order.reshape(-1, size)):
             if self.should_stop():
                 raise evaluate.Interrupted
-            batch = {
-                "image": self.put(images[rows]),
-                "label": self.put(labels[rows].astype(np.int32)),
-            }
+            batch = {name: self.put(values[rows]) for name, values in whole.items()}
             found = self.loss(state.best_params, state.frozen, batch, np.int32(number))
             for name, value in jax.device_get(found).items():
                 sums[name] = sums.get(name, 0.0) + float(value)
@@ -149,13 +162,12 @@ class Judge:
 
     @functools.cached_property
     def panels(self) -> Any:
-        """(parameters, frozen, uint8 images) -> the columns of a sheet, masks fixed."""
+        """(parameters, frozen, uint8 batch) -> the columns of a sheet, masks fixed."""
 
-        def apply(params: Any, frozen: Any, image: jax.Array) -> tuple[jax.Array, ...]:
-            image = patches.normalise(image, self.plan.mean, self.plan.std)
+        def apply(params: Any, frozen: Any, batch: Any) -> tuple[jax.Array, ...]:
             columns = self.config.objective.apply(
                 {"params": params, **frozen},
-                {"image": image},
+                batches.prepare(batch, self.plan.mean, self.plan.std),
                 method="panels",
                 rngs=streams(self.config.run.seed, 0),
             )
@@ -186,17 +198,28 @@ class Judge:
 
         Raises evaluate.Interrupted as `images` does.
         """
-        images = self.images["test"][0]
-        rows = images[np.linspace(0, len(images) - 1, SHEET_ROWS).astype(int)]
+        whole = self.test
+        chosen = np.linspace(0, len(whole["label"]) - 1, SHEET_ROWS).astype(int)
+        chosen = np.unique(chosen)
         every = sharding.replicated(self.mesh)
-        placed = jax.make_array_from_callback(rows.shape, every, lambda i: rows[i])
-        columns = self.panels(state.best_params, state.frozen, placed)
+        batch = {
+            name: jax.make_array_from_callback(
+                (len(chosen), *values.shape[1:]),
+                every,
+                lambda i, v=values: v[chosen][i],
+            )
+            for name, values in whole.items()
+        }
+        columns = self.panels(state.best_params, state.frozen, batch)
         panels = dict(zip(self.names, jax.device_get(columns), strict=True))
+        # The constants that make colours of what was drawn.
+        pixels = getattr(self.config.objective, "draws_pixels", False)
+        mean, std = ((0.0,), (1.0,)) if pixels else (self.plan.mean, self.plan.std)
         if jax.process_index() == 0:
             pictures.sheet(
                 panels,
-                self.plan.mean,
-                self.plan.std,
+                mean,
+                std,
                 self.picture_of(step),
                 title=f"step {step}",
                 note=self.config.objective.panel_note,

@@ -4,15 +4,18 @@ import collections
 import contextlib
 import dataclasses
 import pathlib
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
-from mimjax import checkpoint, data, metrics, train
+from mimjax import checkpoint, data, metrics, report, train
 from mimjax.config import Config
+from mimjax.data.faults import BadDataError
 from mimjax.evaluate import Interrupted
-from mimjax.report.progress import Progress
-from mimjax.run import feed, setup, stop, workdir
+from mimjax.report.progress import Progress, duration
+from mimjax.run import feed, setup, source, stop, workdir
 from mimjax.run.judge import Judge
 
 DONE, NOT_FINITE = 0, 77
@@ -45,7 +48,7 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
 
     Raises ConfigError, data's BadDataError, or checkpoint's StorageError.
     """
-    first = jax.process_index() == 0
+    first, began = jax.process_index() == 0, time.monotonic()
     with contextlib.ExitStack() as stack:
         signals = stop.Stop()
         stack.callback(signals.close)
@@ -53,16 +56,22 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
             stack.enter_context(workdir.claim(config, folder))
         config, mesh = setup.place(config)
         stack.enter_context(jax.set_mesh(mesh))
-        setup.check_labels(config)
+        source.check_labels(config)
         found = data.fingerprint(config.data)
-        setup.check_images(config, found["length"])
+        workdir.check_data(folder, found)
+        source.check_images(config, found["length"])
         plan = setup.make_plan(config, found["length"])
         progress = Progress(plan.steps, silent=not first)
         stack.callback(progress.close)
         keep = config.run.keep_last, config.run.keep_every
         checkpoints = checkpoint.Checkpoints(folder, *keep)
         stack.callback(checkpoints.close)
+        progress.note(source.told(config, plan, found["length"]))
         state, start = setup.first_state(config, mesh, checkpoints, progress)
+        judge = Judge(config, plan, mesh, folder, signals.asked)
+        if start == plan.steps and complete(config, judge, start):
+            progress.note(f"finished before; see {folder / report.REPORT}")
+            return DONE
         batches = setup.make_feed(config, mesh, plan, start, folder)
         stack.callback(batches.close)
         step = setup.compile_step(config, plan, mesh, progress)
@@ -74,13 +83,13 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
             record = workdir.Record(folder, facts, start)
         stack.callback(writer.close)
         meter = setup.make_meter(config, plan, mesh, start)
-        judge = Judge(config, plan, mesh, folder, signals.asked)
         session = Session(
             config, plan, signals, checkpoints, batches, meter, writer, progress, judge
         )
         signals.ready()
-        status, last = advance(session, step, state, start)
-        checkpoints.wait()
+        with failing(record, judge):
+            status, last = advance(session, step, state, start)
+            checkpoints.wait()
         unread = data.error_counts(folder)
         if unread and first:
             reasons = ", ".join(f"{count} {why}" for why, count in unread.items())
@@ -91,7 +100,31 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         if record:
             record.finish(status=status, step=last)
             judge.report()
+        if status == DONE:
+            took = duration(time.monotonic() - began)
+            progress.note(f"done in {took}; see {folder / report.REPORT}")
     return status
+
+
+@contextlib.contextmanager
+def failing(record: workdir.Record | None, judge: Judge) -> Iterator[None]:
+    """Writes down why a run ends where it fails."""
+    try:
+        yield
+    except (BadDataError, checkpoint.StorageError) as error:
+        # With a full disk this may fail too, and the first failure is what to say.
+        with contextlib.suppress(OSError, checkpoint.StorageError):
+            if record:
+                bad = isinstance(error, BadDataError)
+                record.finish(status=78 if bad else 74, reason=str(error))
+                judge.report()
+        raise
+
+
+def complete(config: Config, judge: Judge, last: int) -> bool:
+    """Whether the last step's evaluation and picture are there, where wanted."""
+    evaluated = not config.run.eval_every or judge.evaluated(last)
+    return evaluated and (not config.run.picture_every or judge.drawn(last))
 
 
 def run_facts(
@@ -201,6 +234,7 @@ def give_up(session: Session, step: int) -> int:
     session.progress.note(
         f"stopped at step {step}: loss or gradient was not finite {train.BAD_LIMIT} "
         f"times in a row; {last} (try a lower config.optim.base_lr or "
-        "config.optim.clip=1.0)"
+        "config.optim.clip=1.0 in another --workdir, from there on with "
+        "config.init_from and config.init_scope=all)"
     )
     return NOT_FINITE

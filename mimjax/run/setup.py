@@ -1,6 +1,7 @@
 """What a run needs before its first update: devices, plan, state, compiled step."""
 
 import dataclasses
+import os
 import pathlib
 import re
 import time
@@ -9,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mimjax import checkpoint, data, flops, metrics, sharding, train, warmstart
+from mimjax import batches, checkpoint, data, flops, metrics, sharding, train, warmstart
+from mimjax.backbones.sizes import MOST_DEPTH
 from mimjax.config import Config, ConfigError
 from mimjax.report.progress import Progress
 from mimjax.run import feed
@@ -30,7 +32,8 @@ def place(
         # XLA on CPU runs unrolled layers faster; elsewhere a scan compiles sooner. What
         # is to be recomputed has to stay in a loop, or the compiler merges it again.
         whole = devices[0].platform == "cpu" and config.encoder.remat == "none"
-        unroll = config.encoder.num_layers if whole else 1
+        # More layers than any stack has: those of decoders and heads count too.
+        unroll = MOST_DEPTH if whole else 1
         encoder = config.encoder.clone(unroll=unroll)
         objective = config.objective.clone(encoder=encoder)
         config = dataclasses.replace(config, encoder=encoder, objective=objective)
@@ -44,51 +47,12 @@ def make_plan(config: Config, num_images: int) -> train.Plan:
         raise ConfigError(
             [
                 f"config.optim.warmup_epochs: a warm-up of {warmup} steps must be "
-                f"shorter than the run of {steps}"
+                f"shorter than the run of {steps} (0 for none, or set "
+                "config.optim.warmup_steps)"
             ]
         )
     mean, std = data.normalise_constants(config.data, config.encoder.channels)
     return train.Plan(steps, warmup, mean, std)
-
-
-def check_images(config: Config, length: int) -> None:
-    """Refuses to train on nothing, or to judge and draw without held-out images."""
-    run, source = config.run, config.data.source
-    if length == 0:
-        raise ConfigError([f"config.data.source: {source} has no image to train on"])
-    if run.eval_every or run.picture_every:
-        size, channels = config.encoder.image_size, config.encoder.channels
-        images, _ = data.held_out(
-            config.data, image_size=size, channels=channels, split="test", limit=1
-        )
-        if len(images) == 0:
-            raise ConfigError(
-                [
-                    f"config.data.source: {source} has no readable held-out image to "
-                    "evaluate and draw; add images, or set config.data.holdout_fraction"
-                    " above 0, or config.eval_every and config.picture_every to 0"
-                ]
-            )
-
-
-def check_labels(config: Config) -> None:
-    """Refuses to classify images without labels, or with more classes than scores."""
-    wanted = getattr(config.objective, "num_classes", 0)
-    found = data.labelled(config.data)
-    if wanted and not found:
-        raise ConfigError(
-            [
-                f"config.data.source: {config.data.source} has no labels, which "
-                "objective 'classify' needs (one sub-folder a class)"
-            ]
-        )
-    if wanted and found > wanted:
-        raise ConfigError(
-            [
-                f"config.objective.num_classes: {wanted}, but {config.data.source} has "
-                f"{found} classes"
-            ]
-        )
 
 
 def compile_step(
@@ -133,7 +97,14 @@ def memory(step: Any, platform: str) -> str:
     # The sum counts temporaries that never live at once; the CPU compiler's peak leaves
     # temporaries out.
     peak = 0 if platform == "cpu" else getattr(found, "peak_memory_in_bytes", 0)
-    return f"{(peak or total) / 2**30:.2f} GiB, {kept / 2**30:.2f} state and batch"
+    told = f"{(peak or total) / 2**30:.2f} GiB, {kept / 2**30:.2f} state and batch"
+    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if platform == "cpu" and total > here:
+        told += (
+            f"; this machine has {here / 2**30:.0f} GiB: try a smaller "
+            "config.batch_size or config.encoder.size"
+        )
+    return told
 
 
 def first_state(
@@ -151,10 +122,15 @@ def first_state(
         progress.note(f"resumed at step {step}")
         return thawed(state), step
     state = train.start_state(config, mesh)
+    state, remarks = warmstart.with_frozen(state, config.builds_on)
+    for remark in remarks:
+        progress.note(remark)
     if config.run.init_from:
         source = pathlib.Path(config.run.init_from)
         state, found = warmstart.warm_start(state, source, config.run.init_scope)
-        progress.note(f"started from {source}: {len(found['matched'])} arrays matched")
+        matched = len(found["matched"])
+        wanted = matched + len(found["missing"]) + len(found["shape"])
+        progress.note(f"started from {source}: {matched} of {wanted} arrays matched")
         for kind in ("missing", "shape", "unexpected"):
             for name in found[kind]:
                 progress.note(f"  {kind}: {name}")
@@ -188,6 +164,7 @@ def make_feed(
     batches = data.train_batches(
         config.data,
         image_size=encoder.image_size,
+        view_size=config.view_size,
         channels=encoder.channels,
         seed=config.run.seed,
         batch_size=size,
@@ -206,9 +183,8 @@ def make_meter(
 
     def forward(params: Any, frozen: Any, batch: Any) -> Any:
         rngs = train.streams(0, 0)
-        image = batch["image"].astype(jnp.float32)
         variables = {"params": params, **frozen}
-        batch = {**batch, "image": image}
+        batch = {**batches.prepare(batch, plan.mean, plan.std), "step": 0}
         return config.objective.apply(variables, batch, train=True, rngs=rngs)
 
     state = train.abstract_state(config, mesh)

@@ -9,9 +9,10 @@ import platform
 from typing import Any, TextIO
 
 from mimjax import __version__
-from mimjax.config import Config
+from mimjax.config import Config, defaults
 from mimjax.metrics import METRICS, replacing
 from mimjax.schema import ConfigError
+from mimjax.settings import has_checkpoint
 
 # Fields that may differ between a run and its resumption: they change what is written
 # down or how fast, not what is computed.
@@ -31,6 +32,7 @@ FREE = (
 )
 FREE_GROUPS = ("mesh", "evaluate")
 
+RECORD = "run.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow")
 
 
@@ -59,10 +61,16 @@ def claim(config: Config, workdir: pathlib.Path) -> TextIO:
         here = flat(json.loads(json.dumps(config.values)))
         found = [
             f"config.{name}: {here.get(name)!r} here, {there[name]!r} in {workdir}"
-            for name in sorted(there)  # a field that is new since has its default
-            if there[name] != here.get(name)
-            and name not in FREE
-            and name.split(".")[0] not in FREE_GROUPS
+            for name in sorted(there)
+            if there[name] != here.get(name) and not free(name)
+        ]
+        # A field that is new since must have its default.
+        names = config.values["encoder"]["name"], config.values["objective"]["name"]
+        usual = flat(json.loads(json.dumps(defaults(*names))))
+        found += [
+            f"config.{name}: {here[name]!r} here, not set in {workdir}"
+            for name in sorted(here.keys() - there.keys())
+            if here[name] != usual.get(name) and not free(name)
         ]
         if found:
             hint = (
@@ -72,6 +80,11 @@ def claim(config: Config, workdir: pathlib.Path) -> TextIO:
             raise ConfigError([*found, hint])
     write(path, config.values)
     return lock
+
+
+def free(name: str) -> bool:
+    """Whether a field may differ from one start of a run to the next."""
+    return name in FREE or name.split(".")[0] in FREE_GROUPS
 
 
 def flat(tree: Any, above: str = "") -> dict[str, Any]:
@@ -91,22 +104,29 @@ def write(path: pathlib.Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
 
 
+def check_data(workdir: pathlib.Path, found: dict[str, Any]) -> None:
+    """Raises ConfigError where a run that has saved its state saw other images."""
+    path = workdir / RECORD
+    if not path.exists() or not has_checkpoint(str(workdir)):
+        return
+    before = json.loads(path.read_text())["data"]
+    if before != found:
+        raise ConfigError(
+            [
+                f"config.data.source: {before['source']} had {before['length']} images "
+                f"({before['content'][:8]}) when the run began and now has "
+                f"{found['length']} ({found['content'][:8]}); put them back, or start "
+                "anew in another --workdir"
+            ]
+        )
+
+
 class Record:
     """run.json: versions, devices, data, parameters, command, when, resumed where."""
 
     def __init__(self, workdir: pathlib.Path, facts: dict[str, Any], step: int):
-        self.path = workdir / "run.json"
+        self.path = workdir / RECORD
         before = json.loads(self.path.read_text()) if self.path.exists() else {}
-        data = before.get("data", facts["data"])
-        if step and data != facts["data"]:
-            raise ConfigError(
-                [
-                    f"config.data.source: {data['source']} had {data['length']} images "
-                    f"({data['content'][:8]}) when the run began and now has "
-                    f"{facts['data']['length']} ({facts['data']['content'][:8]}); put "
-                    "them back, or start anew in another --workdir"
-                ]
-            )
         resumes = before.get("resumes", [])
         if before:
             resumes = [*resumes, {"step": step, "at": now()}]

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from mimjax import backbones
 from mimjax.backbones import sizes
@@ -136,10 +136,9 @@ class Encoder(nn.Module, backbones.Patched):
     num_codes: int = 8192
     dtype: str = "float32"
 
-    cls = takes_holes = takes_some = takes_mask = False
-    any_image_size = True
+    cls = False  # there is no class token
     takes_pixels = True
-    # For what places encoders on devices: nothing here is a scanned stack.
+    # Nothing here is a scanned stack or cut by heads.
     remat, unroll = "none", 1
     head_counts = ()
 
@@ -188,10 +187,6 @@ class Encoder(nn.Module, backbones.Patched):
         # A 1 x 1 convolution over rows of one column.
         return self.output(x[:, :, None])[:, :, 0]
 
-    def tokens(self, image: Float[Array, "B H W C"]) -> Int[Array, "B N"]:
-        """The likeliest token at every place."""
-        return self.logits(image).argmax(axis=-1)
-
     def features(
         self, image: Float[Array, "B H W C"], pool: str = "mean"
     ) -> Float[Array, "B D"]:
@@ -216,7 +211,7 @@ class Decoder(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, chance: Float[Array, "B N V"]) -> Float[Array, "B H W 2C"]:
+    def __call__(self, chance: Float[Array, "B N V"]) -> Float[Array, "B H W K"]:
         """`chance` is a distribution over the vocabulary at every place."""
         x = convolution(self.first_width, 1, "float32", "input")(chance[:, :, None])
         x = x.reshape(len(x), *self.grid, -1).astype(self.dtype)

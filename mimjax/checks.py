@@ -1,0 +1,78 @@
+"""What cannot work in a config, in any group and across them, one line each."""
+
+import dataclasses
+
+from mimjax import data as data_module
+from mimjax import evaluate as evaluate_module
+from mimjax import optim, settings, sharding
+from mimjax.settings import Config
+
+
+def problems(config: Config, devices: int | None, with_data: bool) -> list[str]:
+    """Of the whole config, by full path."""
+    encoder, data = config.encoder, config.data
+    if not with_data:
+        # Everything but the source, which need not be there.
+        data = dataclasses.replace(data, source="synthetic")
+    return [
+        *("config." + line for line in settings.problems(config.run)),
+        *("config.objective." + line for line in config.objective.problems()),
+        *("config.optim." + line for line in optim.problems(config.optim)),
+        *data_module.check(data, encoder.image_size, encoder.channels),
+        *evaluate_module.check(config.evaluate),
+        *(sharing_problems(config, devices) if devices else ()),
+        *joint_problems(config),
+    ]
+
+
+def sharing_problems(config: Config, devices: int) -> list[str]:
+    """What does not divide among the devices."""
+    mesh, encoder = config.mesh, config.encoder
+    found = ["config.mesh." + line for line in sharding.problems(mesh, devices)]
+    if found:
+        return found
+    shared = devices // mesh.tensor
+    rows = shared * max(1, config.optim.accumulate)
+    batches = {
+        "batch_size": (config.run.batch_size, rows, " x config.optim.accumulate"),
+    }
+    if config.run.eval_every:
+        batches["evaluate.batch_size"] = config.evaluate.batch_size, shared, ""
+    for name, (size, parts, also) in batches.items():
+        if size % parts:
+            found.append(
+                f"config.{name}: {size} must be a multiple of {parts} (devices that "
+                f"share the batch{also}), for example {-(-size // parts) * parts}"
+            )
+    for heads in encoder.head_counts:
+        if heads % mesh.tensor:
+            found.append(
+                f"config.mesh.tensor: {mesh.tensor} does not divide the {heads} heads "
+                "of the encoder"
+            )
+            break
+    return found
+
+
+def joint_problems(config: Config) -> list[str]:
+    """What two groups do not agree on; the warm-up only where units are the same."""
+    run, given, found = config.run, config.optim, []
+    if config.evaluate.pool == "cls" and not config.encoder.cls:
+        found.append(
+            "config.evaluate.pool: 'cls' needs config.encoder.cls=True (or use 'mean')"
+        )
+    if getattr(config.encoder, "takes_pixels", False) and (
+        config.data.normalise != "pixels" or config.data.mean or config.data.std
+    ):
+        found.append(
+            "config.data.normalise: this encoder takes pixels from 0 to 1 (use "
+            "'pixels' and leave data.mean and data.std empty)"
+        )
+    unit = "steps" if given.warmup_steps else "epochs"
+    warmup, length = getattr(given, f"warmup_{unit}"), getattr(run, unit)
+    if 0 < length <= warmup:
+        found.append(
+            f"config.optim.warmup_{unit}: a warm-up of {warmup} must be shorter than "
+            f"the run of {length} (config.{unit})"
+        )
+    return found

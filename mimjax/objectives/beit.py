@@ -1,0 +1,188 @@
+"""BEiT: predict the visual tokens of hidden blocks of patches.
+
+Bao et al., arXiv 2106.08254; official code microsoft/unilm beit
+`modeling_pretrain.py`, `engine_for_pretraining.py`, `masking_generator.py`. The tokens
+are those that a frozen tokenizer, trained by another run, sees in a second view of the
+same crop. The loss is the mean over all hidden patches of the whole batch (officially
+over those of each GPU).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from mimjax import frozen, masking, patches
+from mimjax.backbones import starts, vit
+from mimjax.objectives import dvae
+from mimjax.tokenizers.dvae import Encoder
+
+# What stands in until a tokenizer is named: the sizes of the public one of DALL-E.
+PUBLIC = frozen.Model(dvae.Objective(Encoder()), (0.0,), (1.0,))
+
+
+class Objective(nn.Module):
+    """`tokenizer` is, in a config, the workdir of the run that trained it.
+
+    At most `num_hidden` patches are hidden, in blocks of `min_block` patches or more
+    (arXiv 2106.08254, section 2.3: 75 of 196 and 16).
+    """
+
+    encoder: vit.Encoder
+    tokenizer: frozen.Model = PUBLIC
+    num_hidden: int = 75
+    min_block: int = 16
+
+    panel_note = (
+        "tokens: what the tokenizer makes of the whole image; visible patches of the "
+        "last column are drawn from their true tokens"
+    )
+    draws_pixels = True
+    encoder_note = "beit's blocks and bias tables are on a grid of patches"
+
+    @nn.nowrap
+    def problems(self) -> list[str]:
+        """What cannot work, one line each."""
+        encoder, found = self.encoder, []
+        if not 1 <= self.num_hidden < encoder.num_tokens:
+            found.append(
+                f"num_hidden: {self.num_hidden} must be from 1 to less than the "
+                f"{encoder.num_tokens} patches that image_size and patch_size make"
+            )
+        if not 1 <= self.min_block <= max(1, self.num_hidden):
+            found.append(
+                f"min_block: {self.min_block} must be from 1 to num_hidden "
+                f"({self.num_hidden})"
+            )
+        if not hasattr(self.tokenizer.objective, "tokens"):
+            workdir = self.tokenizer.workdir
+            return [*found, f"tokenizer: {workdir} is no run of a tokenizer"]
+        teacher = self.teacher.objective
+        if teacher.encoder.channels != encoder.channels:
+            found.append(
+                f"tokenizer: it takes {teacher.encoder.channels} channels, not the "
+                f"{encoder.channels} of config.encoder.channels"
+            )
+        if teacher.encoder.grid != encoder.grid:
+            found.append(
+                f"tokenizer: it makes {teacher.encoder.grid} tokens of an image, not "
+                f"the {encoder.grid} that image_size and patch_size make"
+            )
+        return found
+
+    @property
+    def teacher(self) -> frozen.Model:
+        """The tokenizer, where it can be at the size that gives a token a patch."""
+        model = self.tokenizer
+        if not getattr(model.objective, "any_size", False):
+            return model
+        cell, grid = model.objective.encoder.cell, self.encoder.grid
+        size = grid[0] * cell[0], grid[1] * cell[1]
+        encoder = model.objective.encoder.clone(image_size=size)
+        resized = model.objective.clone(encoder=encoder)
+        return dataclasses.replace(model, objective=resized)
+
+    @property
+    def view_size(self) -> tuple[int, int]:
+        """The size the tokenizer is shown; (0, 0) if it is that of the image."""
+        size = self.teacher.objective.encoder.image_size
+        return (0, 0) if size == self.encoder.image_size else size
+
+    def setup(self) -> None:
+        start = starts.STARTS[self.encoder.start]
+        shape = (1, 1, self.encoder.width)
+        self.mask_token = self.param("mask_token", start.cls, shape)
+        self.head = nn.Dense(
+            self.teacher.objective.num_codes,
+            kernel_init=start.dense,
+            dtype=jnp.float32,
+        )
+        self.teacher.declare(self, "tokenizer")
+
+    def __call__(
+        self, batch: dict[str, Array], *, train: bool
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        hidden = self.draw(batch["image"].shape[0])
+        logits = self.predict(batch["image"], hidden, train=train)
+        tokens = self.tokens(batch)
+        target, counted = self.targets(tokens, hidden)
+        right = (logits.argmax(axis=-1) == target).astype(jnp.float32)
+        metrics = {"accuracy": masking.masked_mean(right, counted)}
+        return self.loss(tokens, logits, hidden), metrics
+
+    def draw(self, batch: int) -> Bool[Array, "B N"]:
+        """Which patches of each image are hidden."""
+        return masking.block_wise(
+            self.make_rng("mask"),
+            batch,
+            self.encoder.grid,
+            self.num_hidden,
+            self.min_block,
+        )
+
+    def tokens(self, batch: dict[str, Array]) -> Int[Array, "B N"]:
+        """The tokenizer's token for every patch."""
+        pixels = batch["view"] if any(self.view_size) else batch["pixels"]
+        pixels = self.teacher.normalised(pixels)
+        return self.teacher.ask(self, "tokenizer", "tokens", pixels)
+
+    def predict(
+        self,
+        image: Float[Array, "B H W C"],
+        hidden: Bool[Array, "B N"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B M V"]:
+        """Scores of the vocabulary at the first `num_hidden` places, hidden ones first.
+
+        So the widest matrix product is made for hidden patches alone.
+        """
+        tokens = self.encoder.embed(image)
+        mask_token = self.mask_token.astype(tokens.dtype)
+        tokens = jnp.where(hidden[:, :, None], mask_token, tokens)
+        x = self.encoder.patch_tokens(self.encoder(tokens, train=train))
+        return self.head(masking.take(x, masking.first_ids(hidden, self.num_hidden)))
+
+    def targets(
+        self, tokens: Int[Array, "B N"], hidden: Bool[Array, "B N"]
+    ) -> tuple[Int[Array, "B M"], Bool[Array, "B M"]]:
+        """The tokens at the places predicted, and which of them are hidden."""
+        ids = masking.first_ids(hidden, self.num_hidden)
+        target = jnp.take_along_axis(tokens, ids, axis=1)
+        return target, jnp.take_along_axis(hidden, ids, axis=1)
+
+    def loss(
+        self,
+        tokens: Int[Array, "B N"],
+        logits: Float[Array, "B M V"],
+        hidden: Bool[Array, "B N"],
+    ) -> Float[Array, ""]:
+        """Mean cross-entropy over the hidden patches of the whole batch."""
+        target, counted = self.targets(tokens, hidden)
+        chance = jax.nn.log_softmax(logits)
+        losses = -jnp.take_along_axis(chance, target[:, :, None], axis=-1)[:, :, 0]
+        return masking.masked_mean(losses, counted)
+
+    def panels(self, batch: dict[str, Array]) -> dict[str, Array]:
+        """Original, visible patches and, from tokens, what was there and predicted."""
+        hidden = self.draw(batch["image"].shape[0])
+        pixels, size = (
+            batch["pixels"],
+            (self.encoder.image_size, self.encoder.patch_size),
+        )
+        values = patches.patchify(pixels, self.encoder.patch_size)
+        masked = jnp.where(hidden[:, :, None], 0.5, values)
+        shown = {"original": pixels, "masked": patches.unpatchify(masked, *size)}
+        if not hasattr(self.teacher.objective, "decode"):
+            return shown
+        tokens = self.tokens(batch)
+        ids = masking.first_ids(hidden, self.num_hidden)
+        guess = self.predict(batch["image"], hidden).argmax(axis=-1)
+        rows = jnp.arange(len(tokens))[:, None]
+        guessed = jnp.where(hidden, tokens.at[rows, ids].set(guess), tokens)
+        for name, found in (("tokens", tokens), ("predicted", guessed)):
+            drawn = self.teacher.ask(self, "tokenizer", "decode", found)
+            shown[name] = jax.image.resize(drawn, pixels.shape, "nearest")
+        return shown

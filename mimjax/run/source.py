@@ -1,0 +1,61 @@
+"""What the data of a run must offer, once its images are counted."""
+
+from mimjax import data, train
+from mimjax.config import Config, ConfigError
+
+# Held-out images that may all be unreadable before a run is refused.
+LOOKED_AT = 16
+
+
+def check_images(config: Config, length: int) -> None:
+    """Refuses to train on nothing, or to judge and draw without held-out images."""
+    run, source = config.run, config.data.source
+    if length == 0:
+        raise ConfigError([f"config.data.source: {source} has no image to train on"])
+    if run.eval_every or run.picture_every:
+        size, channels = config.encoder.image_size, config.encoder.channels
+        images, _ = data.held_out(
+            config.data,
+            image_size=size,
+            channels=channels,
+            split="test",
+            limit=LOOKED_AT,
+        )
+        if len(images) == 0:
+            raise ConfigError(
+                [
+                    f"config.data.source: {source} has no readable held-out image to "
+                    "evaluate and draw; add images, or set config.data.holdout_fraction"
+                    " above 0, or config.eval_every and config.picture_every to 0"
+                ]
+            )
+
+
+def told(config: Config, plan: train.Plan, length: int) -> str:
+    """What is trained on, in words."""
+    classes, size = data.labelled(config.data), config.run.batch_size
+    text = f"{config.data.source}: {length:,} training images"
+    text += f" in {classes:,} classes" if classes else ""
+    text += f", {plan.steps:,} steps of {size:,}"
+    return f"{text} (more than there are)" if size > length else text
+
+
+def check_labels(config: Config) -> None:
+    """Refuses to classify images without labels, or with more classes than scores."""
+    wanted = getattr(config.objective, "num_classes", 0)
+    found = data.labelled(config.data)
+    if wanted and not found:
+        raise ConfigError(
+            [
+                f"config.data.source: {config.data.source} has no labels, which "
+                f"objective {config.values['objective']['name']!r} needs (one "
+                "sub-folder a class)"
+            ]
+        )
+    if wanted and found > wanted:
+        raise ConfigError(
+            [
+                f"config.objective.num_classes: {wanted}, but {config.data.source} has "
+                f"{found} classes"
+            ]
+        )

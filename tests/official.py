@@ -90,6 +90,7 @@ class Layer:
     out: str = "attn.proj"
     norm2: str = "norm2"
     table: str = "attn.relative_position_bias_table"
+    scales: tuple[str, str] = ("gamma_1", "gamma_2")
 
 
 TIMM = Layer()
@@ -101,6 +102,7 @@ HUGGING_FACE = Layer(
     "attention.o_proj",
     "layernorm_after",
     "attention.relative_position_bias.relative_position_bias_table",
+    ("lambda_1", "lambda_2"),
 )
 
 
@@ -126,13 +128,21 @@ def attention(source: Source, prefix: str, names: Layer, heads: int) -> dict[str
     full = [f"{prefix}.{name}" for name in names.qkv]
     weight = np.concatenate([source[f"{name}.weight"] for name in full])
     width = weight.shape[1]
+    tree: dict[str, Any] = {}
     qkv = {"kernel": weight.T.reshape(width, 3, heads, -1)}
-    if f"{full[0]}.bias" in source:
+    if (
+        len(full) == 3
+        and f"{full[0]}.bias" in source
+        and f"{full[1]}.bias" not in source
+    ):
+        biases = {"q_bias": full[0], "v_bias": full[2]}
+        tree = {n: source[f"{t}.bias"].reshape(heads, -1) for n, t in biases.items()}
+    elif f"{full[0]}.bias" in source:
         bias = np.concatenate([source[f"{name}.bias"] for name in full])
         qkv["bias"] = bias.reshape(3, heads, -1)
     out = linear(source, f"{prefix}.{names.out}")
     out["kernel"] = out["kernel"].reshape(heads, -1, width)
-    tree: dict[str, Any] = {"qkv": qkv, "out": out}
+    tree |= {"qkv": qkv, "out": out}
     for name in ("q_bias", "v_bias"):
         if f"{prefix}.attn.{name}" in source:
             tree[name] = source[f"{prefix}.attn.{name}"].reshape(heads, -1)
@@ -152,7 +162,7 @@ def layer(source: Source, prefix: str, names: Layer, heads: int) -> dict[str, An
         tree["attn"] = attention(source, prefix, names, heads)
     if f"{prefix}.{names.table}" in source:
         tree["relative_table"] = source[f"{prefix}.{names.table}"]
-    for ours, theirs in (("scale1", "gamma_1"), ("scale2", "gamma_2")):
+    for ours, theirs in zip(("scale1", "scale2"), names.scales, strict=True):
         if f"{prefix}.{theirs}" in source:
             tree[ours] = source[f"{prefix}.{theirs}"]
     return tree
@@ -222,6 +232,24 @@ def beit(source: Source, heads: int) -> dict[str, Any]:
             encoder[ours] = source[theirs]
     head = linear(source, "lm_head")
     return {"encoder": encoder, "mask_token": source["mask_token"], "head": head}
+
+
+def hugging_face_beit(source: Source, heads: int) -> dict[str, Any]:
+    """transformers `BeitForMaskedImageModeling` with a shared table."""
+    model = source.below("beit.")
+    table = "shared_position_bias.relative_position_bias_table"
+    encoder = {
+        "patch": patch(model, "embeddings.patch_embeddings.projection"),
+        "cls_token": model["embeddings.cls_token"],
+        "relative_table": model[table],
+        "blocks": {"layers": layers(model, "layers", HUGGING_FACE, heads)},
+        "norm": norm(source, "layernorm"),
+    }
+    return {
+        "encoder": encoder,
+        "mask_token": model["embeddings.mask_token"],
+        "head": linear(source, "lm_head"),
+    }
 
 
 def dalle(source: Source) -> dict[str, Any]:

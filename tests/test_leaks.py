@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mimjax import masking, patches
+from mimjax import frozen, masking, patches
 from mimjax.backbones import swin
-from mimjax.objectives import aim, mae, simmim
+from mimjax.objectives import aim, beit, dvae, mae, simmim
+from mimjax.tokenizers import dvae as dvae_net
 
 BATCH = {"image": jax.random.normal(jax.random.key(0), (2, 16, 16, 3))}
 OTHER = jax.random.normal(jax.random.key(9), (2, 16, 16, 3))
@@ -70,6 +71,41 @@ def check_simmim(objective):
     assert before[1] != after[1]
     seen = run(swap(BATCH["image"], ~hidden))
     assert (seen[0] != before[0]).any(axis=-1).all()
+
+
+def test_beit_does_not_see_hidden_patches(encoder):
+    """Hidden patches move neither scores nor, seen from them alone, the gradient."""
+    small = frozen.Model(
+        dvae.Objective(dvae_net.Encoder(width=8, groups=3, blocks=1, num_codes=9)),
+        (0.0,),
+        (1.0,),
+    )
+    objective = beit.Objective(
+        encoder(depth=1, position="relative", qkv_bias="qv", start="beit"),
+        tokenizer=small,
+        num_hidden=7,
+        min_block=2,
+    )
+    batch = {**BATCH, "pixels": BATCH["image"]}
+    params = closeness.random_params(objective, batch, train=False)
+    hidden = masking.block_wise(jax.random.key(3), 2, (4, 4), 7, 2)
+    tokens = jnp.arange(32).reshape(2, 16) % 9
+
+    @jax.jit
+    def run(image, tokens):
+        bound = objective.bind({"params": params})
+        predicted = bound.predict(image, hidden)
+        return predicted, bound.loss(tokens, predicted, hidden)
+
+    before = run(BATCH["image"], tokens)
+    np.testing.assert_array_equal(
+        before[0], run(swap(BATCH["image"], hidden), tokens)[0]
+    )
+    seen = run(swap(BATCH["image"], ~hidden), tokens)
+    assert (seen[0] != before[0]).any(axis=-1).all()
+    # Tokens of visible patches are no targets, those of hidden ones are.
+    assert run(BATCH["image"], jnp.where(hidden, tokens, 0))[1] == before[1]
+    assert run(BATCH["image"], jnp.where(hidden, 0, tokens))[1] != before[1]
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,15 @@ the largest difference in a tensor against the largest entry of that tensor.
 from typing import Any, cast
 
 import closeness
+import jax
 import jax.numpy as jnp
 import numpy as np
 import official
 import pytest
 import torch
 from transformers import (
+    BeitConfig,
+    BeitForMaskedImageModeling,
     SwinConfig,
     SwinForImageClassification,
     SwinForMaskedImageModeling,
@@ -23,9 +26,10 @@ from transformers import (
     ViTMAEForPreTraining,
 )
 
-from mimjax import masking, patches, posembed
+from mimjax import frozen, masking, patches, posembed
 from mimjax.backbones import swin, vit
-from mimjax.objectives import classify, mae, simmim
+from mimjax.objectives import beit, classify, dvae, mae, simmim
+from mimjax.tokenizers import dvae as dvae_net
 
 RELATIVE = 1e-5
 
@@ -242,6 +246,67 @@ def test_masked_image_modelling():
     agree(
         result, answer.loss, patches.patchify(picture, (8, 8)), tree(gradients(theirs))
     )
+
+
+@pytest.mark.parametrize(
+    ("side", "patch", "layer_scale"), [(32, 8, 0.1), (24, 4, 1e-5), (48, 16, 1.0)]
+)
+def test_beit(side, patch, layer_scale):
+    config = BeitConfig(
+        image_size=side,
+        patch_size=patch,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        vocab_size=50,
+        layer_norm_eps=1e-6,
+        layer_scale_init_value=layer_scale,
+        use_mask_token=True,
+        use_shared_relative_position_bias=True,
+    )
+    theirs = BeitForMaskedImageModeling(config).eval()
+    scatter(theirs, 6)
+    image, grid = pictures((side, side)), (side // patch,) * 2
+    num_tokens = grid[0] * grid[1]
+    ours = beit.Objective(
+        vit.Encoder(
+            (side, side),
+            (patch, patch),
+            width=32,
+            depth=2,
+            heads=4,
+            position="relative",
+            qkv_bias="qv",
+            layer_scale=layer_scale,
+            start="beit",
+        ),
+        tokenizer=frozen.Model(
+            dvae.Objective(dvae_net.Encoder(num_codes=50)), (0,), (1,)
+        ),
+        num_hidden=num_tokens // 2,
+        min_block=1,
+    )
+    hidden = masking.block_wise(jax.random.key(0), 3, grid, num_tokens // 2, 1)
+    tokens = np.random.default_rng(0).integers(0, 50, (3, num_tokens)).astype(np.int32)
+    masked = torch.from_numpy(np.array(hidden))
+    labels = torch.from_numpy(tokens).long()[masked]
+    answer = theirs(image, bool_masked_pos=masked, labels=labels)
+    answer.loss.backward()
+
+    source = weights(theirs)
+    result = closeness.ask(
+        ours,
+        official.hugging_face_beit(source, 4),
+        official.nhwc(image.numpy()),
+        hidden,
+        target=jnp.asarray(tokens),
+    )
+    assert not source.unread
+    ids = masking.first_ids(hidden, ours.num_hidden)
+    logits = masking.take(jnp.asarray(answer.logits.detach().numpy()), ids)
+    grads = official.hugging_face_beit(gradients(theirs), 4)
+    agree(result, answer.loss, logits, grads)
 
 
 SWINS = [

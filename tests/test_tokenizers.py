@@ -1,0 +1,226 @@
+"""Training a tokenizer, by formulas in numpy, and its place in another run."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import closeness
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from scipy import stats
+
+from mimjax import config, train, warmstart
+from mimjax.checkpoint import Checkpoints, StorageError
+from mimjax.objectives import dvae
+from mimjax.tokenizers import dvae as net
+
+ENCODER = net.Encoder(image_size=(8, 8), width=8, groups=2, blocks=1, num_codes=12)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    image = jax.random.uniform(jax.random.key(1), (3, 8, 8, 3))
+    # What a decoder of pixels meets at the ends: black and white.
+    return {"image": image.at[0, 0].set(0.0).at[0, 1].set(1.0)}
+
+
+@pytest.fixture(scope="module")
+def objective():
+    return dvae.Objective(
+        ENCODER, decoder_first=8, temperature_steps=100, kl_steps=10, kl_weight=2.0
+    )
+
+
+@pytest.fixture(scope="module")
+def params(objective, batch):
+    return closeness.random_params(objective, batch, train=False)
+
+
+def test_the_likelihood_is_a_density_of_pixels(objective):
+    """Its integral over all that a pixel can be is one, wherever its mean is."""
+    mean, log_width = np.asarray([-1.5, 0.0, 0.7]), np.asarray([-1.0, 0.3, -0.4])
+    values = np.linspace(1e-6, 1 - 1e-6, 400_001)
+    pixels = (values - 0.1) / 0.8
+    for mu, log_b in zip(mean, log_width, strict=True):
+        b = np.exp(log_b)
+        logit = np.log(values / (1 - values))
+        density = np.exp(-np.abs(logit - mu) / b) / (2 * b * values * (1 - values))
+        np.testing.assert_allclose(np.trapezoid(density, values), 1.0, atol=1e-3)
+        # The same from the distribution of SciPy, by a change of variable.
+        laplace = stats.laplace.pdf(logit, mu, b) / (values * (1 - values))
+        np.testing.assert_allclose(density, laplace, rtol=1e-9)
+        known = jnp.asarray([[[[mu, log_b]]]], jnp.float32)
+        for n in (60_000, 200_000, 330_000):
+            image = jnp.full((1, 1, 1, 1), pixels[n], jnp.float32)
+            found = objective.bind({}).reconstruction(image, known)
+            np.testing.assert_allclose(found, -np.log(density[n]), atol=2e-5)
+
+
+def test_the_divergence_is_that_to_the_uniform_prior(objective):
+    logits = np.random.default_rng(0).normal(size=(2, 5, 12)) * 3
+    chance = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    each = stats.entropy(chance, np.full(12, 1 / 12), axis=-1)
+    # A token stands for 2 x 2 pixels of 3 channels.
+    found = objective.bind({}).divergence(jnp.asarray(logits, jnp.float32))
+    np.testing.assert_allclose(found, each.mean() / 12, rtol=1e-5)
+
+
+def test_loss_and_metrics_of_held_out_images(objective, params, batch):
+    loss, metrics = objective.apply({"params": params}, batch, train=False)
+    bound = objective.bind({"params": params})
+    logits = np.asarray(bound.encoder.logits(batch["image"]), np.float64)
+    ids = logits.argmax(axis=-1)
+    known = np.asarray(bound.decoder(jax.nn.one_hot(ids, 12)), np.float64)
+    mean, log_width = known[..., :3], known[..., 3:]
+    value = 0.8 * np.asarray(batch["image"], np.float64) + 0.1
+    logit = np.log(value / (1 - value))
+    likelihood = stats.laplace.logpdf(logit, mean, np.exp(log_width))
+    likelihood -= np.log(value * (1 - value))
+    chance = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    kl = stats.entropy(chance, np.full(12, 1 / 12), axis=-1).mean() / 12
+    np.testing.assert_allclose(loss, -likelihood.mean() + 2.0 * kl, rtol=1e-5)
+    np.testing.assert_allclose(metrics["kl"], kl, rtol=1e-5)
+    drawn = np.clip((1 / (1 + np.exp(-mean)) - 0.1) / 0.8, 0, 1)
+    error = np.square(drawn - np.asarray(batch["image"])).mean()
+    np.testing.assert_allclose(metrics["mse"], error, rtol=1e-5)
+    shares = np.bincount(ids.ravel(), minlength=12) / ids.size
+    np.testing.assert_allclose(metrics["codes_used"], (shares > 0).mean(), rtol=1e-6)
+    perplexity = np.exp(stats.entropy(shares))
+    np.testing.assert_allclose(metrics["perplexity"], perplexity, rtol=1e-5)
+
+
+def test_temperature_and_weight_follow_the_step():
+    """At the start, half-way and from the last on, along half a cosine."""
+    for step, done in (
+        (0, 0.0),
+        (50, 0.5),
+        (25, (1 - 0.5**0.5) / 2),
+        (100, 1),
+        (150, 1),
+    ):
+        found = dvae.cosine(jnp.asarray(step), 1.0, 1 / 16, 100)
+        np.testing.assert_allclose(found, 1 + (1 / 16 - 1) * done, rtol=1e-6)
+        found = dvae.cosine(jnp.asarray(step), 0.0, 6.6, 100)
+        np.testing.assert_allclose(found, 6.6 * done, rtol=1e-6, atol=1e-6)
+
+
+def test_training_draws_relaxed_tokens_by_the_step(objective, params, batch):
+    """Cold and sharp it is the held-out loss of drawn tokens; the seed decides them."""
+
+    def loss(step, seed, **fields):
+        return objective.clone(**fields).apply(
+            {"params": params},
+            {**batch, "step": jnp.asarray(step)},
+            train=True,
+            rngs={"drop": jax.random.key(seed)},
+        )[0]
+
+    assert loss(0, 0) == loss(0, 0) != loss(0, 1)
+    assert loss(0, 0) != loss(5, 0), "warmer, and KL weighs less"
+    # Without temperature left, the relaxed token is a one-hot drawn by its chance.
+    cold = {"temperature": 1e-6, "temperature_steps": 0, "kl_weight": 0.0}
+    bound = objective.bind({"params": params})
+    logits = bound.encoder.logits(batch["image"])
+    key = objective.apply(
+        {}, rngs={"drop": jax.random.key(3)}, method=lambda m: m.make_rng("drop")
+    )
+    ids = (logits + jax.random.gumbel(key, logits.shape)).argmax(axis=-1)
+    known = bound.decoder(jax.nn.one_hot(ids, 12))
+    wanted = bound.reconstruction(batch["image"], known)
+    np.testing.assert_allclose(loss(7, 3, **cold), wanted, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def run():
+    """BEiT with the tiny tokenizer."""
+    return tiny.Run(tiny.resolve("beit"))
+
+
+def test_a_frozen_tokenizer_moves_with_the_run_and_never_changes(run, tmp_path):
+    teacher = run.state.frozen["frozen"]["tokenizer"]["params"]
+    before = tiny.bits(teacher)
+    saved = warmstart.newest(pathlib.Path(tiny.tokenizer()))[0]
+    assert saved.parent.name == "1"
+    (workdir,) = run.config.builds_on.values()
+    assert workdir == tiny.tokenizer()
+    for _ in range(3):
+        run.step()
+    assert tiny.bits(run.state.frozen["frozen"]["tokenizer"]["params"]) == before
+    checkpoints = Checkpoints(tmp_path, 1, 0)
+    checkpoints.save(run.state, 3)
+    checkpoints.wait()
+    restored, problems = checkpoints.restore(train.abstract_state(run.config, run.mesh))
+    checkpoints.close()
+    assert not problems
+    assert tiny.bits(restored) == tiny.bits(run.state)
+    assert len(set(before)) > 1, "it was filled"
+
+
+def test_beit_asks_the_tokenizer_about_the_second_view(run):
+    batch = jax.device_get(run.batch(0))
+    assert batch["view"].shape == (8, 8, 8, 3)
+    teacher = run.config.objective.teacher.objective
+    variables = run.state.frozen["frozen"]["tokenizer"]
+    pixels = jnp.asarray(batch["view"] / 255.0, jnp.float32)
+    wanted = teacher.apply(variables, pixels, method="tokens")
+    bound = run.config.objective.bind({"params": run.state.params, **run.state.frozen})
+    found = bound.tokens({"view": pixels})
+    np.testing.assert_array_equal(found, wanted)
+    assert len(np.unique(found)) > 4, "or any would do"
+
+
+def test_a_tokenizer_that_is_not_there_or_none_is_one_line(tmp_path):
+    def lines(workdir, **changes):
+        with pytest.raises(config.ConfigError) as caught:
+            tiny.resolve("beit", objective__tokenizer=str(workdir), **changes)
+        return caught.value.problems
+
+    (line,) = lines("")
+    assert line.startswith("config.objective.tokenizer: name the workdir")
+    (line,) = lines(tmp_path / "none")
+    assert line.endswith("none holds no run (no config.json)")
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny.tokenizer(), copy)
+    shutil.rmtree(copy / "checkpoints")
+    (line,) = lines(copy)
+    assert line.endswith("copy holds no checkpoint yet")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "config.json").write_text("{")
+    (line,) = lines(tmp_path / "torn")
+    assert "torn/config.json cannot be read: " in line
+    mae = tmp_path / "mae"
+    shutil.copytree(tiny.tokenizer(), mae)
+    (mae / "config.json").write_text(json.dumps(tiny.resolve("mae").values))
+    (line,) = lines(mae)
+    assert line.endswith("mae is no run of a tokenizer")
+    (line,) = lines(tiny.tokenizer(), encoder__channels=1)
+    assert "takes 3 channels, not the 1 of config.encoder.channels" in line
+
+
+def test_a_tokenizer_of_other_sizes_is_not_taken(tmp_path):
+    """Its config says one width and its checkpoint another."""
+    other = tmp_path / "other"
+    shutil.copytree(tiny.tokenizer(), other)
+    values = json.loads((other / "config.json").read_text())
+    values["encoder"]["width"] = 16
+    (other / "config.json").write_text(json.dumps(values))
+    given = tiny.resolve("beit", objective__tokenizer=str(other))
+    with pytest.raises(StorageError, match=r"1 holds no params/.* of \("):
+        tiny.start(given, tiny.mesh_of())
+
+
+def test_averaged_parameters_are_the_tokenizer_where_there_are_any(tmp_path):
+    given = tiny.resolve("dvae", optim__ema=0.5)
+    state = train.start_state(given, tiny.mesh_of())
+    ema = closeness.random_like(state.params, 0.3)
+    checkpoints = Checkpoints(tmp_path, 1, 0)
+    checkpoints.save(dataclasses.replace(state, ema=ema), 1)
+    checkpoints.close()
+    (tmp_path / "config.json").write_text(json.dumps(given.values))
+    beit = tiny.resolve("beit", objective__tokenizer=str(tmp_path))
+    found = tiny.start(beit, tiny.mesh_of()).frozen["frozen"]["tokenizer"]["params"]
+    assert tiny.bits(found) == tiny.bits(ema)

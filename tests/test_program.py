@@ -187,3 +187,13 @@ def test_devices_that_cannot_be_are_one_line(spec, tmp_path, capsys):
     program = Program(tmp_path, f"--config={CONFIG}", f"--compile={spec}")
     assert program.status() == 78
     assert f"--compile: {spec!r}: " in program.stderr().splitlines()[-1]
+
+
+def test_no_device_is_touched_for_a_wrong_field(tmp_path):
+    """Where there is none of that kind, the field is what is told."""
+    changes = ["--config.optim.clipp=1", f"--config={CONFIG}"]
+    program = Program(tmp_path / "run", *changes, JAX_PLATFORMS="cuda")
+    assert program.status() == 78
+    assert program.stderr() == (
+        "config.optim.clipp: no such field; did you mean clip?\n"
+    )

@@ -1,12 +1,14 @@
 """A workdir belongs to one run: who may write there, and what is written down of it."""
 
+import contextlib
 import datetime
 import fcntl
 import importlib.metadata
 import json
 import pathlib
 import platform
-from typing import Any, TextIO
+from collections.abc import Iterator
+from typing import Any
 
 from mimjax import __version__
 from mimjax.config import Config, defaults
@@ -36,8 +38,9 @@ RECORD = "run.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow")
 
 
-def claim(config: Config, workdir: pathlib.Path) -> TextIO:
-    """Makes the workdir this run's; keep the result open as long as it runs.
+@contextlib.contextmanager
+def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
+    """Makes the workdir this run's, as long as it runs.
 
     Raises ConfigError where another run's config lies there, or another process is at
     work in it.
@@ -48,38 +51,45 @@ def claim(config: Config, workdir: pathlib.Path) -> TextIO:
     except OSError as error:
         told = f"--workdir: cannot write to {workdir}: {error.strerror}"
         raise ConfigError([told]) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise ConfigError(
-            [f"--workdir: another process is at work in {workdir}; choose another"]
-        ) from None
-    path = workdir / "config.json"
-    # The metrics are opened last: what failed before them has left nothing to lose.
-    if path.exists() and (workdir / METRICS).exists():
-        there = flat(json.loads(path.read_text()))
-        here = flat(json.loads(json.dumps(config.values)))
-        found = [
-            f"config.{name}: {here.get(name)!r} here, {there[name]!r} in {workdir}"
-            for name in sorted(there)
-            if there[name] != here.get(name) and not free(name)
-        ]
-        # A field that is new since must have its default.
-        names = config.values["encoder"]["name"], config.values["objective"]["name"]
-        usual = flat(json.loads(json.dumps(defaults(*names))))
-        found += [
-            f"config.{name}: {here[name]!r} here, not set in {workdir}"
-            for name in sorted(here.keys() - there.keys())
-            if here[name] != usual.get(name) and not free(name)
-        ]
-        if found:
-            hint = (
-                f"--workdir: {workdir} holds a run of another config; resume it with "
-                "its own values, or choose another --workdir"
-            )
-            raise ConfigError([*found, hint])
-    write(path, config.values)
-    return lock
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                [f"--workdir: another process is at work in {workdir}; choose another"]
+            ) from None
+        path = workdir / "config.json"
+        # The metrics are opened last: what failed before them has nothing to lose.
+        if path.exists() and (workdir / METRICS).exists():
+            found = differences(config, json.loads(path.read_text()), workdir)
+            if found:
+                hint = (
+                    f"--workdir: {workdir} holds a run of another config; resume it "
+                    "with its own values, or choose another --workdir"
+                )
+                raise ConfigError([*found, hint])
+        write(path, config.values)
+        yield
+
+
+def differences(
+    config: Config, before: dict[str, Any], workdir: pathlib.Path
+) -> list[str]:
+    """What would change the numbers of the run whose config.json was `before`."""
+    there, here = flat(before), flat(json.loads(json.dumps(config.values)))
+    found = [
+        f"config.{name}: {here.get(name)!r} here, {there[name]!r} in {workdir}"
+        for name in sorted(there)
+        if there[name] != here.get(name) and not free(name)
+    ]
+    # A field that is new since must have its default.
+    names = config.values["encoder"]["name"], config.values["objective"]["name"]
+    usual = flat(json.loads(json.dumps(defaults(*names))))
+    return found + [
+        f"config.{name}: {here[name]!r} here, not set in {workdir}"
+        for name in sorted(here.keys() - there.keys())
+        if here[name] != usual.get(name) and not free(name)
+    ]
 
 
 def free(name: str) -> bool:

@@ -290,7 +290,7 @@ def aim(source: Source, heads: int) -> dict[str, Any]:
     return {
         "encoder": aim_encoder(source, heads, ML_L3M),
         "head_embed": linear(source, "head.decoder_projection"),
-        "head": {"layers": layers(source, "head.decoder_blocks", ML_L3M, heads)},
+        "head_blocks": {"layers": layers(source, "head.decoder_blocks", ML_L3M, heads)},
         "head_norm": norm(source, "head.decoder_norm"),
         "head_pred": linear(source, "head.decoder_pred"),
     }

@@ -108,9 +108,22 @@ def test_beit_does_not_see_hidden_patches(encoder):
     assert run(BATCH["image"], jnp.where(hidden, 0, tokens))[1] != before[1]
 
 
-@pytest.fixture(scope="module")
-def aim_run():
-    """(image, prefix) -> outputs of the trunk, predictions, losses of targets 1..15."""
+# The paper's, and what else it compares.
+AIMS = {
+    "aim": {},
+    "spiral": {"order": "spiral"},
+    "checkerboard": {"order": "checkerboard", "head": "none"},
+    "random": {"order": "random", "head": "transformer"},
+    "transformer": {"head": "transformer"},
+}
+
+
+@pytest.fixture(scope="module", params=AIMS)
+def aim_run(request):
+    """(image, prefix) -> outputs of the trunk, predictions, losses of targets 1..15.
+
+    And the patch at each place.
+    """
     from mimjax.backbones import vit
 
     encoder = vit.Encoder(
@@ -125,7 +138,11 @@ def aim_run():
         patch_norm=True,
         start="aim",
     )
-    objective = aim.Objective(encoder, head_width=16, head_depth=2)
+    objective = aim.Objective(
+        encoder, head_width=16, head_depth=2, head_heads=2, **AIMS[request.param]
+    )
+    places = objective.places()
+    ids = jnp.broadcast_to(places, (2, 16))
     params = closeness.random_params(objective, BATCH, train=False)
 
     @jax.jit
@@ -133,12 +150,13 @@ def aim_run():
         bound = objective.bind({"params": params})
         prefix = jnp.full(2, prefix, jnp.int32)
         attn_mask = masking.prefix_causal(prefix, 16)
-        trunk = bound.encoder(bound.encoder.embed(image), attn_mask=attn_mask)
+        tokens = bound.encoder.embed(image, ids)
+        trunk = bound.encoder(tokens, ids, attn_mask=attn_mask)
         predicted = bound.predict(image, prefix)
         errors = predicted[:, :-1] - bound.targets(image)[:, 1:]
         return trunk, predicted, jnp.square(errors).mean(axis=-1)
 
-    return run
+    return run, places
 
 
 def changed(before, after):
@@ -149,12 +167,12 @@ def changed(before, after):
 
 @pytest.mark.parametrize("prefix", [1, 5, 15])
 def test_aim_does_not_see_what_comes(aim_run, prefix):
-    """Patch t beyond the prefix changes outputs and targets from place t on alone."""
-    place = jnp.arange(16)[None]
-    before = aim_run(BATCH["image"], prefix)
+    """The patch at place t beyond the prefix changes what is at place t and after."""
+    run, places = aim_run
+    before = run(BATCH["image"], prefix)
     for t in range(prefix, 16):
-        image = swap(BATCH["image"], jnp.broadcast_to(place == t, (2, 16)))
-        after = aim_run(image, prefix)
+        image = swap(BATCH["image"], jnp.tile(jnp.arange(16) == places[t], (2, 1)))
+        after = run(image, prefix)
         for i in (0, 1):
             moved = changed(before[i], after[i])
             assert not moved[:t].any()
@@ -167,16 +185,18 @@ def test_aim_does_not_see_what_comes(aim_run, prefix):
 
 def test_aim_sees_the_whole_prefix(aim_run):
     """A patch within the prefix changes every output, also those before it."""
-    image = swap(BATCH["image"], jnp.broadcast_to(jnp.arange(16) == 4, (2, 16)))
-    before = aim_run(BATCH["image"], 5)
-    assert changed(before[0], aim_run(image, 5)[0]).all()
+    run, places = aim_run
+    image = swap(BATCH["image"], jnp.tile(jnp.arange(16) == places[4], (2, 1)))
+    before = run(BATCH["image"], 5)
+    assert changed(before[0], run(image, 5)[0]).all()
 
 
 def test_full_attention_leaks(aim_run):
     """A prefix of all patches lets every place see every other: the tests can fail."""
-    image = swap(BATCH["image"], jnp.broadcast_to(jnp.arange(16) == 15, (2, 16)))
-    before = aim_run(BATCH["image"], 16)
-    assert changed(before[0], aim_run(image, 16)[0]).all()
+    run, places = aim_run
+    image = swap(BATCH["image"], jnp.tile(jnp.arange(16) == places[15], (2, 1)))
+    before = run(BATCH["image"], 16)
+    assert changed(before[0], run(image, 16)[0]).all()
 
 
 def test_aim_never_predicts_the_prefix(encoder):

@@ -133,6 +133,27 @@ def test_aim(pixels, wide, norm_pixels):
     np.testing.assert_allclose(loss, total / count, rtol=2e-6)
 
 
+@pytest.mark.parametrize("order", masking.ORDERS)
+def test_aim_predicts_in_any_order(pixels, wide, order):
+    objective = bind(aim.Objective(wide(cls=False), order=order))
+    places = objective.places()
+    assert sorted(places) == list(range(NUM_TOKENS))
+    image, predicted = formula_image(pixels), guess()
+    prefix = np.asarray([1, 4, 9, NUM_TOKENS - 1])
+    each = [
+        ((predicted[b, n - 1] - standard(cut(image[b], places[n]))) ** 2).mean()
+        for b in range(4)
+        for n in range(prefix[b], NUM_TOKENS)
+    ]
+    loss = objective.loss(ours(pixels), jnp.asarray(predicted), jnp.asarray(prefix))
+    np.testing.assert_allclose(loss, np.mean(each), rtol=2e-6)
+
+
+def test_aim_without_a_prefix_is_given_the_first_patch_alone(wide):
+    objective = bind(aim.Objective(wide(cls=False), prefix=False))
+    np.testing.assert_array_equal(objective.draw(5), [1] * 5)
+
+
 def test_aim_draws_a_prefix_for_every_sample(wide):
     prefix = np.asarray(bind(aim.Objective(wide(cls=False))).draw(64))
     assert prefix.min() >= 1

@@ -2,17 +2,18 @@
 
 El-Nouby et al., arXiv 2401.08541. Pre-training code and constants: apple/ml-l3m
 (`RandomRasterMasking`, `PrefixAttentionMaskBuilder`, `SimpleDecoder`,
-`RasterPixelLoss`); section 3.3 of the paper for the head. Patches go row by row; a
-prefix of random length sees itself both ways, the rest looks back only. The loss is one
-sum over all predicted patches of the batch divided by their number (with
-config.optim.accumulate the mean of that over the parts), where the official
-code takes the mean of that ratio over devices.
+`RasterPixelLoss`, `ar_patterns.py`); section 3.3 of the paper for the head. Patches go
+row by row, or in another order; a prefix of random length sees itself both ways, the
+rest looks back only. The loss is one sum over all predicted patches of the batch
+divided by their number (with config.optim.accumulate the mean of that over the parts),
+where the official code takes the mean of that ratio over devices.
 """
 
 import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -34,13 +35,28 @@ class HeadBlock(layers.Block):
         return x
 
 
+HEADS = ("none", "mlp", "transformer")
+
+
 class Objective(nn.Module):
-    """AIM with its MLP head; a prefix length, uniform on 1 .. N-1, for each sample."""
+    """AIM; with `prefix` a length uniform on 1 .. N-1 is drawn for each sample.
+
+    The other fields and values are those of the paper's ablations (tables 3 to 5):
+    without a prefix attention is causal from the first patch on; `order` is one of
+    `masking.ORDERS`; `head` is "mlp", "transformer", which sees what the trunk may see,
+    with `head_heads` heads, or "none", a linear layer on the trunk.
+    """
 
     encoder: vit.Encoder
+    prefix: bool = True
+    order: str = "raster"
+    head: str = "mlp"
     head_width: int = 2048
     head_depth: int = 12
+    head_heads: int = 16
     norm_pixels: bool = True
+
+    encoder_note = "aim masks attention, which other encoders do not offer"
 
     @property
     def panel_note(self) -> str:
@@ -55,9 +71,19 @@ class Objective(nn.Module):
     @nn.nowrap
     def problems(self) -> list[str]:
         """What cannot work, one line each."""
+        heads = self.head_heads if self.head == "transformer" else 1
         found = sizes.stack_problems(
-            self.head_width, self.head_depth, 1, 4.0, prefix="head_"
+            self.head_width, self.head_depth, heads, 4.0, prefix="head_"
         )
+        for name, known in (("head", HEADS), ("order", tuple(masking.ORDERS))):
+            value = getattr(self, name)
+            if value not in known:
+                found.append(f"{name}: {value!r} is none of {', '.join(known)}")
+        if self.encoder.position == "relative":
+            found.append(
+                "name: aim has no place for a relative position table "
+                "(config.encoder.position='sincos' or 'learned')"
+            )
         if self.encoder.cls:
             found.append(
                 "name: aim predicts every token from those before it and has no place "
@@ -77,28 +103,31 @@ class Objective(nn.Module):
     def setup(self) -> None:
         encoder = self.encoder
         xavier = nn.initializers.xavier_uniform()
+        self.head_pred = nn.Dense(
+            encoder.patch_values, kernel_init=xavier, dtype=jnp.float32
+        )
+        if self.head == "none":
+            return
         self.head_embed = nn.Dense(
             self.head_width, kernel_init=xavier, dtype=encoder.dtype
         )
+        attends = self.head == "transformer"
         # No biases inside the head, expansion 4 (section 3.3).
         spec = dataclasses.replace(
-            encoder.spec(self.head_width, 1),
+            encoder.spec(self.head_width, self.head_heads if attends else 1),
             mlp_width=4 * self.head_width,
             bias=False,
             layer_scale=0.0,
             dropout=0.0,
         )
-        self.head = layers.Blocks(
+        self.head_blocks = layers.Blocks(
             spec,
             self.head_depth,
             remat=encoder.remat,
             unroll=encoder.unroll,
-            block=HeadBlock,
+            block=layers.Block if attends else HeadBlock,
         )
         self.head_norm = layers.layer_norm(encoder.norm_eps, encoder.dtype)
-        self.head_pred = nn.Dense(
-            encoder.patch_values, kernel_init=xavier, dtype=jnp.float32
-        )
 
     def __call__(
         self, batch: dict[str, Array], *, train: bool
@@ -110,6 +139,8 @@ class Objective(nn.Module):
     def draw(self, batch: int) -> Int[Array, " B"]:
         """How many patches of each image are given."""
         key = self.make_rng("mask")
+        if not self.prefix:
+            return jnp.ones(batch, jnp.int32)
         return masking.prefix_lengths(key, batch, self.encoder.num_tokens)
 
     def predict(
@@ -119,18 +150,29 @@ class Objective(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "B N P"]:
-        """At place n the pixels of patch n + 1."""
+        """At place n the pixels of the patch at place n + 1, places by `order`."""
         attn_mask = masking.prefix_causal(prefix, self.encoder.num_tokens)
-        tokens = self.encoder.embed(image)
-        x = self.head_embed(self.encoder(tokens, attn_mask=attn_mask, train=train))
-        table = jnp.asarray(posembed.sincos_2d(self.encoder.grid, self.head_width))
-        x = x + table.astype(x.dtype)
-        x, _ = self.head(x)
+        ids = None
+        if self.order != "raster":
+            ids = jnp.broadcast_to(self.places(), (len(image), self.encoder.num_tokens))
+        tokens = self.encoder.embed(image, ids)
+        x = self.encoder(tokens, ids, attn_mask=attn_mask, train=train)
+        if self.head == "none":
+            return self.head_pred(x)
+        x = self.head_embed(x)
+        table = posembed.sincos_2d(self.encoder.grid, self.head_width)[self.places()]
+        x = x + jnp.asarray(table).astype(x.dtype)
+        x, _ = self.head_blocks(x, attn_mask if self.head == "transformer" else None)
         return self.head_pred(self.head_norm(x))
 
+    @nn.nowrap
+    def places(self) -> Int[np.ndarray, " N"]:
+        """The patch at every place."""
+        return masking.ORDERS[self.order](self.encoder.grid)
+
     def targets(self, image: Float[Array, "B H W C"]) -> Float[Array, "B N P"]:
-        """What patch n should be predicted as."""
-        values = patches.patchify(image, self.encoder.patch_size)
+        """What the patch at each place should be predicted as."""
+        values = patches.patchify(image, self.encoder.patch_size)[:, self.places()]
         return patches.standardise(values) if self.norm_pixels else values
 
     def loss(
@@ -149,7 +191,8 @@ class Objective(nn.Module):
         image = batch["image"]
         prefix = self.draw(image.shape[0])
         predicted = self.predict(image, prefix)
-        values = patches.patchify(image, self.encoder.patch_size)
+        places = self.places()
+        values = patches.patchify(image, self.encoder.patch_size)[:, places]
         # Nothing predicts the first patch; it is always in the prefix.
         shifted = jnp.concatenate([values[:, :1], predicted[:, :-1]], axis=1)
         if self.norm_pixels:
@@ -162,4 +205,7 @@ class Objective(nn.Module):
             "prefix + next-patch predictions": jnp.where(hidden, shifted, values),
         }
         size = (self.encoder.image_size, self.encoder.patch_size)
-        return {name: patches.unpatchify(x, *size) for name, x in shown.items()}
+        back = np.argsort(places)
+        return {
+            name: patches.unpatchify(x[:, back], *size) for name, x in shown.items()
+        }

@@ -10,6 +10,7 @@ one line each, by full field path.
 import functools
 import json
 import pathlib
+import typing
 from collections.abc import Iterable
 from typing import Any
 
@@ -49,7 +50,7 @@ def schemas(encoder: str, objective: str) -> dict[str, Schema]:
     fields = schema_of(objectives.load(objective), leave_out=("encoder",))
     # Another run's model is named by its workdir.
     fields = {
-        name: (str, "") if kind is frozen.Model else (kind, default)
+        name: (str, "") if is_model(kind) else (kind, default)
         for name, (kind, default) in fields.items()
     }
     return {
@@ -65,6 +66,11 @@ def schemas(encoder: str, objective: str) -> dict[str, Schema]:
         "mesh": schema_of(sharding.Mesh),
         "evaluate": schema_of(evaluate_module.Evaluate),
     }
+
+
+def is_model(kind: Any) -> bool:
+    """Whether a field holds the model of another run, or may."""
+    return frozen.Model in (kind, *typing.get_args(kind))
 
 
 def defaults(encoder: str, objective: str) -> dict[str, Any]:
@@ -113,8 +119,10 @@ def other_runs(
     """
     models, found = {}, []
     schema = schema_of(objectives.load(fields["name"]))
-    for name in (n for n, (kind, _) in schema.items() if kind is frozen.Model):
+    for name in (n for n, (kind, _) in schema.items() if is_model(kind)):
         workdir = fields[name]
+        if not workdir and schema[name][1] is None:
+            continue
         problem = "" if workdir else "name the workdir of the run that trained it"
         try:
             if workdir:
@@ -174,7 +182,7 @@ def build(values: Values, models: dict[str, frozen.Model]) -> Config:
     encoder = backbones.load(group["name"]).Encoder(**fields)
     objective = objectives.load(values["objective"]["name"])
     own = {k: v for k, v in values["objective"].items() if k != "name"}
-    stand_ins = {n for n, v in schema_of(objective).items() if v[0] is frozen.Model}
+    stand_ins = {n for n, v in schema_of(objective).items() if is_model(v[0])}
     own = {n: v for n, v in own.items() if n not in stand_ins} | models
     return Config(
         run=Run(**values[""]),

@@ -144,6 +144,35 @@ def block_wise(
     return hidden.reshape(batch, rows * columns)
 
 
+def block_ids(
+    key: Key[Array, ""], batch: int, grid: tuple[int, int], num_kept: int
+) -> tuple[Int[Array, "B K"], Int[Array, "B M"]]:
+    """Which patches are kept and hidden where blocks are hidden, exactly so many.
+
+    What the blocks of BEiT leave over is hidden at random (MAE, arXiv 2111.06377,
+    table 1f, does not say how).
+    """
+    num_tokens = grid[0] * grid[1]
+    most = num_tokens - num_kept
+    blocks, rest = (jax.random.fold_in(key, i) for i in range(2))
+    # BEiT's share: 16 of 196.
+    smallest = max(1, min(most, num_tokens * 16 // 196))
+    hidden = block_wise(blocks, batch, grid, most, smallest)
+    noise = jax.random.uniform(rest, (batch, num_tokens))
+    order = jnp.argsort(noise + hidden, axis=1).astype(jnp.int32)
+    return order[:, :num_kept], order[:, num_kept:]
+
+
+def grid_ids(
+    batch: int, grid: tuple[int, int]
+) -> tuple[Int[Array, "B K"], Int[Array, "B M"]]:
+    """One of every four patches is kept, always the same (MAE, table 1f)."""
+    row, column = np.indices(grid)
+    hidden = (row % 2 + column % 2 > 0).ravel()
+    keep, drop = (np.flatnonzero(x).astype(np.int32) for x in (~hidden, hidden))
+    return jnp.tile(keep, (batch, 1)), jnp.tile(drop, (batch, 1))
+
+
 def first_ids(hidden: Bool[Array, "B N"], count: int) -> Int[Array, "B M"]:
     """The first `count` True places of each sample, then False ones, in order."""
     num_tokens = hidden.shape[1]
@@ -151,45 +180,6 @@ def first_ids(hidden: Bool[Array, "B N"], count: int) -> Int[Array, "B M"]:
     return (
         jnp.sort(jnp.where(hidden, place, place + num_tokens))[:, :count] % num_tokens
     )
-
-
-def raster(grid: tuple[int, int]) -> Int[np.ndarray, " N"]:
-    """Patches row by row."""
-    return np.arange(grid[0] * grid[1])
-
-
-def spiral(grid: tuple[int, int]) -> Int[np.ndarray, " N"]:
-    """From the middle outwards: the way in, turned around.
-
-    The way in starts at the top left corner and goes down, right, up and left along
-    what is left of the border.
-    """
-    rest, way = raster(grid).reshape(grid), []
-    while rest.size:
-        way += rest[:, 0].tolist()
-        # What is left, turned so that the next side is the first column downwards.
-        rest = np.rot90(rest[:, 1:], -1)
-    return np.asarray(way[::-1], np.int64)
-
-
-def checkerboard(grid: tuple[int, int]) -> Int[np.ndarray, " N"]:
-    """The fields whose row and column add up to an even number, then the others."""
-    row, column = np.indices(grid)
-    return np.argsort((row + column).ravel() % 2, kind="stable")
-
-
-def fixed_random(grid: tuple[int, int]) -> Int[np.ndarray, " N"]:
-    """One permutation for good (the official ones, drawn once, are others)."""
-    return np.random.RandomState(0).permutation(grid[0] * grid[1])
-
-
-# The orders that arXiv 2401.08541 (table 3) compares, as ids of patches by place.
-ORDERS = {
-    "raster": raster,
-    "spiral": spiral,
-    "checkerboard": checkerboard,
-    "random": fixed_random,
-}
 
 
 def prefix_lengths(

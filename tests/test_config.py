@@ -133,6 +133,12 @@ ONE = [
     ("objective.mask_ratio=1e-17", "objective.mask_ratio: 1e-17 keeps 196 of the 196"),
     ("objective.decoder_heads=5", "objective.decoder_heads: 5 does not divide decode"),
     ("objective.decoder_width=6 objective.decoder_heads=1", "objective.decoder_width"),
+    ("objective.sampling=blocks", "objective.sampling: 'blocks' is none of random, b"),
+    (
+        "objective.sampling=grid objective.mask_ratio=0.5",
+        "objective.sampling: 'grid' keeps a quarter of an even number",
+    ),
+    ("encoder.name=swin", "encoder.name: 'swin' does not go with objective 'mae', whi"),
     ("encoder.position=relative", "objective.name: mae drops patches, but a relative"),
     ("encoder.name=swim", "encoder.name: 'swim' is none of vit, swin"),
     ("init_scope=head", "init_scope: 'head' is neither 'encoder' nor 'all'"),

@@ -22,9 +22,14 @@ def swap(image, hidden):
     return patches.unpatchify(mixed, (16, 16), (4, 4))
 
 
-def test_mae_does_not_see_hidden_patches(encoder):
+@pytest.mark.parametrize("mask_in_encoder", [False, True])
+def test_mae_does_not_see_hidden_patches(encoder, mask_in_encoder):
     objective = mae.Objective(
-        encoder(depth=1), decoder_width=16, decoder_depth=1, decoder_heads=2
+        encoder(depth=1),
+        decoder_width=16,
+        decoder_depth=1,
+        decoder_heads=2,
+        mask_in_encoder=mask_in_encoder,
     )
     params = closeness.random_params(objective, BATCH, train=False)
     keep, drop = masking.random_ids(jax.random.key(3), 2, 16, 4)

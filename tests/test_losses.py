@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_images
 
-from mimjax import masking, patches
+from mimjax import masking, orders, patches
 from mimjax.objectives import aim, classify, mae, simmim
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -133,7 +133,7 @@ def test_aim(pixels, wide, norm_pixels):
     np.testing.assert_allclose(loss, total / count, rtol=2e-6)
 
 
-@pytest.mark.parametrize("order", masking.ORDERS)
+@pytest.mark.parametrize("order", orders.ORDERS)
 def test_aim_predicts_in_any_order(pixels, wide, order):
     objective = bind(aim.Objective(wide(cls=False), order=order))
     places = objective.places()

@@ -129,35 +129,6 @@ def test_cells_of_a_grid_that_is_not_square():
     np.testing.assert_array_equal(hidden.sum(axis=1), 12)
 
 
-def test_orders_of_three_by_three():
-    """By hand: from the middle outwards; white fields, then black ones."""
-    grid = (3, 3)
-    assert masking.raster(grid).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8]
-    assert masking.spiral(grid).tolist() == [4, 1, 2, 5, 8, 7, 6, 3, 0]
-    assert masking.checkerboard(grid).tolist() == [0, 2, 4, 6, 8, 1, 3, 5, 7]
-
-
-@pytest.mark.parametrize("grid", [(2, 5), (5, 3), (14, 14), (1, 4), (4, 1)])
-def test_a_spiral_moves_to_a_neighbour_and_outwards(grid):
-    order = masking.spiral(grid)
-    assert sorted(order) == list(range(grid[0] * grid[1]))
-    row, column = np.divmod(order, grid[1])
-    steps = np.abs(np.diff(row)) + np.abs(np.diff(column))
-    assert (steps == 1).all()
-    # The ring of a patch: how far the nearest border is.
-    ring = np.minimum.reduce([row, column, grid[0] - 1 - row, grid[1] - 1 - column])
-    assert (np.diff(ring) <= 0).all()
-    assert order[-1] == 0
-
-
-def test_a_fixed_random_order_is_fixed():
-    order = masking.fixed_random((14, 14))
-    assert sorted(order) == list(range(196))
-    np.testing.assert_array_equal(order, masking.fixed_random((14, 14)))
-    assert order[:5].tolist() == np.random.RandomState(0).permutation(196)[:5].tolist()
-    assert np.abs(np.diff(order)).mean() > 40, "not row by row"
-
-
 BLOCKS = {
     "beit_14x14_75": ((14, 14), 75, 16),
     "beit_8x8_26": ((8, 8), 26, 4),
@@ -194,6 +165,29 @@ def test_blocks_are_the_same_on_one_device_and_on_many():
     cut = NamedSharding(mesh, PartitionSpec("data"))
     draw = functools.partial(masking.block_wise, KEY, 16, (14, 14), 75)
     np.testing.assert_array_equal(jax.jit(draw)(), jax.jit(draw, out_shardings=cut)())
+
+
+@pytest.mark.parametrize(("grid", "kept"), [((14, 14), 49), ((8, 6), 24), ((4, 4), 4)])
+def test_blocks_of_mae_hide_exactly_so_many(grid, kept):
+    num_tokens = grid[0] * grid[1]
+    keep, drop = masking.block_ids(KEY, 256, grid, kept)
+    assert keep.shape == (256, kept)
+    assert keep.dtype == drop.dtype == np.int32
+    both = np.sort(np.concatenate([keep, drop], axis=1), axis=1)
+    np.testing.assert_array_equal(both, np.tile(np.arange(num_tokens), (256, 1)))
+    hidden = np.asarray(masking.hidden_from_ids(drop, num_tokens)).reshape(-1, *grid)
+    pairs = (hidden[:, 1:] & hidden[:, :-1]).sum() / hidden.sum()
+    apart = masking.random_ids(KEY, 256, num_tokens, kept)[1]
+    other = np.asarray(masking.hidden_from_ids(apart, num_tokens))
+    other = other.reshape(-1, *grid)
+    assert pairs > 1.05 * (other[:, 1:] & other[:, :-1]).sum() / other.sum()
+
+
+def test_a_grid_keeps_every_fourth_patch():
+    keep, drop = masking.grid_ids(2, (4, 6))
+    assert np.asarray(keep).tolist() == [[0, 2, 4, 12, 14, 16]] * 2
+    both = np.sort(np.concatenate([keep, drop], axis=1), axis=1)
+    np.testing.assert_array_equal(both, np.tile(np.arange(24), (2, 1)))
 
 
 def test_first_ids_are_the_hidden_places_in_order():

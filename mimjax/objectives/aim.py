@@ -17,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mimjax import masking, patches, posembed
+from mimjax import masking, orders, patches, posembed
 from mimjax.backbones import layers, sizes, vit
 
 
@@ -43,7 +43,7 @@ class Objective(nn.Module):
 
     The other fields and values are those of the paper's ablations (tables 3 to 5):
     without a prefix attention is causal from the first patch on; `order` is one of
-    `masking.ORDERS`; `head` is "mlp", "transformer", which sees what the trunk may see,
+    `orders.ORDERS`; `head` is "mlp", "transformer", which sees what the trunk may see,
     with `head_heads` heads, or "none", a linear layer on the trunk.
     """
 
@@ -75,7 +75,7 @@ class Objective(nn.Module):
         found = sizes.stack_problems(
             self.head_width, self.head_depth, heads, 4.0, prefix="head_"
         )
-        for name, known in (("head", HEADS), ("order", tuple(masking.ORDERS))):
+        for name, known in (("head", HEADS), ("order", tuple(orders.ORDERS))):
             value = getattr(self, name)
             if value not in known:
                 found.append(f"{name}: {value!r} is none of {', '.join(known)}")
@@ -168,7 +168,7 @@ class Objective(nn.Module):
     @nn.nowrap
     def places(self) -> Int[np.ndarray, " N"]:
         """The patch at every place."""
-        return masking.ORDERS[self.order](self.encoder.grid)
+        return orders.ORDERS[self.order](self.encoder.grid)
 
     def targets(self, image: Float[Array, "B H W C"]) -> Float[Array, "B N P"]:
         """What the patch at each place should be predicted as."""

@@ -7,14 +7,11 @@ same crop. The loss is the mean over all hidden patches of the whole batch (offi
 over those of each GPU).
 """
 
-import dataclasses
-
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mimjax import frozen, masking, patches
+from mimjax import frozen, masking, tokenizers
 from mimjax.backbones import starts, vit
 from mimjax.objectives import dvae
 from mimjax.tokenizers.dvae import Encoder
@@ -23,7 +20,7 @@ from mimjax.tokenizers.dvae import Encoder
 PUBLIC = frozen.Model(dvae.Objective(Encoder()), (0.0,), (1.0,))
 
 
-class Objective(nn.Module):
+class Objective(tokenizers.Predicted, nn.Module):
     """`tokenizer` is, in a config, the workdir of the run that trained it.
 
     At most `num_hidden` patches are hidden, in blocks of `min_block` patches or more
@@ -56,39 +53,7 @@ class Objective(nn.Module):
                 f"min_block: {self.min_block} must be from 1 to num_hidden "
                 f"({self.num_hidden})"
             )
-        if not hasattr(self.tokenizer.objective, "tokens"):
-            workdir = self.tokenizer.workdir
-            return [*found, f"tokenizer: {workdir} is no run of a tokenizer"]
-        teacher = self.teacher.objective
-        if teacher.encoder.channels != encoder.channels:
-            found.append(
-                f"tokenizer: it takes {teacher.encoder.channels} channels, not the "
-                f"{encoder.channels} of config.encoder.channels"
-            )
-        if teacher.encoder.grid != encoder.grid:
-            found.append(
-                f"tokenizer: it makes {teacher.encoder.grid} tokens of an image, not "
-                f"the {encoder.grid} that image_size and patch_size make"
-            )
-        return found
-
-    @property
-    def teacher(self) -> frozen.Model:
-        """The tokenizer, where it can be at the size that gives a token a patch."""
-        model = self.tokenizer
-        if not getattr(model.objective, "any_size", False):
-            return model
-        cell, grid = model.objective.encoder.cell, self.encoder.grid
-        size = grid[0] * cell[0], grid[1] * cell[1]
-        encoder = model.objective.encoder.clone(image_size=size)
-        resized = model.objective.clone(encoder=encoder)
-        return dataclasses.replace(model, objective=resized)
-
-    @property
-    def view_size(self) -> tuple[int, int]:
-        """The size the tokenizer is shown; (0, 0) if it is that of the image."""
-        size = self.teacher.objective.encoder.image_size
-        return (0, 0) if size == self.encoder.image_size else size
+        return found + self.tokenizer_problems()
 
     def setup(self) -> None:
         start = starts.STARTS[self.encoder.start]
@@ -121,12 +86,6 @@ class Objective(nn.Module):
             self.num_hidden,
             self.min_block,
         )
-
-    def tokens(self, batch: dict[str, Array]) -> Int[Array, "B N"]:
-        """The tokenizer's token for every patch."""
-        pixels = batch["view"] if any(self.view_size) else batch["pixels"]
-        pixels = self.teacher.normalised(pixels)
-        return self.teacher.ask(self, "tokenizer", "tokens", pixels)
 
     def predict(
         self,
@@ -161,28 +120,14 @@ class Objective(nn.Module):
     ) -> Float[Array, ""]:
         """Mean cross-entropy over the hidden patches of the whole batch."""
         target, counted = self.targets(tokens, hidden)
-        chance = jax.nn.log_softmax(logits)
-        losses = -jnp.take_along_axis(chance, target[:, :, None], axis=-1)[:, :, 0]
+        losses = tokenizers.cross_entropy(logits, target)
         return masking.masked_mean(losses, counted)
 
     def panels(self, batch: dict[str, Array]) -> dict[str, Array]:
         """Original, visible patches and, from tokens, what was there and predicted."""
         hidden = self.draw(batch["image"].shape[0])
-        pixels, size = (
-            batch["pixels"],
-            (self.encoder.image_size, self.encoder.patch_size),
-        )
-        values = patches.patchify(pixels, self.encoder.patch_size)
-        masked = jnp.where(hidden[:, :, None], 0.5, values)
-        shown = {"original": pixels, "masked": patches.unpatchify(masked, *size)}
-        if not hasattr(self.teacher.objective, "decode"):
-            return shown
-        tokens = self.tokens(batch)
         ids = masking.first_ids(hidden, self.num_hidden)
         guess = self.predict(batch["image"], hidden).argmax(axis=-1)
-        rows = jnp.arange(len(tokens))[:, None]
-        guessed = jnp.where(hidden, tokens.at[rows, ids].set(guess), tokens)
-        for name, found in (("tokens", tokens), ("predicted", guessed)):
-            drawn = self.teacher.ask(self, "tokenizer", "decode", found)
-            shown[name] = jax.image.resize(drawn, pixels.shape, "nearest")
-        return shown
+        rows = jnp.arange(len(ids))[:, None]
+        every = jnp.zeros(hidden.shape, guess.dtype).at[rows, ids].set(guess)
+        return self.drawn(batch, hidden, every)

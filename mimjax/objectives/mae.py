@@ -12,29 +12,48 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mimjax import masking, patches, posembed
+from mimjax import frozen, masking, patches, posembed, tokenizers
 from mimjax.backbones import layers, sizes, vit
 
+SAMPLING = ("random", "block", "grid")
 
-class Objective(nn.Module):
-    """MAE with its asymmetric decoder; the loss is taken on hidden patches alone."""
+
+class Objective(tokenizers.Predicted, nn.Module):
+    """MAE with its asymmetric decoder; the loss is taken on hidden patches alone.
+
+    The fields are those of the paper's ablations (table 1): `sampling` hides patches at
+    "random", in "block"s or all but a "grid" of every fourth; the targets are pixels,
+    standardised patch by patch if `norm_pixels`, or the tokens of a `tokenizer` where
+    one is named (the workdir of the run that trained it); with `mask_in_encoder` the
+    encoder sees mask tokens and the decoder adds none, which is slower and worse.
+    """
 
     encoder: vit.Encoder
     mask_ratio: float = 0.75
+    sampling: str = "random"
     decoder_width: int = 512
     decoder_depth: int = 8
     decoder_heads: int = 16
     norm_pixels: bool = True
+    mask_in_encoder: bool = False
+    tokenizer: frozen.Model | None = None
 
     encoder_note = "mae drops patches, which other encoders cannot do without"
 
     @property
     def panel_note(self) -> str:
         """What to know of the pictures."""
+        if self.tokenizer:
+            return "tokens: what the tokenizer makes of the whole image"
         visible = "the loss never sees what the decoder makes of visible patches"
         if not self.norm_pixels:
             return visible
         return f"patches are drawn with their own true mean and deviation; {visible}"
+
+    @property
+    def draws_pixels(self) -> bool:
+        """Whether pictures are of pixels from 0 to 1, not of normalised images."""
+        return self.tokenizer is not None
 
     @property
     def num_kept(self) -> int:
@@ -58,7 +77,21 @@ class Objective(nn.Module):
                 f"{self.encoder.num_tokens} patches that image_size and patch_size "
                 "make (both sides need at least one)"
             )
-        if self.norm_pixels and self.encoder.patch_values < 2:
+        if self.sampling not in SAMPLING:
+            known = ", ".join(SAMPLING)
+            found.append(f"sampling: {self.sampling!r} is none of {known}")
+        quarter = self.num_kept * 4 == self.encoder.num_tokens
+        if self.sampling == "grid" and (
+            not quarter or any(side % 2 for side in self.encoder.grid)
+        ):
+            found.append(
+                "sampling: 'grid' keeps a quarter of an even number of rows and columns"
+                f" of patches (mask_ratio is {self.mask_ratio}, image_size and "
+                f"patch_size make {self.encoder.grid})"
+            )
+        if self.tokenizer:
+            found += self.tokenizer_problems()
+        elif self.norm_pixels and self.encoder.patch_values < 2:
             found.append("norm_pixels: a patch_size of one value has no variance")
         if self.encoder.position == "relative":
             found.append(
@@ -75,7 +108,7 @@ class Objective(nn.Module):
             dtype=encoder.dtype,
         )
         normal = nn.initializers.normal(0.02)
-        shape = (1, 1, self.decoder_width)
+        shape = (1, 1, encoder.width if self.mask_in_encoder else self.decoder_width)
         self.mask_token = self.param("mask_token", normal, shape)
         # Biases everywhere and no LayerScale or dropout, whatever the encoder has.
         spec = dataclasses.replace(
@@ -92,22 +125,35 @@ class Objective(nn.Module):
             unroll=encoder.unroll,
         )
         self.decoder_norm = layers.layer_norm(encoder.norm_eps, encoder.dtype)
+        codes = self.teacher.objective.num_codes if self.tokenizer else 0
         self.decoder_pred = nn.Dense(
-            encoder.patch_values,
+            codes or encoder.patch_values,
             kernel_init=nn.initializers.xavier_uniform(),
             dtype=jnp.float32,
         )
+        if self.tokenizer:
+            self.teacher.declare(self, "tokenizer")
 
     def __call__(
         self, batch: dict[str, Array], *, train: bool
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         keep, drop = self.draw(batch["image"].shape[0])
         predicted = self.predict(batch["image"], keep, drop, train=train)
+        if self.tokenizer:
+            ids = jnp.take_along_axis(self.tokens(batch), drop, axis=1)
+            logits = predicted[:, -drop.shape[1] :]
+            accuracy = (logits.argmax(axis=-1) == ids).mean()
+            loss = tokenizers.cross_entropy(logits, ids).mean()
+            return loss, {"accuracy": accuracy}
         return self.loss(batch["image"], predicted, drop), {}
 
     def draw(self, batch: int) -> tuple[Int[Array, "B K"], Int[Array, "B M"]]:
         """Which patches of each image are kept and which are hidden."""
-        key = self.make_rng("mask")
+        key, grid = self.make_rng("mask"), self.encoder.grid
+        if self.sampling == "grid":
+            return masking.grid_ids(batch, grid)
+        if self.sampling == "block":
+            return masking.block_ids(key, batch, grid, self.num_kept)
         return masking.random_ids(key, batch, self.encoder.num_tokens, self.num_kept)
 
     def predict(
@@ -118,15 +164,23 @@ class Objective(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "B N P"]:
-        """Pixels of every patch, in the order kept, then hidden."""
-        latent = self.encoder(self.encoder.embed(image, keep), keep, train=train)
-        x = self.decoder_embed(latent)
+        """Pixels, or scores of tokens, of every patch: kept ones, then hidden ones."""
+        tokens = self.encoder.embed(image, keep)
+        if self.mask_in_encoder:
+            shape = *drop.shape, self.encoder.width
+            masks = jnp.broadcast_to(self.mask_token.astype(tokens.dtype), shape)
+            tokens = jnp.concatenate([tokens, masks], axis=1)
+            keep, drop = jnp.concatenate([keep, drop], axis=1), drop[:, :0]
+        x = self.decoder_embed(self.encoder(tokens, keep, train=train))
         table = jnp.asarray(posembed.sincos_2d(self.encoder.grid, self.decoder_width))
         # The class token has the position row of zeros.
         cls, visible = x[:, : int(self.encoder.cls)], self.encoder.patch_tokens(x)
         visible = visible + table[keep].astype(x.dtype)
-        hidden = (self.mask_token + table[drop]).astype(x.dtype)
-        x, _ = self.decoder(jnp.concatenate([cls, visible, hidden], axis=1))
+        x = jnp.concatenate([cls, visible], axis=1)
+        if not self.mask_in_encoder:
+            hidden = (self.mask_token + table[drop]).astype(x.dtype)
+            x = jnp.concatenate([x, hidden], axis=1)
+        x, _ = self.decoder(x)
         return self.decoder_pred(self.encoder.patch_tokens(self.decoder_norm(x)))
 
     def loss(
@@ -148,6 +202,9 @@ class Objective(nn.Module):
         keep, drop = self.draw(image.shape[0])
         order = jnp.concatenate([keep, drop], axis=1)
         predicted = masking.put_back(self.predict(image, keep, drop), order)
+        if self.tokenizer:
+            hidden = masking.hidden_from_ids(drop, self.encoder.num_tokens)
+            return self.drawn(batch, hidden, predicted.argmax(axis=-1))
         values = patches.patchify(image, self.encoder.patch_size)
         if self.norm_pixels:
             mean, deviation = patches.moments(values)

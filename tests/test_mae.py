@@ -1,0 +1,84 @@
+"""MAE as its paper's ablations vary it; the published one is in test_golden."""
+
+import closeness
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from mimjax import masking, posembed
+from mimjax.objectives import mae
+
+BATCH = {"image": jax.random.normal(jax.random.key(0), (2, 16, 16, 3))}
+SMALL = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+
+
+@pytest.mark.parametrize("sampling", mae.SAMPLING)
+def test_patches_are_drawn_as_named(encoder, sampling):
+    objective = mae.Objective(encoder(), sampling=sampling, **SMALL)
+    assert objective.problems() == []
+    params = closeness.random_params(objective, BATCH, train=False)
+    rngs = {"mask": jax.random.key(1)}
+    keep, drop = objective.apply({"params": params}, 2, method="draw", rngs=rngs)
+    assert (keep.shape, drop.shape) == ((2, 4), (2, 12))
+    if sampling == "grid":
+        assert np.asarray(keep).tolist() == [[0, 2, 8, 10]] * 2
+    loss, _ = objective.apply({"params": params}, BATCH, train=True, rngs=rngs)
+    assert np.isfinite(loss)
+
+
+def test_mask_tokens_in_the_encoder_by_hand(encoder):
+    """The slower variant is the encoder on all patches, some of them one token."""
+    objective = mae.Objective(encoder(), mask_in_encoder=True, **SMALL)
+    params = closeness.random_params(objective, BATCH, train=False)
+    assert params["mask_token"].shape == (1, 1, 32), "as wide as the encoder"
+    keep, drop = masking.random_ids(jax.random.key(3), 2, 16, 4)
+    bound = objective.bind({"params": params})
+    predicted = bound.predict(BATCH["image"], keep, drop)
+    every = bound.encoder.embed(BATCH["image"])
+    hidden = masking.hidden_from_ids(drop, 16)
+    every = jnp.where(hidden[:, :, None], params["mask_token"], every)
+    x = bound.decoder_embed(bound.encoder(every))
+    table = jnp.asarray(posembed.sincos_2d((4, 4), 16))
+    x = jnp.concatenate([x[:, :1], x[:, 1:] + table], axis=1)
+    x, _ = bound.decoder(x)
+    wanted = bound.decoder_pred(bound.decoder_norm(x))[:, 1:]
+    order = jnp.concatenate([keep, drop], axis=1)
+    assert closeness.difference(masking.put_back(predicted, order), wanted) < 1e-5
+
+
+def test_tokens_as_targets_by_hand():
+    """Cross-entropy of the tokenizer's tokens at hidden patches, and their share."""
+    run = tiny.Run(
+        tiny.resolve("mae", objective__tokenizer=tiny.tokenizer(), batch_size=4)
+    )
+    objective, state = run.config.objective, run.state
+    variables = {"params": state.params, **state.frozen}
+    batch = jax.device_get(run.batch(0))
+    pixels = {n: jnp.asarray(batch[n] / 255.0, jnp.float32) for n in ("image", "view")}
+    given = {"image": pixels["image"] * 2 - 1, "view": pixels["view"]}
+    rngs = {"mask": jax.random.key(1), "drop": jax.random.key(2)}
+    loss, metrics = objective.apply(variables, given, train=False, rngs=rngs)
+
+    teacher = state.frozen["frozen"]["tokenizer"]
+    tokens = objective.teacher.objective.apply(teacher, given["view"], method="tokens")
+    keep, drop = objective.apply(variables, 4, method="draw", rngs=rngs)
+    scores = objective.apply(variables, given["image"], keep, drop, method="predict")
+    scores = np.asarray(scores[:, -drop.shape[1] :], np.float64)
+    assert scores.shape == (4, 12, 16), "a score for every code"
+    losses, right = [], []
+    for b in range(4):
+        for m, n in enumerate(np.asarray(drop[b])):
+            chance = np.exp(scores[b, m]) / np.exp(scores[b, m]).sum()
+            losses.append(-np.log(chance[tokens[b, n]]))
+            right.append(scores[b, m].argmax() == tokens[b, n])
+    np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], np.mean(right), rtol=1e-6)
+    panels = objective.apply(
+        variables, {**given, "pixels": pixels["image"]}, method="panels", rngs=rngs
+    )
+    assert list(panels) == ["original", "masked", "tokens", "predicted"]
+    assert {panel.shape for panel in panels.values()} == {(4, 16, 16, 3)}
+    first = run.step()["loss"]
+    assert run.step()["loss"] != first

@@ -44,12 +44,9 @@ def get_config() -> ConfigDict:
     config.objective.min_block = 4
 
     config.optim = ConfigDict()
-    config.optim.base_lr = 1.5e-3
+    config.optim.base_lr = 3e-3
     config.optim.lr_batch = 0
     config.optim.schedule = "cosine_beit"
     config.optim.warmup_steps = 50
     config.optim.clip = 3.0
-
-    config.evaluate = ConfigDict()
-    config.evaluate.pool = "max"
     return config

@@ -1,6 +1,7 @@
 """A tokenizer of one's own on digits, for BEiT; runs anywhere, needs no download.
 
-    python -m mimjax.main --config=configs/quickstart_tokenizer.py --workdir=runs/tokenizer
+    python -m mimjax.main --config=configs/quickstart_tokenizer.py \
+        --workdir=runs/tokenizer
 
 Hardware: two CPU cores. Time: not yet measured. Expected: not yet measured.
 Next: configs/quickstart_beit.py.

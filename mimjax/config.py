@@ -40,7 +40,7 @@ REPLACES: dict[Place, tuple[Place, ...]] = {
     ("optim", "warmup_epochs"): (("optim", "warmup_steps"),),
     ("encoder", "size"): tuple(
         ("encoder", name)
-        for name in ("width", "depth", "depths", "heads", "groups", "blocks")
+        for name in ("width", "depth", "depths", "heads", "groups", "blocks", "stages")
     ),
 }
 

@@ -63,8 +63,9 @@ def clear(given: dict[Place, Any], group: str) -> None:
 
 def taken_by(objective: str) -> list[str]:
     """The names of the encoders that an objective takes."""
-    kinds = typing.get_type_hints(objectives.load(objective))["encoder"]
-    return [n for n in backbones.NAMES if issubclass(backbones.load(n).Encoder, kinds)]
+    kind = typing.get_type_hints(objectives.load(objective))["encoder"]
+    kinds = typing.get_args(kind) or (kind,)
+    return [n for n in backbones.NAMES if backbones.load(n).Encoder in kinds]
 
 
 def working(

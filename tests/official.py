@@ -334,9 +334,36 @@ def vit_jax(source: Source) -> dict[str, Any]:
     }
     if "cls" in source:
         encoder["cls_token"] = source["cls"]
+    if "conv_root/kernel" in source:
+        encoder["stem"] = vit_jax_stem(source)
     tree = {"encoder": encoder, "head": dense("head")}
     if "pre_logits/kernel" in source:
         tree["pre_logits"] = dense("pre_logits")
+    return tree
+
+
+def vit_jax_stem(source: Source) -> dict[str, Any]:
+    """google-research/vision_transformer `models_resnet.py`."""
+
+    def norm_of(name: str) -> dict[str, np.ndarray]:
+        return {part: source[f"{name}/{part}"] for part in ("scale", "bias")}
+
+    def conv_of(name: str) -> dict[str, np.ndarray]:
+        return {"kernel": source[f"{name}/kernel"]}
+
+    tree = {"root": conv_of("conv_root"), "root_norm": norm_of("gn_root")}
+    stage = unit = 1
+    while f"block{stage}/unit1/conv1/kernel" in source:
+        name = f"block{stage}/unit{unit}"
+        ours = {f"conv{n}": conv_of(f"{name}/conv{n}") for n in (1, 2, 3)}
+        ours |= {f"norm{n}": norm_of(f"{name}/gn{n}") for n in (1, 2, 3)}
+        if f"{name}/conv_proj/kernel" in source:
+            ours["conv_skip"] = conv_of(f"{name}/conv_proj")
+            ours["norm_skip"] = norm_of(f"{name}/gn_proj")
+        tree[f"stage_{stage}_unit_{unit}"] = ours
+        unit += 1
+        if f"block{stage}/unit{unit}/conv1/kernel" not in source:
+            stage, unit = stage + 1, 1
     return tree
 
 

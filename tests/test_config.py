@@ -386,6 +386,7 @@ OWN: dict[str, dict[tuple[str, ...], Any]] = {
     },
     "simmim": {("objective", "mask_cell"): 8},
     "classify": {("objective", "num_classes"): 10},
+    "mpp": {},
     "beit": {("objective", "num_hidden"): 6, ("objective", "min_block"): 2},
     "dvae": {
         ("encoder", "name"): "dvae",

@@ -12,7 +12,7 @@ import official
 import pytest
 
 from mimjax import frozen, masking, patches
-from mimjax.backbones import swin, vit
+from mimjax.backbones import hybrid, swin, vit
 from mimjax.objectives import aim, beit, classify, dvae, mae, simmim
 from mimjax.tokenizers import dvae as dvae_net
 
@@ -374,13 +374,41 @@ def test_layers_of_aim_without_a_mask():
     assert closeness.difference(norm(jnp.asarray(layers[-1])), last) < OUTPUT
 
 
-@pytest.mark.parametrize("name", ["vit_jax_token", "vit_jax_token_rep", "vit_jax_gap"])
+def hybrid_fields(config: dict[str, Any]) -> dict[str, Any]:
+    """Fields of the hybrid, whose patches are counted in pixels of the image here."""
+    stages = tuple(config["resnet_num_layers"])
+    stride = hybrid.stride_of(stages)
+    return {
+        "stages": stages,
+        "stem_width": int(64 * config["width_factor"]),
+        "patch_size": tuple(side * stride for side in config["patch"]),
+        "mlp_ratio": config["mlp_dim"] / config["hidden_size"],
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_jax_token",
+        "vit_jax_token_rep",
+        "vit_jax_gap",
+        "vit_jax_hybrid_stem_only",
+        "vit_jax_hybrid_r11",
+    ],
+)
 def test_vit_jax(name):
     golden = official.load(name)
+    if name.endswith("r11"):
+        # A file of its own holds the gradients.
+        grads = official.load(f"{name}_grads").grads
+        golden = dataclasses.replace(golden, grads=grads)
     config, output = golden.config, golden.output
-    encoder = vit.Encoder(
+    own, kind = {"patch_size": tuple(config["patch"])}, vit.Encoder
+    if "hybrid" in name:
+        own, kind = hybrid_fields(config), hybrid.Encoder
+    encoder = kind(
         image_size=(config["img_size"],) * 2,
-        patch_size=tuple(config["patch"]),
+        **own,
         width=config["hidden_size"],
         depth=config["num_layers"],
         heads=config["num_heads"],

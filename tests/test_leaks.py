@@ -8,7 +8,7 @@ import pytest
 
 from mimjax import frozen, masking, patches
 from mimjax.backbones import swin
-from mimjax.objectives import aim, beit, dvae, mae, simmim
+from mimjax.objectives import aim, beit, dvae, mae, mpp, simmim
 from mimjax.tokenizers import dvae as dvae_net
 
 BATCH = {"image": jax.random.normal(jax.random.key(0), (2, 16, 16, 3))}
@@ -20,6 +20,34 @@ def swap(image, hidden):
     rows, others = patches.patchify(image, (4, 4)), patches.patchify(OTHER, (4, 4))
     mixed = jnp.where(hidden[:, :, None], others, rows)
     return patches.unpatchify(mixed, (16, 16), (4, 4))
+
+
+@pytest.mark.parametrize("target", mpp.TARGETS)
+def test_mpp_does_not_see_what_it_masks(encoder, target):
+    """Masked patches move no prediction but the loss; kept ones are seen."""
+    objective = mpp.Objective(encoder(depth=1, position="learned"), target=target)
+    params = closeness.random_params(
+        objective, {**BATCH, "pixels": BATCH["image"]}, train=False
+    )
+    ids = masking.random_order(jax.random.key(3), 2, 16)[:, :8]
+    # Four are masked, two are replaced by visible ones, two stay.
+    kind = jnp.tile(jnp.asarray([0.1, 0.2, 0.3, 0.7, 0.85, 0.85, 0.95, 0.95]), (2, 1))
+    seen = masking.random_order(jax.random.key(3), 2, 16)[:, 8:]
+    bound = objective.bind({"params": params})
+
+    @jax.jit
+    def run(image):
+        predicted = bound.predict(image, ids, kind, seen)
+        return predicted, bound.loss(jax.nn.sigmoid(image), predicted, ids)
+
+    before = run(BATCH["image"])
+    unseen = masking.hidden_from_ids(ids[:, :6], 16)
+    after = run(swap(BATCH["image"], unseen))
+    np.testing.assert_array_equal(before[0], after[0])
+    assert before[1] != after[1]
+    for shown in (ids[:, 6:7], seen[:, 4:5], seen[:, 7:]):
+        moved = run(swap(BATCH["image"], masking.hidden_from_ids(shown, 16)))
+        assert (moved[0] != before[0]).any()
 
 
 @pytest.mark.parametrize("mask_in_encoder", [False, True])

@@ -8,7 +8,7 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 from mimjax import masking, orders, patches
-from mimjax.objectives import aim, classify, mae, simmim
+from mimjax.objectives import aim, classify, mae, mpp, simmim
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 PATCH, GRID = 8, (3, 5)
@@ -159,6 +159,58 @@ def test_aim_draws_a_prefix_for_every_sample(wide):
     assert prefix.min() >= 1
     assert prefix.max() < NUM_TOKENS
     assert len(set(prefix)) > 5
+
+
+def colour(pixels: np.ndarray) -> int:
+    """The class of the mean of [rows, columns, 3] pixels from 0 to 1."""
+    red, green, blue = (min(int(8 * pixels[..., c].mean()), 7) for c in range(3))
+    return 64 * red + 8 * green + blue
+
+
+@pytest.mark.parametrize("target", mpp.TARGETS)
+def test_masked_patch_prediction(pixels, wide, target):
+    objective = mpp.Objective(wide(position="learned"), target=target)
+    assert (objective.problems(), objective.num_corrupted) == ([], round(7.5))
+    unit = pixels / 255.0
+    unit[0, :8, :8] = 1.0  # a mean of one is in the last level
+    ids = np.asarray([[0, 3, 14], [5, 2, 9], [7, 8, 1], [4, 11, 13]])
+    fields = 16 if target == "colours" else 1
+    scores = np.random.default_rng(1).normal(size=(4, 3, fields, 512))
+    values = np.random.default_rng(2).normal(size=(4, 3, PATCH * PATCH * 3))
+    losses = []
+    for b in range(4):
+        for m, n in enumerate(ids[b]):
+            patch = cut(unit[b], n)
+            if target == "pixels":
+                losses.append(((values[b, m] - patch.reshape(-1)) ** 2).mean())
+                continue
+            for f in range(fields):
+                part = patch
+                if fields == 16:
+                    row, column = f // 4 * 2, f % 4 * 2
+                    part = patch[row : row + 2, column : column + 2]
+                chance = np.exp(scores[b, m, f]) / np.exp(scores[b, m, f]).sum()
+                losses.append(-np.log(chance[colour(part)]))
+    predicted = values if target == "pixels" else scores
+    loss = bind(objective, 32).loss(
+        jnp.asarray(unit, jnp.float32), jnp.asarray(predicted), jnp.asarray(ids)
+    )
+    np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
+
+
+def test_what_is_corrupted_and_how(encoder):
+    """Half of the patches; 80, 10 and 10 in a hundred; another one is another one."""
+    objective = mpp.Objective(encoder(image_size=(32, 32), position="learned"))
+    rngs = {"mask": jax.random.key(5)}
+    params = {"mask_token": jnp.zeros((1, 1, 32))}
+    ids, kind, other = objective.bind({"params": params}, rngs=rngs).draw(512)
+    assert ids.shape == (512, 32)
+    assert all(len(set(row)) == 32 for row in np.asarray(ids)[:20])
+    shares = np.histogram(kind, [0, 0.8, 0.9, 1.0])[0] / kind.size
+    np.testing.assert_allclose(shares, [0.8, 0.1, 0.1], atol=0.01)
+    assert (ids != other).all()
+    counts = np.bincount(np.asarray((other - ids) % 64).ravel(), minlength=64)[1:]
+    assert counts.min() > 0.8 * counts.mean()
 
 
 def test_draws_of_a_module_are_those_of_masking(wide):

@@ -12,6 +12,7 @@ OBJECTIVE = {
     "aim": {"head_width": 32, "head_depth": 2},
     "simmim": {"mask_cell": 8},
     "beit": {"num_hidden": 7, "min_block": 2},
+    "mpp": {"target": "colours"},
     "dvae": {"decoder_first": 16, "kl_steps": 20, "temperature_steps": 20},
 }
 # One layer for the compiler, which is most of the time of these tests.
@@ -20,6 +21,7 @@ BEIT = {"position": "relative", "qkv_bias": "qv", "layer_scale": 0.1, "start": "
 ENCODER = {
     "aim": {**VIT, "cls": False, "patch_norm": True, "qkv_bias": "none"},
     "beit": {**VIT, **BEIT},
+    "mpp": {**VIT, "position": "learned", "start": "vit"},
     # Tokens of 2 pixels: BEiT's patches of 4 need a second view half as large.
     "dvae": {"name": "dvae", "width": 32, "groups": 2, "blocks": 1, "num_codes": 16},
     "swin": {

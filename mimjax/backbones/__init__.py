@@ -19,7 +19,12 @@ from typing import Any
 from mimjax import patches
 
 # Name -> the package it is in.
-NAMES = {"vit": "backbones", "swin": "backbones", "dvae": "tokenizers"}
+NAMES = {
+    "vit": "backbones",
+    "swin": "backbones",
+    "hybrid": "backbones",
+    "dvae": "tokenizers",
+}
 
 
 def load(name: str) -> Any:

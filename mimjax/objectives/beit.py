@@ -120,7 +120,7 @@ class Objective(tokenizers.Predicted, nn.Module):
     ) -> Float[Array, ""]:
         """Mean cross-entropy over the hidden patches of the whole batch."""
         target, counted = self.targets(tokens, hidden)
-        losses = tokenizers.cross_entropy(logits, target)
+        losses = masking.cross_entropy(logits, target)
         return masking.masked_mean(losses, counted)
 
     def panels(self, batch: dict[str, Array]) -> dict[str, Array]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mimjax.backbones import sizes, swin, vit
+from mimjax.backbones import hybrid, sizes, swin, vit
 
 # More is a slip of the keyboard.
 MOST_CLASSES = 2**24
@@ -20,7 +20,7 @@ MOST_CLASSES = 2**24
 class Objective(nn.Module):
     """`pool` is "token" or "gap"; `representation` the tanh layer's width, 0 none."""
 
-    encoder: vit.Encoder | swin.Encoder
+    encoder: vit.Encoder | swin.Encoder | hybrid.Encoder
     num_classes: int = 1000
     pool: str = "token"
     representation: int = 0

@@ -38,7 +38,7 @@ class Objective(tokenizers.Predicted, nn.Module):
     mask_in_encoder: bool = False
     tokenizer: frozen.Model | None = None
 
-    encoder_note = "mae drops patches, which other encoders cannot do without"
+    encoder_note = "mae drops patches, which others cannot do without"
 
     @property
     def panel_note(self) -> str:
@@ -143,7 +143,7 @@ class Objective(tokenizers.Predicted, nn.Module):
             ids = jnp.take_along_axis(self.tokens(batch), drop, axis=1)
             logits = predicted[:, -drop.shape[1] :]
             accuracy = (logits.argmax(axis=-1) == ids).mean()
-            loss = tokenizers.cross_entropy(logits, ids).mean()
+            loss = masking.cross_entropy(logits, ids).mean()
             return loss, {"accuracy": accuracy}
         return self.loss(batch["image"], predicted, drop), {}
 

@@ -24,6 +24,7 @@ class Objective(nn.Module):
     mask_ratio: float = 0.6
     mask_cell: int = 32
 
+    encoder_note = "others see hidden pixels through overlapping convolutions"
     panel_note = "the loss never sees what the decoder makes of visible patches"
 
     @nn.nowrap

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from mimjax import frozen, patches
 
@@ -92,11 +92,3 @@ class Predicted:
                 image = self.teacher.ask(self, "tokenizer", "decode", ids)
                 shown[name] = jax.image.resize(image, pixels.shape, "nearest")
         return shown
-
-
-def cross_entropy(
-    logits: Float[Array, "*s V"], ids: Int[Array, "*s"]
-) -> Float[Array, "*s"]:
-    """Of the true tokens, each."""
-    chance = jax.nn.log_softmax(logits)
-    return -jnp.take_along_axis(chance, ids[..., None], axis=-1)[..., 0]

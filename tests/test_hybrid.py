@@ -61,7 +61,8 @@ def test_it_trains():
         encoder__dtype="bfloat16",
     )
     run = tiny.Run(given, tiny.mesh_of(1, 8, 1))
-    losses = [run.step()["loss"] for _ in range(3)]
-    assert losses[0] > losses[-1] > 0
+    steps = [run.step() for _ in range(4)]
+    assert all(0 < values["grad_norm"] < 100 for values in steps)
+    assert len({values["loss"] for values in steps}) > 2
     kinds = {x.dtype for x in jax.tree.leaves(run.state.params)}
     assert kinds == {jnp.dtype("float32")}

@@ -102,7 +102,6 @@ PARAMETERS = {
     "quickstart_aim": (401_024, 478_576),
     "quickstart_beit": (801_168, 801_168 + 128 + 128 * 8192 + 8192),
     "mpp_b16": (86_567_656 - B_HEAD, 86_567_656 - B_HEAD + 768 + 768 * 512 + 512),
-    "quickstart_mpp": (799_744, 799_744 + 128 + 129 * 16 * 512),
     "quickstart_tokenizer": dvae(32, 3, 1, 128, 32),
 }
 

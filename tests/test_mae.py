@@ -50,22 +50,39 @@ def test_mask_tokens_in_the_encoder_by_hand(encoder):
 
 def test_tokens_as_targets_by_hand():
     """Cross-entropy of the tokenizer's tokens at hidden patches, and their share."""
-    run = tiny.Run(
-        tiny.resolve("mae", objective__tokenizer=tiny.tokenizer(), batch_size=4)
-    )
-    objective, state = run.config.objective, run.state
+    given = tiny.resolve("mae", objective__tokenizer=tiny.tokenizer())
+    objective, state = given.objective, tiny.start(given, tiny.mesh_of())
     variables = {"params": state.params, **state.frozen}
-    batch = jax.device_get(run.batch(0))
-    pixels = {n: jnp.asarray(batch[n] / 255.0, jnp.float32) for n in ("image", "view")}
+    sizes = {"image": (16, 16), "view": objective.view_size}
+    pixels = {
+        name: jax.random.uniform(jax.random.key(n), (4, *size, 3))
+        for n, (name, size) in enumerate(sizes.items())
+    }
     given = {"image": pixels["image"] * 2 - 1, "view": pixels["view"]}
     rngs = {"mask": jax.random.key(1), "drop": jax.random.key(2)}
-    loss, metrics = objective.apply(variables, given, train=False, rngs=rngs)
 
-    teacher = state.frozen["frozen"]["tokenizer"]
-    tokens = objective.teacher.objective.apply(teacher, given["view"], method="tokens")
-    keep, drop = objective.apply(variables, 4, method="draw", rngs=rngs)
-    scores = objective.apply(variables, given["image"], keep, drop, method="predict")
-    scores = np.asarray(scores[:, -drop.shape[1] :], np.float64)
+    @jax.jit
+    def run():
+        bound = objective.bind(variables, rngs=rngs)
+        keep, drop = bound.draw(4)
+        teacher = state.frozen["frozen"]["tokenizer"]
+        net = objective.teacher.objective
+        return {
+            "answer": objective.apply(variables, given, train=False, rngs=rngs),
+            "panels": objective.apply(
+                variables,
+                {**given, "pixels": pixels["image"]},
+                method="panels",
+                rngs=rngs,
+            ),
+            "tokens": net.apply(teacher, given["view"], method="tokens"),
+            "scores": bound.predict(given["image"], keep, drop),
+            "drop": drop,
+        }
+
+    found = run()
+    (loss, metrics), tokens, drop = found["answer"], found["tokens"], found["drop"]
+    scores = np.asarray(found["scores"][:, -drop.shape[1] :], np.float64)
     assert scores.shape == (4, 12, 16), "a score for every code"
     losses, right = [], []
     for b in range(4):
@@ -75,10 +92,6 @@ def test_tokens_as_targets_by_hand():
             right.append(scores[b, m].argmax() == tokens[b, n])
     np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
     np.testing.assert_allclose(metrics["accuracy"], np.mean(right), rtol=1e-6)
-    panels = objective.apply(
-        variables, {**given, "pixels": pixels["image"]}, method="panels", rngs=rngs
-    )
-    assert list(panels) == ["original", "masked", "tokens", "predicted"]
+    panels = found["panels"]
+    assert set(panels) == {"original", "masked", "tokens", "predicted"}
     assert {panel.shape for panel in panels.values()} == {(4, 16, 16, 3)}
-    first = run.step()["loss"]
-    assert run.step()["loss"] != first

@@ -46,6 +46,21 @@ def test_losses_agree_on_every_mesh(objective, mesh):
     assert len({values["loss"] for values in found}) > 5, "there is training"
 
 
+@pytest.mark.parametrize("objective", RUNS)
+def test_a_run_goes_on_from_what_is_saved_of_it(objective):
+    """State, seed and data alone decide: from a copy of the fifth state the same."""
+    wanted, run = ten_steps(objective)
+    host, found = first_state(objective), []
+    for step in range(10):
+        if step in (0, 5):
+            state = jax.device_put(host, sharding.shardings(host, run.mesh))
+        state, values = run.update(state, run.batch(step))
+        found.append({name: float(value) for name, value in values.items()})
+        if step == 4:
+            host = jax.device_get(state)
+    assert found == wanted
+
+
 @pytest.mark.parametrize("objective", DRAWING)
 def test_masks_are_the_same_bits_on_every_mesh(objective):
     given = tiny.resolve(objective)

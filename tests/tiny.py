@@ -25,11 +25,13 @@ def tokenizer() -> str:
     """A workdir as a run leaves it, with random tokens for every image."""
     workdir = pathlib.Path(tempfile.mkdtemp(prefix="tokenizer"))
     given = resolve("dvae")
-    state = train.start_state(given, mesh_of())
+    state = train.abstract_state(given, mesh_of())
     # As it starts, every token is the same.
     params = closeness.random_like(state.params, 0.4)
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
+    state = jax.device_put(dataclasses.replace(state, params=params), jax.devices()[0])
     checkpoints = checkpoint.Checkpoints(workdir, 1, 0)
-    checkpoints.save(dataclasses.replace(state, params=params), 1)
+    checkpoints.save(state, 1)
     checkpoints.close()
     (workdir / "config.json").write_text(json.dumps(given.values))
     atexit.register(shutil.rmtree, workdir, ignore_errors=True)

@@ -2,12 +2,16 @@
 
 The file name is the registry: `objective.name = "mae"` is `mimjax/objectives/mae.py`. A
 file holds a Flax module `Objective` whose fields are its hyper-parameters with the
-paper's values, whose backbone is the field `encoder`, and whose call takes
-{"image": float32 [B, H, W, C] normalised, "label": int32 [B]} to (loss, metrics).
-Random draws come from the streams "mask" and "drop". `panels`, where there is one,
-returns the columns of a picture sheet, normalised images by name, and `panel_note`
-what to print beneath. `problems()` lists what cannot work, one line each, as
-"field: why", naming every field it depends on.
+paper's values, whose backbone is the field `encoder`, annotated with the encoders it
+takes (`encoder_note` says why no others), and whose call takes a batch to (loss,
+metrics): "image" float32 [B, H, W, C] normalised, "pixels" the same from 0 to 1,
+"label" int32 [B], in training "step", the updates made before, and where the property
+`view_size` asks for one "view", the same crop at that size from 0 to 1. A field of type
+`frozen.Model` is another run's model. Random draws come from the streams "mask" and
+"drop". `panels`, where there is one, returns the columns of a picture sheet, normalised
+images by name, or pixels where `draws_pixels` says so, and `panel_note` what to print
+beneath. `problems()` lists what cannot work, one line each, as "field: why", naming
+every field it depends on.
 """
 
 import importlib

@@ -35,8 +35,14 @@ def ten_steps(objective, shape=(1, 1, 1)):
     return [run.step() for _ in range(10)], run
 
 
-@pytest.mark.parametrize("objective", RUNS)
-@pytest.mark.parametrize("mesh", MESHES)
+# All devices share the batch alone, as in the third mesh two and two do: for a few.
+ALONE = ("aim", "classify", "mae")
+
+
+@pytest.mark.parametrize(
+    ("mesh", "objective"),
+    [(m, o) for m in MESHES for o in RUNS if m != "8 data" or o in ALONE],
+)
 def test_losses_agree_on_every_mesh(objective, mesh):
     (found, _), (wanted, _) = ten_steps(objective, MESHES[mesh]), ten_steps(objective)
     # Where SimMIM's error changes its sign its gradient jumps.

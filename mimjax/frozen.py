@@ -1,4 +1,4 @@
-"""Another run's whole model inside this one: the teacher or tokenizer of an objective.
+"""Another run's model inside this one: the teacher or tokenizer of an objective.
 
 An objective that needs one has a field of type `Model`; in a config it is the workdir
 of the other run, whose config.json says what the model is. Its parameters live in the
@@ -6,6 +6,8 @@ state's collection "frozen", so they are cut, saved and restored with it.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,21 +32,28 @@ class Model:
         """Pixels from 0 to 1 as the model was given them."""
         return (pixels - np.asarray(self.mean)) / np.asarray(self.std)
 
-    def zeros(self) -> dict[str, Any]:
-        """Its variables, all zero."""
+    def zeros(self, use: Callable[[Any, Array], Any]) -> dict[str, Any]:
+        """The variables that `use(objective, image)` needs, all zero.
+
+        Those of models that it learned from itself are left out.
+        """
         encoder = self.objective.encoder
         image = jnp.zeros((1, *encoder.image_size, encoder.channels))
-        batch = {"image": image, "pixels": image, "label": jnp.zeros(1, jnp.int32)}
         rngs = {name: jax.random.key(0) for name in ("params", "mask", "drop")}
-        shapes = jax.eval_shape(lambda: self.objective.init(rngs, batch, train=False))
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(shapes))
+        init = functools.partial(self.objective.init, method=use)
+        shapes = dict(jax.eval_shape(init, rngs, image))
+        shapes.pop(COLLECTION, None)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def declare(self, module: Any, name: str) -> None:
-        """Gives a Flax module that is being initialised its variables."""
+    def declare(self, module: Any, name: str, use: Callable[[Any, Array], Any]) -> None:
+        """Gives a Flax module that is being initialised what `use` needs."""
         if module.is_initializing():
-            module.variable(COLLECTION, name, self.zeros)
+            module.variable(COLLECTION, name, self.zeros, use)
 
-    def ask(self, module: Any, name: str, method: str, *args: Any) -> Any:
-        """Calls a method of the model with the variables the Flax module holds."""
+    def ask(self, module: Any, name: str, method: Any, *args: Any) -> Any:
+        """Calls a method of the model, by name, or a function of it and `args`.
+
+        The variables are those the Flax module holds under that name.
+        """
         variables = module.get_variable(COLLECTION, name)
         return self.objective.apply(variables, *args, method=method)

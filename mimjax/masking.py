@@ -145,18 +145,20 @@ def block_wise(
 
 
 def block_ids(
-    key: Key[Array, ""], batch: int, grid: tuple[int, int], num_kept: int
+    key: Key[Array, ""],
+    batch: int,
+    grid: tuple[int, int],
+    num_kept: int,
+    smallest: int,
 ) -> tuple[Int[Array, "B K"], Int[Array, "B M"]]:
     """Which patches are kept and hidden where blocks are hidden, exactly so many.
 
-    What the blocks of BEiT leave over is hidden at random (MAE, arXiv 2111.06377,
-    table 1f, does not say how).
+    What blocks of `smallest` patches or more leave over is hidden at random, as in BEiT
+    v2 (official `masking_generator.py`).
     """
     num_tokens = grid[0] * grid[1]
     most = num_tokens - num_kept
     blocks, rest = (jax.random.fold_in(key, i) for i in range(2))
-    # BEiT's share: 16 of 196.
-    smallest = max(1, min(most, num_tokens * 16 // 196))
     hidden = block_wise(blocks, batch, grid, most, smallest)
     noise = jax.random.uniform(rest, (batch, num_tokens))
     order = jnp.argsort(noise + hidden, axis=1).astype(jnp.int32)

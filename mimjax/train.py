@@ -4,6 +4,7 @@ The loop around them is `mimjax/run/loop.py`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,10 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from mimjax import batches, optim, sharding
+from mimjax import batches, gradients, optim, sharding
 from mimjax.batches import Batch
 from mimjax.config import Config
+from mimjax.objectives import MOVING
 
 # Streams of random numbers an objective may draw from.
 STREAMS = ("mask", "drop")
@@ -31,10 +33,11 @@ Metrics = dict[str, Array]
 class State:
     """All that changes in training; with the seed and the data it decides the future.
 
-    `frozen` holds collections that no gradient reaches, `ema` the averaged parameters
-    (empty without averaging). `step` counts the updates made. `bad_streak` counts those
-    in a row, up to now, whose loss or gradient was not finite and which were therefore
-    skipped; `bad_total` all of them. The three are int32 scalars.
+    `frozen` holds collections that no gradient reaches, of which an update may change
+    one (MOVING); `ema` the averaged parameters (empty without averaging). `step` counts
+    the updates made. `bad_streak` counts those in a row, up to now, whose loss or
+    gradient was not finite and which were therefore skipped; `bad_total` all of them.
+    The three are int32 scalars.
     """
 
     params: Any
@@ -105,22 +108,14 @@ def make_step(
     transform = optim.transform(config.optim)
     peak = config.optim.peak_lr(config.run.batch_size)
 
-    def loss_of(
-        params: Any, state: State, batch: Batch, rngs: dict[str, Array]
-    ) -> tuple[Array, Metrics]:
-        variables = {"params": params, **state.frozen}
-        batch = {**batches.prepare(batch, plan.mean, plan.std), "step": state.step}
-        return config.objective.apply(variables, batch, train=True, rngs=rngs)
+    gradient = gradients.make(config, plan.mean, plan.std)
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         rngs = streams(config.run.seed, state.step)
-        gradient = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, metrics), grads = accumulate(
-            lambda part, keys: gradient(state.params, state, part, keys),
-            batch,
-            rngs,
-            config.optim.accumulate,
-            mesh,
+        before = {k: v for k, v in state.frozen.items() if k == MOVING}
+        part = functools.partial(gradient, state.params, state.frozen, state.step)
+        (loss, metrics, grads), moving = gradients.accumulate(
+            part, batch, rngs, before, config.optim.accumulate, mesh
         )
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -138,14 +133,14 @@ def make_step(
         ema = jax.tree.map(
             lambda e, p: decay * e + (1 - decay) * p, state.ema, params if decay else {}
         )
-        params, opt, ema = jax.tree.map(
+        params, opt, ema, moving = jax.tree.map(
             lambda new, old: jnp.where(good, new, old),
-            (params, opt, ema),
-            (state.params, state.opt, state.ema),
+            (params, opt, ema, moving),
+            (state.params, state.opt, state.ema, before),
         )
         state = State(
             params=params,
-            frozen=state.frozen,
+            frozen={**state.frozen, **moving},
             opt=opt,
             ema=ema,
             step=state.step + 1,
@@ -156,35 +151,6 @@ def make_step(
         return state, {"loss": loss, "lr": lr, "grad_norm": norm, **metrics, **counts}
 
     return step
-
-
-def accumulate(
-    gradient: Callable[[Batch, dict[str, Array]], Any],
-    batch: Batch,
-    rngs: dict[str, Array],
-    parts: int,
-    mesh: jax.sharding.Mesh,
-) -> Any:
-    """The mean of `gradient` over `parts` equal parts of the batch, done in turn.
-
-    Part j holds the rows j, j + parts, ..., so that every device keeps its own rows.
-    """
-    if parts == 1:
-        return gradient(batch, rngs)
-
-    def split(x: Array) -> Array:
-        parted = x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
-        return jax.lax.with_sharding_constraint(parted, sharding.microbatches(mesh))
-
-    def body(total: Any, part: tuple[Array, Batch]) -> tuple[Any, None]:
-        keys = {k: jax.random.fold_in(v, part[0]) for k, v in rngs.items()}
-        return jax.tree.map(jnp.add, total, gradient(part[1], keys)), None
-
-    slices = (jnp.arange(parts), jax.tree.map(split, batch))
-    first = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], slices[1]), rngs)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
-    total, _ = jax.lax.scan(body, zeros, slices)
-    return jax.tree.map(lambda x: x / parts, total)
 
 
 def abstract_state(config: Config, mesh: jax.sharding.Mesh) -> State:

@@ -234,6 +234,34 @@ def beit(source: Source, heads: int) -> dict[str, Any]:
     return {"encoder": encoder, "mask_token": source["mask_token"], "head": head}
 
 
+def beit2(source: Source, heads: int) -> dict[str, Any]:
+    """microsoft/unilm beit2 `modeling_pretrain.py` with a shared head."""
+    branch = {"layers": layers(source, "cls_pt_layers", TIMM, heads)}
+    return {**beit(source, heads), "branch": branch}
+
+
+def vqkd(source: Source, heads: int, decoder_heads: int) -> dict[str, Any]:
+    """microsoft/unilm beit2 `modeling_vqkd.py`, without the codebook."""
+
+    def side(name: str, heads: int) -> dict[str, Any]:
+        return {
+            "patch": patch(source, f"{name}.patch_embed.proj"),
+            "cls_token": source[f"{name}.cls_token"],
+            "pos_embed": source[f"{name}.pos_embed"],
+            "blocks": {"layers": layers(source, f"{name}.blocks", TIMM, heads)},
+            "norm": norm(source, f"{name}.fc_norm"),
+        }
+
+    return {
+        "encoder": side("encoder", heads),
+        "decoder": side("decoder", decoder_heads),
+        "code_hidden": linear(source, "encode_task_layer.0"),
+        "code": linear(source, "encode_task_layer.2"),
+        "told_hidden": linear(source, "decode_task_layer.0"),
+        "told": linear(source, "decode_task_layer.2"),
+    }
+
+
 def hugging_face_beit(source: Source, heads: int) -> dict[str, Any]:
     """transformers `BeitForMaskedImageModeling` with a shared table."""
     model = source.below("beit.")

@@ -48,7 +48,7 @@ LAYERS = [
     "backbones/ tokenizers/",
     "objectives/ data/ optim.py evaluate/",
     "settings.py standins.py checks.py config.py",
-    "batches.py train.py report/ convert/",
+    "batches.py gradients.py train.py report/ convert/",
     "checkpoint.py run/workdir.py run/feed.py",
     "warmstart.py run/judge.py",
     "run/setup.py",

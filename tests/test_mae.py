@@ -50,7 +50,7 @@ def test_mask_tokens_in_the_encoder_by_hand(encoder):
 
 def test_tokens_as_targets_by_hand():
     """Cross-entropy of the tokenizer's tokens at hidden patches, and their share."""
-    given = tiny.resolve("mae", objective__tokenizer=tiny.tokenizer())
+    given = tiny.resolve("mae", objective__tokenizer=tiny.workdir_of("dvae"))
     objective, state = given.objective, tiny.start(given, tiny.mesh_of())
     variables = {"params": state.params, **state.frozen}
     sizes = {"image": (16, 16), "view": objective.view_size}

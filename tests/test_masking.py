@@ -170,7 +170,7 @@ def test_blocks_are_the_same_on_one_device_and_on_many():
 @pytest.mark.parametrize(("grid", "kept"), [((14, 14), 49), ((8, 6), 24), ((4, 4), 4)])
 def test_blocks_of_mae_hide_exactly_so_many(grid, kept):
     num_tokens = grid[0] * grid[1]
-    keep, drop = masking.block_ids(KEY, 256, grid, kept)
+    keep, drop = masking.block_ids(KEY, 256, grid, kept, max(1, num_tokens * 16 // 196))
     assert keep.shape == (256, kept)
     assert keep.dtype == drop.dtype == np.int32
     both = np.sort(np.concatenate([keep, drop], axis=1), axis=1)

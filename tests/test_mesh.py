@@ -8,7 +8,7 @@ import pytest
 import tiny
 from jax.sharding import PartitionSpec as P
 
-from mimjax import objectives, sharding, train
+from mimjax import gradients, objectives, sharding, train
 from mimjax.run import setup
 from mimjax.sharding import Mesh
 
@@ -178,15 +178,22 @@ def test_parts_of_a_batch_draw_their_own_masks():
     def call():
         keys = {"mask": jax.random.key(0)}
         batch = {"row": jax.numpy.arange(8.0)}
-        return train.accumulate(
-            lambda part, rngs: gradient(part, [jax.random.key_data(rngs["mask"])]),
+        return gradients.accumulate(
+            lambda part, rngs, moving: (
+                gradient(part, [jax.random.key_data(rngs["mask"])]),
+                2 * moving + part["row"][0],
+            ),
             batch,
             keys,
+            jax.numpy.ones(()),
             2,
             mesh,
         )
 
-    assert float(jax.jit(call)()) == 14.0
+    found, moved = jax.jit(call)()
+    assert float(found) == 14.0
+    # From 1 to 2 * 1 + 0, and then to 2 * 2 + 1.
+    assert float(moved) == 5.0
     jax.effects_barrier()
     (rows, key), (others, other) = sorted((r.tolist(), k.tolist()) for r, k in seen)
     assert (rows, others) == ([0, 2, 4, 6], [1, 3, 5, 7])

@@ -143,10 +143,10 @@ def run():
 def test_a_frozen_tokenizer_moves_with_the_run_and_never_changes(run, tmp_path):
     teacher = run.state.frozen["frozen"]["tokenizer"]["params"]
     before = tiny.bits(teacher)
-    saved = warmstart.newest(pathlib.Path(tiny.tokenizer()))[0]
+    saved = warmstart.newest(pathlib.Path(tiny.workdir_of("dvae")))[0]
     assert saved.parent.name == "1"
     (workdir,) = run.config.builds_on.values()
-    assert workdir == tiny.tokenizer()
+    assert workdir == tiny.workdir_of("dvae")
     for _ in range(3):
         run.step()
     assert tiny.bits(run.state.frozen["frozen"]["tokenizer"]["params"]) == before
@@ -184,7 +184,7 @@ def test_a_tokenizer_that_is_not_there_or_none_is_one_line(tmp_path):
     (line,) = lines(tmp_path / "none")
     assert line.endswith("none holds no run (no config.json)")
     copy = tmp_path / "copy"
-    shutil.copytree(tiny.tokenizer(), copy)
+    shutil.copytree(tiny.workdir_of("dvae"), copy)
     shutil.rmtree(copy / "checkpoints")
     (line,) = lines(copy)
     assert line.endswith("copy holds no checkpoint yet")
@@ -193,18 +193,18 @@ def test_a_tokenizer_that_is_not_there_or_none_is_one_line(tmp_path):
     (line,) = lines(tmp_path / "torn")
     assert "torn/config.json cannot be read: " in line
     mae = tmp_path / "mae"
-    shutil.copytree(tiny.tokenizer(), mae)
+    shutil.copytree(tiny.workdir_of("dvae"), mae)
     (mae / "config.json").write_text(json.dumps(tiny.resolve("mae").values))
     (line,) = lines(mae)
     assert line.endswith("mae is no run of a tokenizer")
-    (line,) = lines(tiny.tokenizer(), encoder__channels=1)
+    (line,) = lines(tiny.workdir_of("dvae"), encoder__channels=1)
     assert "takes 3 channels, not the 1 of config.encoder.channels" in line
 
 
 def test_a_tokenizer_of_other_sizes_is_not_taken(tmp_path):
     """Its config says one width and its checkpoint another."""
     other = tmp_path / "other"
-    shutil.copytree(tiny.tokenizer(), other)
+    shutil.copytree(tiny.workdir_of("dvae"), other)
     values = json.loads((other / "config.json").read_text())
     values["encoder"]["width"] = 16
     (other / "config.json").write_text(json.dumps(values))

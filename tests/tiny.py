@@ -20,16 +20,27 @@ from mimjax.run import setup
 CONFIG = str(pathlib.Path(__file__).with_name("tiny_config.py"))
 
 
+# Objectives that build on another run: their field, and that run's objective.
+BUILDS_ON = {
+    "beit": ("tokenizer", "dvae"),
+    "beit2": ("tokenizer", "vqkd"),
+    "vqkd": ("teacher", "mae"),
+}
+
+
 @functools.cache
-def tokenizer() -> str:
-    """A workdir as a run leaves it, with random tokens for every image."""
-    workdir = pathlib.Path(tempfile.mkdtemp(prefix="tokenizer"))
-    given = resolve("dvae")
+def workdir_of(objective: str) -> str:
+    """A workdir as a run leaves it, with a random model."""
+    workdir = pathlib.Path(tempfile.mkdtemp(prefix=objective))
+    given = resolve(objective)
     state = train.abstract_state(given, mesh_of())
-    # As it starts, every token is the same.
-    params = closeness.random_like(state.params, 0.4)
+    # As a tokenizer starts, every token is the same.
+    random = {
+        name: closeness.random_like(getattr(state, name), 0.4)
+        for name in ("params", "frozen")
+    }
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
-    state = jax.device_put(dataclasses.replace(state, params=params), jax.devices()[0])
+    state = jax.device_put(dataclasses.replace(state, **random), jax.devices()[0])
     checkpoints = checkpoint.Checkpoints(workdir, 1, 0)
     checkpoints.save(state, 1)
     checkpoints.close()
@@ -40,8 +51,9 @@ def tokenizer() -> str:
 
 def resolve(objective: str = "simmim", **changes: Any) -> config.Config:
     """The tiny config; `optim__clip=1.0` changes `config.optim.clip`."""
-    if objective == "beit":
-        changes = {"objective__tokenizer": tokenizer(), **changes}
+    if objective in BUILDS_ON:
+        field, other = BUILDS_ON[objective]
+        changes = {f"objective__{field}": workdir_of(other), **changes}
     texts = [(name.replace("__", "."), str(value)) for name, value in changes.items()]
     return config.resolve(f"{CONFIG}:{objective}", texts, 1)
 

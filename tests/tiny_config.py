@@ -13,7 +13,15 @@ OBJECTIVE = {
     "simmim": {"mask_cell": 8},
     "beit": {"num_hidden": 7, "min_block": 2},
     "mpp": {"target": "colours"},
+    "beit2": {"num_hidden": 7, "min_block": 2, "early_layer": 1, "branch_depth": 1},
     "dvae": {"decoder_first": 16, "kl_steps": 20, "temperature_steps": 20},
+    "vqkd": {
+        "num_codes": 16,
+        "code_width": 8,
+        "decoder_width": 32,
+        "decoder_depth": 1,
+        "decoder_heads": 4,
+    },
 }
 # One layer for the compiler, which is most of the time of these tests.
 VIT = {"patch_size": (4, 4), "width": 64, "depth": 2, "heads": 4, "unroll": 1}
@@ -21,6 +29,8 @@ BEIT = {"position": "relative", "qkv_bias": "qv", "layer_scale": 0.1, "start": "
 ENCODER = {
     "aim": {**VIT, "cls": False, "patch_norm": True, "qkv_bias": "none"},
     "beit": {**VIT, **BEIT},
+    "beit2": {**VIT, **BEIT},
+    "vqkd": {**VIT, "position": "learned", "qkv_bias": "qv", "start": "beit_normal"},
     "mpp": {**VIT, "position": "learned", "start": "vit"},
     # Tokens of 2 pixels: BEiT's patches of 4 need a second view half as large.
     "dvae": {"name": "dvae", "width": 32, "groups": 2, "blocks": 1, "num_codes": 16},

@@ -102,6 +102,7 @@ class Attention(nn.Module):
             axis=(-2, -1),
             use_bias=spec.bias,
             kernel_init=spec.start.branch_end(number),
+            bias_init=spec.start.out_bias(spec.width),
             dtype=spec.dtype,
             name="out",
         )(mixed)
@@ -118,20 +119,20 @@ class Mlp(nn.Module):
     ) -> Float[Array, "B T D"]:
         spec = self.spec
 
-        def dense(features: int, kernel: starts.Init, name: str) -> nn.Dense:
+        def dense(x: Array, features: int, kernel: starts.Init, name: str) -> Array:
             return nn.Dense(
                 features,
                 use_bias=spec.bias,
                 kernel_init=kernel,
-                bias_init=spec.start.mlp_bias,
+                bias_init=spec.start.mlp_bias(x.shape[-1]),
                 dtype=spec.dtype,
                 name=name,
-            )
+            )(x)
 
-        x = by_sample(dense(spec.mlp_width, spec.start.dense, "up")(x))
+        x = by_sample(dense(x, spec.mlp_width, spec.start.dense, "up"))
         x = nn.gelu(x, approximate=spec.gelu_tanh)
         x = dropout(spec)(x, deterministic=not train)
-        return dense(spec.width, spec.start.branch_end(number), "down")(x)
+        return dense(x, spec.width, spec.start.branch_end(number), "down")
 
 
 def dropout(spec: Spec) -> nn.Dropout:
@@ -196,7 +197,7 @@ class Blocks(nn.Module):
     `drop_path` is that of the first and of the last, a line between. `remat` names what
     the backward pass recomputes (REMAT); `unroll` is how many layers the compiler sees
     at once: all of them is faster on CPU, one compiles faster. Neither changes the
-    parameters.
+    parameters. `first` is the number of the first layer, where layers start by it.
     """
 
     spec: Spec
@@ -205,6 +206,7 @@ class Blocks(nn.Module):
     remat: str = "none"
     unroll: int = 1
     block: type[Block] = Block
+    first: int = 1
 
     @nn.compact
     def __call__(
@@ -230,6 +232,6 @@ class Blocks(nn.Module):
             length=self.depth,
             unroll=max(1, min(self.unroll, self.depth)),
         )(self.spec, train, train and any(self.drop_path), collect, name="layers")
-        numbers = jnp.arange(1, self.depth + 1)
+        numbers = self.first + jnp.arange(self.depth)
         rates = jnp.linspace(*self.drop_path, self.depth)
         return scanned(x, numbers, rates, attn_mask, bias)

@@ -3,7 +3,9 @@
 Sources: MAE `models_mae.py` (initialize_weights); AIM from ml-l3m (`transformer.py`,
 `patch_embed.py`); ViT from vision_transformer `models_vit.py`; BEiT
 `modeling_pretrain.py` (SimMIM's ViT does the same); Swin `swin_transformer.py`, whose
-normal is cut at 100 deviations, so not at all, and whose patches start as PyTorch does.
+normal is cut at 100 deviations, so not at all, and whose patches start as PyTorch does;
+BEiT v2 `modeling_finetune.py` for the encoder of its tokenizer, and for the layers of
+`modeling_pretrain.py` that are made after all others were given their start.
 """
 
 import dataclasses
@@ -37,28 +39,33 @@ def _zeros_for(fan_in: int) -> Init:
     return initializers.zeros
 
 
+def _tiny_for(fan_in: int) -> Init:
+    return initializers.normal(1e-6)
+
+
 # xavier_uniform on query, key and value as matrices of their own: the bound is
 # sqrt(6 / 2D) where the fused D x 3D matrix of MAE has sqrt(6 / 4D).
 _xavier_apart = initializers.variance_scaling(1.0, "fan_in", "uniform")
 _xavier = initializers.xavier_uniform()
-# PyTorch's start of a convolution's kernel: uniform within 1 / sqrt(fan_in).
-convolution = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# PyTorch's start of a kernel, convolution or not: uniform within 1 / sqrt(fan_in).
+torch_dense = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 _zeros = initializers.zeros
 _normal = initializers.normal(0.02)
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Initialisers by place; `patch_bias` is given the number of values of a patch."""
+    """Initialisers by place; those of biases are given the fan-in of their layer."""
 
     patch: Init
     patch_bias: Callable[[int], Init]
     qkv: Init
     dense: Init
-    mlp_bias: Init
+    mlp_bias: Callable[[int], Init]
     cls: Init
     position: Init
     by_depth: bool = False
+    out_bias: Callable[[int], Init] = _zeros_for
 
     def branch_end(self, number: Array) -> Init:
         """For the last matrix of a residual branch in layer `number`, counted from 1.
@@ -75,16 +82,18 @@ class Start:
 
 
 STARTS: dict[str, Start] = {
-    "mae": Start(_xavier, uniform_fan_in, _xavier, _xavier, _zeros, _normal, _normal),
+    "mae": Start(
+        _xavier, uniform_fan_in, _xavier, _xavier, _zeros_for, _normal, _normal
+    ),
     "aim": Start(
-        _xavier, uniform_fan_in, _xavier_apart, _xavier, _zeros, _normal, _normal
+        _xavier, uniform_fan_in, _xavier_apart, _xavier, _zeros_for, _normal, _normal
     ),
     "vit": Start(
         initializers.lecun_normal(),
         _zeros_for,
         _xavier_apart,
         _xavier,
-        initializers.normal(1e-6),
+        _tiny_for,
         _zeros,
         _normal,
     ),
@@ -93,12 +102,33 @@ STARTS: dict[str, Start] = {
         _zeros_for,
         _truncated,
         _truncated,
-        _zeros,
+        _zeros_for,
         _truncated,
         _truncated,
         by_depth=True,
     ),
+    "beit_normal": Start(
+        torch_dense,
+        uniform_fan_in,
+        _normal,
+        _normal,
+        _zeros_for,
+        _normal,
+        _normal,
+        by_depth=True,
+    ),
+    "torch": Start(
+        torch_dense,
+        uniform_fan_in,
+        torch_dense,
+        torch_dense,
+        uniform_fan_in,
+        _normal,
+        _normal,
+        by_depth=True,
+        out_bias=uniform_fan_in,
+    ),
     "swin": Start(
-        convolution, uniform_fan_in, _normal, _normal, _zeros, _normal, _normal
+        torch_dense, uniform_fan_in, _normal, _normal, _zeros_for, _normal, _normal
     ),
 }

@@ -195,14 +195,18 @@ class Encoder(nn.Module, backbones.Patched):
     ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T D"] | None]:
         """A call without the last norm; with `collect` the output of every layer."""
         x = self.add_positions(tokens, ids)
-        bias = None
-        if self.position == "relative":
-            if ids is not None:
-                raise ValueError("a relative position table needs all patches in order")
-            index = posembed.relative_index(self.grid, self.cls)
-            bias = self.relative_table[index].transpose(2, 0, 1)[None]
+        if self.position == "relative" and ids is not None:
+            raise ValueError("a relative position table needs all patches in order")
         x = self.drop(x, deterministic=not train)
+        bias = self.attn_bias()
         return self.blocks(x, attn_mask, bias, train=train, collect=collect)
+
+    def attn_bias(self) -> Float[Array, "1 A T T"] | None:
+        """What every layer adds to its scores, where positions are relative."""
+        if self.position != "relative":
+            return None
+        index = posembed.relative_index(self.grid, self.cls)
+        return self.relative_table[index].transpose(2, 0, 1)[None]
 
     def add_positions(
         self, tokens: Float[Array, "B K D"], ids: Int[Array, "B K"] | None

@@ -7,16 +7,20 @@ takes (`encoder_note` says why no others), and whose call takes a batch to (loss
 metrics): "image" float32 [B, H, W, C] normalised, "pixels" the same from 0 to 1,
 "label" int32 [B], in training "step", the updates made before, and where the property
 `view_size` asks for one "view", the same crop at that size from 0 to 1. A field of type
-`frozen.Model` is another run's model. Random draws come from the streams "mask" and
-"drop". `panels`, where there is one, returns the columns of a picture sheet, normalised
-images by name, or pixels where `draws_pixels` says so, and `panel_note` what to print
-beneath. `problems()` lists what cannot work, one line each, as "field: why", naming
-every field it depends on.
+`frozen.Model` is another run's model. Variables of the collection MOVING are changed by
+the call itself in training, where the caller lets it. Random draws come from the
+streams "mask" and "drop". `panels`, where there is one, returns the columns of a
+picture sheet, normalised images by name, or pixels where `draws_pixels` says so, and
+`panel_note` what to print beneath. `problems()` lists what cannot work, one line each,
+as "field: why", naming every field it depends on.
 """
 
 import importlib
 import pathlib
 from typing import Any
+
+# The collection of variables that a call in training changes, without a gradient.
+MOVING = "moving"
 
 
 def names() -> list[str]:

@@ -64,7 +64,7 @@ class Objective(tokenizers.Predicted, nn.Module):
             kernel_init=start.dense,
             dtype=jnp.float32,
         )
-        self.teacher.declare(self, "tokenizer")
+        self.teacher.declare(self, "tokenizer", tokenizers.read_and_drawn)
 
     def __call__(
         self, batch: dict[str, Array], *, train: bool
@@ -98,11 +98,24 @@ class Objective(tokenizers.Predicted, nn.Module):
 
         So the widest matrix product is made for hidden patches alone.
         """
+        return self.scores(
+            self.encoder(self.masked(image, hidden), train=train), hidden
+        )
+
+    def masked(
+        self, image: Float[Array, "B H W C"], hidden: Bool[Array, "B N"]
+    ) -> Float[Array, "B N D"]:
+        """Patch embeddings, the mask token in place of hidden ones."""
         tokens = self.encoder.embed(image)
         mask_token = self.mask_token.astype(tokens.dtype)
-        tokens = jnp.where(hidden[:, :, None], mask_token, tokens)
-        x = self.encoder.patch_tokens(self.encoder(tokens, train=train))
-        return self.head(masking.take(x, masking.first_ids(hidden, self.num_hidden)))
+        return jnp.where(hidden[:, :, None], mask_token, tokens)
+
+    def scores(
+        self, x: Float[Array, "B T D"], hidden: Bool[Array, "B N"]
+    ) -> Float[Array, "B M V"]:
+        """Of the vocabulary, from what the encoder makes of the tokens."""
+        ids = masking.first_ids(hidden, self.num_hidden)
+        return self.head(masking.take(self.encoder.patch_tokens(x), ids))
 
     def targets(
         self, tokens: Int[Array, "B N"], hidden: Bool[Array, "B N"]

@@ -132,7 +132,7 @@ class Objective(tokenizers.Predicted, nn.Module):
             dtype=jnp.float32,
         )
         if self.tokenizer:
-            self.teacher.declare(self, "tokenizer")
+            self.teacher.declare(self, "tokenizer", tokenizers.read_and_drawn)
 
     def __call__(
         self, batch: dict[str, Array], *, train: bool
@@ -153,7 +153,10 @@ class Objective(tokenizers.Predicted, nn.Module):
         if self.sampling == "grid":
             return masking.grid_ids(batch, grid)
         if self.sampling == "block":
-            return masking.block_ids(key, batch, grid, self.num_kept)
+            # The paper does not say how (table 1f): BEiT's share, 16 of 196.
+            most = self.encoder.num_tokens - self.num_kept
+            smallest = max(1, min(most, self.encoder.num_tokens * 16 // 196))
+            return masking.block_ids(key, batch, grid, self.num_kept, smallest)
         return masking.random_ids(key, batch, self.encoder.num_tokens, self.num_kept)
 
     def predict(

@@ -69,7 +69,7 @@ class Objective(nn.Module):
         # the order of the columns here.
         self.decoder = nn.Dense(
             encoder.cell[0] * encoder.cell[1] * encoder.channels,
-            kernel_init=starts.convolution,
+            kernel_init=starts.torch_dense,
             bias_init=starts.uniform_fan_in(encoder.out_width),
             dtype=jnp.float32,
         )

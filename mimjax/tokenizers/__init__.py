@@ -16,6 +16,13 @@ from jaxtyping import Array, Bool, Int
 from mimjax import frozen, patches
 
 
+def read_and_drawn(objective: Any, image: Array) -> None:
+    """All that is ever asked of a tokenizer."""
+    ids = objective.tokens(image)
+    if hasattr(objective, "decode"):
+        objective.decode(ids)
+
+
 class Predicted:
     """What objectives share that predict the tokens of a frozen tokenizer.
 
@@ -28,9 +35,12 @@ class Predicted:
 
     @property
     def teacher(self) -> frozen.Model:
-        """The tokenizer, where it can be at the size that gives a token a patch."""
+        """The tokenizer, where it can be at the size that gives a token a patch.
+
+        What stands in for one can.
+        """
         model = self.tokenizer
-        if not getattr(model.objective, "any_size", False):
+        if model.workdir and not getattr(model.objective, "any_size", False):
             return model
         cell, grid = model.objective.encoder.cell, self.encoder.grid
         size = grid[0] * cell[0], grid[1] * cell[1]

@@ -1,0 +1,315 @@
+"""BEiT v2 and its tokenizer against the official implementation and by hand."""
+
+import dataclasses
+
+import closeness
+import jax
+import jax.numpy as jnp
+import numpy as np
+import official
+import pytest
+import tiny
+
+from mimjax import config, frozen, masking
+from mimjax.backbones import starts, vit
+from mimjax.objectives import beit2, classify, vqkd
+from mimjax.tokenizers import codebook
+
+OUTPUT, LOSS, GRADIENT, FLOOR = 3e-6, 1e-6, 1e-5, 1e-7
+
+
+def encoder_of(sizes, **fields):
+    return vit.Encoder(
+        image_size=(sizes["img_size"],) * 2,
+        patch_size=(sizes["patch_size"],) * 2,
+        width=sizes["embed_dim"],
+        depth=sizes["depth"],
+        heads=sizes["num_heads"],
+        qkv_bias="qv",
+        norm_eps=sizes["layer_norm_eps"],
+        **fields,
+    )
+
+
+def tokenizer():
+    """The official tokenizer: file, objective, parameters and codes."""
+    golden = official.load("beit2_vqkd")
+    sizes = golden.config
+    teacher = vit.Encoder(width=sizes["decoder_out_dim"], heads=1, depth=1)
+    objective = vqkd.Objective(
+        encoder_of(sizes, position="learned", start="beit_normal"),
+        teacher=frozen.Model(classify.Objective(teacher), (0.5,), (0.5,)),
+        num_codes=sizes["n_code"],
+        code_width=sizes["code_dim"],
+        decay=sizes["decay"],
+        commitment=sizes["beta"],
+        decoder_width=sizes["dec_embed_dim"],
+        decoder_depth=sizes["dec_depth"],
+        decoder_heads=sizes["dec_num_heads"],
+    )
+    heads = sizes["num_heads"], sizes["dec_num_heads"]
+    params = official.vqkd(golden.weights, *heads)
+    codes = golden.weights["quantize.embedding.weight"]
+    # Counts that are kept and never used.
+    assert golden.weights.unread == {
+        "quantize.cluster_size",
+        "quantize.embedding.cluster_size",
+        "quantize.embedding.embed_avg",
+        "quantize.embedding.initted",
+    }
+    return golden, objective, params, jnp.asarray(codes)
+
+
+def test_the_tokenizer_is_the_official_one():
+    golden, objective, params, codes = tokenizer()
+    output = golden.output
+    # What is made of the pixels: data.normalise="inception".
+    image = (official.nhwc(golden.input["image"]) - 0.5) / 0.5
+    np.testing.assert_allclose(image, official.nhwc(output["pre_processed"]), atol=1e-6)
+    wanted = jnp.asarray(golden.input["teacher_target"])
+
+    def loss_of(params):
+        moving = {"codes": codes, "started": jnp.ones((), jnp.int32)}
+        bound = objective.bind({"params": params, "moving": moving})
+        vectors = bound.vectors(image)
+        ids = codebook.nearest(vectors, codes)
+        loss, metrics = bound.loss(wanted, vectors, codes[ids])
+        return loss, (vectors, ids, bound.tokens(image), metrics)
+
+    run = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
+    (loss, (vectors, ids, tokens, metrics)), grads = run(params)
+    np.testing.assert_array_equal(ids, output["ids_train"])
+    np.testing.assert_array_equal(tokens, output["ids_eval"])
+    features = jnp.asarray(output["to_quantizer_features"])
+    assert closeness.difference(vectors, codebook.unit(features)) < OUTPUT
+    np.testing.assert_allclose(loss, output["loss"], rtol=LOSS)
+    np.testing.assert_allclose(loss, golden.loss64, rtol=LOSS)
+    commitment, cosine = metrics["commitment"], metrics["cosine"]
+    np.testing.assert_allclose(commitment, output["commitment_loss"], rtol=LOSS)
+    np.testing.assert_allclose(1 - cosine, output["rec_loss"], rtol=LOSS)
+    read = official.vqkd(golden.grads, 3, 2)
+    closeness.same_gradients(grads, read, GRADIENT, FLOOR)
+    assert not golden.grads.unread
+    after = codebook.moved(vectors, ids, codes, objective.decay)
+    assert closeness.difference(after, output["codebook_after_train_step"]) < OUTPUT
+    unused = np.setdiff1d(np.arange(len(codes)), np.asarray(ids))
+    np.testing.assert_allclose(after[unused], codes[unused], atol=1e-7)
+
+
+def test_groups_are_those_of_the_official_kmeans():
+    golden = official.load("beit2_vqkd")
+    samples = jnp.asarray(golden.input["kmeans_samples"])
+    means = golden.output["kmeans_means"]
+    found = codebook.kmeans(samples, samples[: len(means)])
+    assert closeness.difference(found, means) < OUTPUT
+    bins = np.bincount(codebook.nearest(samples, found), minlength=len(means))
+    np.testing.assert_array_equal(bins, golden.output["kmeans_bins"])
+
+
+def test_a_group_without_members_stays():
+    vectors = codebook.unit(jnp.asarray([[1.0, 0.1], [1.0, -0.1]]))
+    far = jnp.asarray([[1.0, 0.0], [-1.0, 0.0]])
+    np.testing.assert_allclose(codebook.kmeans(vectors, far), far, atol=1e-6)
+
+
+def test_codes_start_from_vectors_none_twice_if_there_are_enough():
+    vectors = jax.random.normal(jax.random.key(0), (9, 4))
+    found = np.asarray(codebook.first(jax.random.key(1), vectors, 6))
+    assert len(np.unique(found, axis=0)) == 6
+    few = np.asarray(codebook.first(jax.random.key(1), vectors, 20))
+    known = {row.tobytes() for row in np.asarray(vectors)}
+    for rows in (found, few):
+        assert {row.tobytes() for row in rows} <= known
+
+
+def test_the_pretraining_is_the_official_one():
+    golden = official.load("beit2_pretrain_cls")
+    sizes, output = golden.config, golden.output
+    encoder = encoder_of(sizes, position="relative", layer_scale=0.1, start="beit")
+    hidden = jnp.asarray(golden.input["mask"])
+    tokenizer = vqkd.Objective(vit.Encoder(), num_codes=sizes["vocab_size"])
+    objective = beit2.Objective(
+        encoder,
+        tokenizer=frozen.Model(tokenizer, (0.5,), (0.5,)),
+        num_hidden=int(hidden.sum(axis=1).max()),
+        early_layer=sizes["early_layers"],
+        branch_depth=sizes["head_layers"],
+    )
+    image = official.nhwc(golden.input["image"])
+    tokens = jnp.asarray(golden.input["ids"], jnp.int32)
+    params = official.beit2(golden.weights, sizes["num_heads"])
+    assert golden.weights.unread == {"rel_pos_bias.relative_position_index"}
+
+    def loss_of(params):
+        bound = objective.bind({"params": params})
+        both = bound.predict_twice(image, hidden)
+        losses = [bound.loss(tokens, logits, hidden) for logits in both]
+        return losses[0] + losses[1], (losses, both)
+
+    run = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
+    (loss, (losses, both)), grads = run(params)
+    ids = masking.first_ids(hidden, objective.num_hidden)
+    for name, ours, part in zip(("main", "cls_branch"), both, losses, strict=True):
+        every = jnp.asarray(output[f"logits_{name}_all_tokens"])
+        assert closeness.difference(ours, masking.take(every, ids)) < OUTPUT
+        np.testing.assert_allclose(part, output[f"loss_{name}"], rtol=LOSS)
+    np.testing.assert_allclose(loss, output["loss"], rtol=LOSS)
+    np.testing.assert_allclose(loss, golden.loss64, rtol=LOSS)
+    read = official.beit2(golden.grads, sizes["num_heads"])
+    closeness.same_gradients(grads, read, GRADIENT, FLOOR)
+    assert not golden.grads.unread
+
+
+def test_always_as_many_patches_are_hidden():
+    given = tiny.resolve("beit2")
+    params = {"params": tiny.start(given, tiny.mesh_of()).params}
+    rngs = {"mask": jax.random.key(0)}
+    hidden = given.objective.apply(params, 64, method="draw", rngs=rngs)
+    assert (np.asarray(hidden).sum(axis=1) == 7).all()
+    ids = masking.block_ids(jax.random.key(0), 64, (14, 14), 121, 16)[1]
+    hidden = masking.hidden_from_ids(ids, 196)
+    assert (np.asarray(hidden).sum(axis=1) == 75).all()
+    # Mostly blocks: hidden neighbours are far more than by chance.
+    grid = np.asarray(hidden).reshape(64, 14, 14)
+    pairs = (grid[:, :, 1:] & grid[:, :, :-1]).mean()
+    assert pairs > 1.7 * (75 / 196) ** 2
+
+
+def test_the_branch_goes_on_where_the_early_layers_end():
+    """Starts and rates are by number; kernels are uniform as PyTorch's are."""
+    encoder = vit.Encoder(
+        image_size=(16, 16),
+        patch_size=(4, 4),
+        width=64,
+        depth=6,
+        heads=4,
+        qkv_bias="qv",
+        position="relative",
+        layer_scale=0.1,
+        drop_path=0.5,
+        start="beit",
+    )
+    teacher = frozen.Model(vqkd.Objective(encoder, num_codes=9), (0.5,), (0.5,))
+    objective = beit2.Objective(
+        encoder, tokenizer=teacher, num_hidden=7, min_block=2, early_layer=3
+    )
+    image = jnp.zeros((1, 16, 16, 3))
+    rngs = {name: jax.random.key(0) for name in ("params", "mask", "drop")}
+    params = objective.init(rngs, {"image": image, "pixels": image}, train=False)
+    layers = params["params"]["branch"]["layers"]
+    for name, kernel, number_counts in (
+        ("up", layers["mlp"]["up"]["kernel"], False),
+        ("down", layers["mlp"]["down"]["kernel"], True),
+        ("out", layers["attn"]["out"]["kernel"], True),
+        ("qkv", layers["attn"]["qkv"]["kernel"], False),
+    ):
+        fan_in = 256 if name == "down" else 64
+        for row, number in zip(kernel, (4, 5), strict=True):
+            bound = fan_in**-0.5 / (np.sqrt(2 * number) if number_counts else 1)
+            assert 0.97 * bound < np.abs(row).max() <= bound * (1 + 1e-6), name
+    for bias in (layers["mlp"]["up"]["bias"], layers["attn"]["out"]["bias"]):
+        assert 0.8 * 64**-0.5 < np.abs(bias).max() <= 64**-0.5
+    assert np.abs(layers["mlp"]["down"]["bias"]).max() <= 256**-0.5
+    assert not layers["attn"]["q_bias"].any()
+    bound = objective.bind(params)
+    assert bound.branch.first == 4
+    # 6 layers from 0 to 0.5: the fourth and the fifth.
+    np.testing.assert_allclose(bound.branch.drop_path, (0.3, 0.4))
+    assert starts.STARTS["torch"].by_depth
+
+
+@pytest.fixture(scope="module")
+def run():
+    return tiny.Run(tiny.resolve("vqkd"))
+
+
+def test_codes_begin_as_groups_and_then_follow_their_vectors(run):
+    """By hand, from the vectors of each update and what the codes were before."""
+
+    def vectors_of(state, batch):
+        image = (batch["image"] / 255.0 - run.plan.mean) / run.plan.std
+        variables = {"params": state.params, **state.frozen}
+        return np.asarray(
+            run.config.objective.apply(
+                variables, jnp.asarray(image, jnp.float32), method="vectors"
+            )
+        ).reshape(-1, 8)
+
+    teacher = tiny.bits(run.state.frozen["frozen"])
+    for step in range(3):
+        # A copy on the host: the state is given up to the update.
+        before = jax.device_get(run.state)
+        vectors = vectors_of(before, jax.device_get(run.batch(step)))
+        values = run.step()
+        after = np.asarray(run.state.frozen["moving"]["codes"])
+        codes = before.frozen["moving"]["codes"]
+        if step == 0:
+            assert before.frozen["moving"]["started"] == 0
+            # They are far nearer than the directions that stood in.
+            nearest = [(vectors @ c.T).max(axis=1).mean() for c in (after, codes)]
+            assert nearest[0] > nearest[1] + 0.1
+            continue
+        ids = (vectors @ codes.T).argmax(axis=1)
+        wanted = codes.copy()
+        for code in np.unique(ids):
+            mean = vectors[ids == code].mean(axis=0)
+            mixed = 0.99 * codes[code] + 0.01 * mean / np.linalg.norm(mean)
+            wanted[code] = mixed / np.linalg.norm(mixed)
+        np.testing.assert_allclose(after, wanted, atol=1e-6)
+        shares = np.bincount(ids, minlength=16) / len(ids)
+        np.testing.assert_allclose(values["codes_used"], (shares > 0).mean())
+        entropy = -(shares[shares > 0] * np.log(shares[shares > 0])).sum()
+        np.testing.assert_allclose(values["perplexity"], np.exp(entropy), rtol=1e-5)
+    assert tiny.bits(run.state.frozen["frozen"]) == teacher, "it never changes"
+
+
+def test_what_is_not_finite_does_not_move_the_codes(run):
+    broken = jax.tree.map(lambda x: x * np.nan, run.state.params)
+    state = jax.device_get(dataclasses.replace(run.state, params=broken))
+    before = state.frozen["moving"]
+    state, values = run.update(jax.device_put(state, jax.devices()[0]), run.batch(7))
+    assert not np.isfinite(values["loss"])
+    assert tiny.bits(state.frozen["moving"]) == tiny.bits(before)
+    run.state = state
+
+
+def test_the_parts_of_a_batch_move_the_codes_in_turn():
+    """Two parts are as two batches whose gradients are averaged."""
+    given = tiny.resolve("vqkd", optim__accumulate=2)
+    run = tiny.Run(given)
+    run.step()
+    codes = np.asarray(run.state.frozen["moving"]["codes"])
+    np.testing.assert_allclose(np.linalg.norm(codes, axis=1), 1, atol=1e-6)
+    assert int(run.state.frozen["moving"]["started"]) == 1
+
+
+def test_a_teacher_that_does_not_fit_is_one_line():
+    def lines(**changes):
+        with pytest.raises(config.ConfigError) as caught:
+            tiny.resolve("vqkd", **changes)
+        return caught.value.problems
+
+    (line,) = lines(objective__teacher="")
+    assert line.startswith("config.objective.teacher: name the workdir")
+    (line,) = lines(encoder__channels=1)
+    assert "teacher: it takes channels 3, not the 1 of config.encoder" in line
+    (line,) = lines(encoder__patch_size=(8, 8))
+    assert "teacher: a token of it stands for (4, 4) pixels, not for the (8, 8)" in line
+
+
+def test_beit2_says_which_layers_there_are():
+    with pytest.raises(config.ConfigError) as caught:
+        tiny.resolve("beit2", objective__early_layer=2, encoder__cls=False)
+    problems = caught.value.problems
+    assert any("early_layer: 2 must be from 1 to less than" in p for p in problems)
+    assert any("beit2 learns what an image is through the class" in p for p in problems)
+
+
+def test_the_tokenizers_own_teacher_is_left_behind():
+    """The state of BEiT v2 holds the encoder and the codes of its tokenizer alone."""
+    held = tiny.start(tiny.resolve("beit2"), tiny.mesh_of()).frozen["frozen"]
+    assert set(held["tokenizer"]) == {"params", "moving"}
+    assert np.abs(held["tokenizer"]["moving"]["codes"]).max() > 0, "it was filled"
+    teacher = tiny.start(tiny.resolve("vqkd"), tiny.mesh_of()).frozen["frozen"]
+    assert set(teacher["teacher"]) == {"params"}
+    assert set(teacher["teacher"]["params"]) == {"encoder"}

@@ -75,11 +75,17 @@ LAST = {"mae": "decoder_pred", "simmim": "decoder", "aim": "head_pred"}
 
 
 def ask(
-    objective: nn.Module, params: Any, image: Any, *drawn: Any, target: Any = None
+    objective: nn.Module,
+    params: Any,
+    image: Any,
+    *drawn: Any,
+    target: Any = None,
+    differentiate: bool = True,
 ) -> Answer:
     """Given an image and what would have been drawn; a classifier is given labels.
 
-    `target` is what is to be predicted, where it does not come from the image.
+    `target` is what is to be predicted, where it does not come from the image. Without
+    `differentiate` there are no gradients.
     """
     last = LAST.get(type(objective).__module__.rpartition(".")[2], "head")
 
@@ -101,5 +107,8 @@ def ask(
         outputs = seen["intermediates"]
         return value, [outputs[name]["__call__"][0] for name in ("encoder", last)]
 
+    if not differentiate:
+        value, outputs = jax.jit(loss)(params)
+        return Answer(value, *outputs, grads=None)
     (value, outputs), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     return Answer(value, *outputs, grads)

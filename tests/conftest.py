@@ -24,9 +24,17 @@ jaxtyping.install_import_hook("mimjax", "typecheck.check")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 
-TORCH = importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")
-collect_ignore = [] if TORCH else ["test_parity.py"]
-# Nothing needs torchvision, and one built for another torch breaks transformers.
+NEEDS = {
+    "test_parity.py": ("torch", "transformers"),
+    "test_timm.py": ("torch", "timm"),
+}
+collect_ignore = [
+    name
+    for name, needs in NEEDS.items()
+    if not all(map(importlib.util.find_spec, needs))
+]
+# Nothing needs the torchvision that timm brings, and one built for another torch breaks
+# transformers.
 sys.modules.setdefault("torchvision", cast(Any, None))
 
 
@@ -44,7 +52,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says so where a file was left out."""
     for name in collect_ignore:
-        terminalreporter.write_line(f"{name}: not run, it needs PyTorch, transformers")
+        needs = " and ".join(NEEDS[name])
+        terminalreporter.write_line(f"{name}: not run, it needs {needs}")
 
 
 @pytest.fixture

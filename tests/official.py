@@ -220,18 +220,11 @@ def simmim(source: Source, heads: int, patch_side: int) -> dict[str, Any]:
 
 def beit(source: Source, heads: int) -> dict[str, Any]:
     """microsoft/unilm beit `modeling_pretrain.py`."""
-    encoder = {
-        "patch": patch(source, "patch_embed.proj"),
-        "cls_token": source["cls_token"],
-        "blocks": {"layers": layers(source, "blocks", TIMM, heads)},
-        "norm": norm(source, "norm"),
+    return {
+        "encoder": timm_vit(source, heads),
+        "mask_token": source["mask_token"],
+        "head": linear(source, "lm_head"),
     }
-    table = "rel_pos_bias.relative_position_bias_table"
-    for ours, theirs in (("relative_table", table), ("pos_embed", "pos_embed")):
-        if theirs in source:
-            encoder[ours] = source[theirs]
-    head = linear(source, "lm_head")
-    return {"encoder": encoder, "mask_token": source["mask_token"], "head": head}
 
 
 def beit2(source: Source, heads: int) -> dict[str, Any]:
@@ -405,13 +398,56 @@ def hugging_face_vit(source: Source, heads: int) -> dict[str, Any]:
     }
 
 
-def swin_stages(source: Source, names: Layer, heads: tuple[int, ...]) -> dict[str, Any]:
-    """The stages of a Swin transformer and what merges tokens between them."""
+def timm_vit(source: Source, heads: int) -> dict[str, Any]:
+    """timm `VisionTransformer` and `Beit`."""
+    encoder = {
+        "patch": patch(source, "patch_embed.proj"),
+        "cls_token": source["cls_token"],
+        "blocks": {"layers": layers(source, "blocks", TIMM, heads)},
+        "norm": norm(source, "norm"),
+    }
+    table = "rel_pos_bias.relative_position_bias_table"
+    for ours, theirs in (("relative_table", table), ("pos_embed", "pos_embed")):
+        if theirs in source:
+            encoder[ours] = source[theirs]
+    return encoder
+
+
+def timm_stem(source: Source) -> dict[str, Any]:
+    """timm `ResNetV2`, as in its hybrids."""
+
+    def conv_of(name: str) -> dict[str, np.ndarray]:
+        return {"kernel": source[f"{name}.weight"].transpose(2, 3, 1, 0)}
+
+    source = source.below("patch_embed.backbone.")
+    tree = {"root": conv_of("stem.conv"), "root_norm": norm(source, "stem.norm")}
+    stage = unit = 0
+    while f"stages.{stage}.blocks.0.conv1.weight" in source:
+        name = f"stages.{stage}.blocks.{unit}"
+        ours = {f"conv{n}": conv_of(f"{name}.conv{n}") for n in (1, 2, 3)}
+        ours |= {f"norm{n}": norm(source, f"{name}.norm{n}") for n in (1, 2, 3)}
+        if f"{name}.downsample.conv.weight" in source:
+            ours["conv_skip"] = conv_of(f"{name}.downsample.conv")
+            ours["norm_skip"] = norm(source, f"{name}.downsample.norm")
+        tree[f"stage_{stage + 1}_unit_{unit + 1}"] = ours
+        unit += 1
+        if f"stages.{stage}.blocks.{unit}.conv1.weight" not in source:
+            stage, unit = stage + 1, 0
+    return tree
+
+
+def swin_stages(
+    source: Source, names: Layer, heads: tuple[int, ...], late: int = 0
+) -> dict[str, Any]:
+    """The stages of a Swin transformer and what merges tokens between them.
+
+    That is in the stage before, or with `late` 1 in the one after.
+    """
     tree: dict[str, Any] = {}
     for stage, count in enumerate(heads):
         stacked = layers(source, f"layers.{stage}.blocks", names, count)
         tree[f"stages_{stage}"] = {"layers": stacked}
-        merge = f"layers.{stage}.downsample"
+        merge = f"layers.{stage + late}.downsample"
         if f"{merge}.reduction.weight" in source:
             tree[f"merges_{stage}"] = {
                 "norm": norm(source, f"{merge}.norm"),
@@ -420,13 +456,15 @@ def swin_stages(source: Source, names: Layer, heads: tuple[int, ...]) -> dict[st
     return tree
 
 
-def swin_encoder(source: Source, heads: tuple[int, ...]) -> dict[str, Any]:
-    """microsoft/Swin-Transformer `swin_transformer.py`."""
+def swin_encoder(
+    source: Source, heads: tuple[int, ...], late: int = 0
+) -> dict[str, Any]:
+    """microsoft/Swin-Transformer `swin_transformer.py`; `late` 1 is for timm's."""
     return {
         "patch": patch(source, "patch_embed.proj"),
         "patch_scale": norm(source, "patch_embed.norm"),
         "norm": norm(source, "norm"),
-        **swin_stages(source, TIMM, heads),
+        **swin_stages(source, TIMM, heads, late),
     }
 
 

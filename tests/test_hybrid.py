@@ -1,4 +1,4 @@
-"""The hybrid encoder: its sizes and limits; its numbers are in test_golden."""
+"""The hybrid encoder: its sizes and limits; numbers: test_golden and test_timm."""
 
 import jax
 import jax.numpy as jnp

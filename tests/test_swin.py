@@ -1,4 +1,4 @@
-"""Swin: windows, shifts, stages; its numbers are in test_golden and test_parity."""
+"""Swin: windows, shifts, stages; numbers: test_golden, test_parity, test_timm."""
 
 import closeness
 import jax

@@ -100,7 +100,7 @@ def start(
     from mimjax import config
     from mimjax.checkpoint import StorageError
     from mimjax.data.faults import BadDataError
-    from mimjax.run import loop
+    from mimjax.run import loop, setup
 
     # Before any host or device is touched; what depends on their number comes after.
     resolved = config.resolve(flags.config, changes, None)
@@ -110,7 +110,12 @@ def start(
         hosts.join(flags.distributed)
     import jax
 
+    # On a CPU there is nothing to run ahead of; and so one thread takes and gives back
+    # what an update needs, which it can then keep.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     config.fit(resolved, jax.device_count())
+    if jax.default_backend() == "cpu":
+        setup.keep_memory()
     command = [sys.executable, "-m", "mimjax.main", *given]
     try:
         return loop.run(resolved, pathlib.Path(flags.workdir), command)

@@ -70,6 +70,30 @@ def dvae(
     return encoder, encoder + decoder + conv(1, width, 6)
 
 
+def vit_like(width: int, depth: int, tokens: int, values: int) -> int:
+    """A transformer with learned positions and no bias on its keys."""
+    ends = values * width + width + width + (tokens + 1) * width + 2 * width
+    return ends + depth * (12 * width**2 + 12 * width)
+
+
+def vqkd(
+    encoder: tuple[int, int, int, int],
+    decoder: tuple[int, int, int, int],
+    teacher: int,
+) -> tuple[int, int]:
+    """An encoder; with two dense layers, the decoder of its codes and two more."""
+    (wide, *_), (width, *_, code) = encoder, decoder
+    whole = vit_like(*encoder) + vit_like(*decoder)
+    whole += wide**2 + wide + wide * code + code
+    whole += width**2 + width + width * teacher + teacher
+    return vit_like(*encoder), whole
+
+
+def beit2_branch(width: int, depth: int) -> int:
+    """Layers of BEiT: without a bias on the keys, with two scales."""
+    return depth * (12 * width**2 + 14 * width)
+
+
 def simmim(encoder: int, first: int, last: int, values: int) -> tuple[int, int]:
     """An encoder, and with SimMIM's mask token and decoder."""
     return encoder, encoder + first + last * values + values
@@ -103,6 +127,14 @@ PARAMETERS = {
     "quickstart_beit": (801_168, 801_168 + 128 + 128 * 8192 + 8192),
     "mpp_b16": (86_567_656 - B_HEAD, 86_567_656 - B_HEAD + 768 + 768 * 512 + 512),
     "quickstart_tokenizer": dvae(32, 3, 1, 128, 32),
+    "vqkd_b16": vqkd((768, 12, 196, 768), (768, 3, 196, 32), 768),
+    "beit2_b16": (BEIT_B, 91_965_776 + beit2_branch(768, 2)),
+    "beit2_l16": (BEIT_L, 311_534_016 + beit2_branch(1024, 2)),
+    "quickstart_vqkd": vqkd((128, 2, 64, 48), (128, 1, 64, 16), 128),
+    "quickstart_beit2": (
+        801_168,
+        801_168 + beit2_branch(128, 1) + 128 + 128 * 8192 + 8192,
+    ),
 }
 
 
@@ -198,6 +230,8 @@ def test_sets_nothing_to_what_it_is_anyway(name):
         ("simmim_b16", {"mask_token", "relative_table"}),
         ("simmim_swin_b", {"relative_table"}),
         ("beit_b16", {"mask_token", "relative_table"}),
+        ("beit2_b16", {"mask_token", "relative_table"}),
+        ("vqkd_b16", set()),
         ("dvae", set()),
         ("aim_600m", set()),
         ("vit_b16", set()),

@@ -92,7 +92,8 @@ class Objective(nn.Module):
         if self.teacher is not UNNAMED:
             return self.teacher
         like = self.encoder.clone(parent=None, name=None)
-        return dataclasses.replace(UNNAMED, objective=classify.Objective(like))
+        objective = classify.Objective(like, parent=None)
+        return dataclasses.replace(UNNAMED, objective=objective)
 
     def setup(self) -> None:
         encoder, teacher = self.encoder, self.guide.objective.encoder

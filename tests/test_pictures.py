@@ -132,6 +132,16 @@ def test_curves_draw_what_the_records_hold(tmp_path):
     assert orange in colours(path)
 
 
+def test_what_an_objective_measures_is_drawn_if_it_is(tmp_path):
+    path, (blue, orange) = tmp_path / "metrics.png", ((31, 95, 168), (217, 130, 43))
+    records = run_records()
+    assert not curves.metric_curves(records, path)
+    records = [{**r, "codes_used": 0.5} for r in records]
+    assert not curves.metric_curves(records, path), "held-out values name them"
+    assert curves.metric_curves([*records, {"step": 300, "eval/codes_used": 0.6}], path)
+    assert {blue, orange} <= colours(path)
+
+
 def test_nothing_is_drawn_of_nothing(tmp_path):
     records = [{"step": 1, "loss": float("nan")}]
     assert not curves.loss_curve([], tmp_path / "a.png")

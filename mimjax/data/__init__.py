@@ -157,8 +157,9 @@ def held_out(
     """At most `limit` images without augmentation, and their labels (-1: none).
 
     `probe_train` comes from the images trained on, `test` from those kept from it. The
-    shorter side is resized to 256/224 of the size asked for and the centre taken;
-    digits are as drawn. Unreadable images are left out, and so are those that are not
+    shorter side is resized to 256/224 of the size asked for and the centre taken, as by
+    MAE and its kin (vit_jax squeezes the whole image instead); digits are as drawn.
+    Unreadable images are left out, and so are those that are not
     read yet when `should_stop` says so.
     """
     from mimjax.data import sources

@@ -109,7 +109,9 @@ def jitter(image: Any, u: Any, strengths: tuple[float, ...], rate: float) -> Any
     """Brightness, contrast, saturation and hue in a random order; uint8 -> uint8.
 
     Factors are uniform in [max(0, 1 - s), 1 + s], the turn of the hue in [-s, s] turns.
-    Values are rounded once, after the last change (Pillow rounds after each).
+    Values are rounded once, after the last change (Pillow rounds after each). The image
+    is the crop, alike in a second view of it; BEiT and BEiT v2 officially jitter before
+    they crop, so that contrast is about the mean of the whole image.
     """
     changes = [_brightness, _contrast, _saturation, _hue]
     factors = [2 * u[FACTORS][i] - 1 for i in range(4)]

@@ -2,8 +2,9 @@
 
 Dosovitskiy et al., arXiv 2010.11929; official code google-research/vision_transformer
 `models_vit.py`: class token or mean of all tokens after the last norm, an optional tanh
-layer (the paper's pre-training head), a linear head that starts at zero, softmax
-cross-entropy.
+layer (the paper's pre-training head; the released weights of AugReg have none), a
+linear head that starts at zero (behind Swin from a normal of 0.02, as all its layers
+do), softmax cross-entropy.
 """
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mimjax.backbones import hybrid, sizes, swin, vit
+from mimjax.backbones import hybrid, sizes, starts, swin, vit
 
 # More is a slip of the keyboard.
 MOST_CLASSES = 2**24
@@ -33,6 +34,8 @@ class Objective(nn.Module):
             found.append(f"pool: {self.pool!r} is neither 'token' nor 'gap'")
         if self.pool == "token" and not self.encoder.cls:
             found.append("pool: 'token' needs config.encoder.cls=True (or use 'gap')")
+        if self.pool == "gap" and self.encoder.cls:
+            found.append("pool: 'gap' is for encoders with config.encoder.cls=False")
         if not 2 <= self.num_classes <= MOST_CLASSES:
             found.append(
                 f"num_classes: {self.num_classes} must be from 2 to {MOST_CLASSES}"
@@ -47,9 +50,10 @@ class Objective(nn.Module):
     def setup(self) -> None:
         if self.representation:
             self.pre_logits = nn.Dense(self.representation, dtype=jnp.float32)
-        self.head = nn.Dense(
-            self.num_classes, kernel_init=nn.initializers.zeros, dtype=jnp.float32
-        )
+        start = nn.initializers.zeros
+        if isinstance(self.encoder, swin.Encoder):
+            start = starts.STARTS["swin"].dense
+        self.head = nn.Dense(self.num_classes, kernel_init=start, dtype=jnp.float32)
 
     def __call__(
         self, batch: dict[str, Array], *, train: bool

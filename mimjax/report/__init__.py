@@ -17,7 +17,7 @@ THUMB = 480  # pixels
 
 
 def report(workdir: Path) -> Path:
-    """Writes workdir/report.html, and the curves it holds as loss.png and accuracy.png.
+    """Writes workdir/report.html, and the curves it holds as PNG files beside it.
 
     Reads config.json, run.json, metrics.jsonl, data_errors.jsonl and
     pictures/step_NNNNNNNN.png and leaves out what is absent, so it can be made again at
@@ -140,13 +140,17 @@ def _earlier(sheets: Sequence[Path]) -> str:
 
 
 def _curves(workdir: Path, records: Sequence[Record], run: Mapping[str, Any]) -> str:
-    loss, accuracy = workdir / "loss.png", workdir / "accuracy.png"
+    loss, accuracy, others = (
+        workdir / f"{name}.png" for name in ("loss", "accuracy", "metrics")
+    )
     resumed = [resume["step"] for resume in run.get("resumes", [])]
     warmup, body = run.get("warmup_steps"), ""
     if curves.loss_curve(records, loss, warmup_step=warmup, resumed=resumed):
         body += page.picture(loss, "Loss and learning rate")
     if curves.accuracy_curve(records, accuracy):
         body += page.picture(accuracy, "Frozen encoder on held-out images")
+    if curves.metric_curves(records, others):
+        body += page.picture(others, "What else the objective measures")
     return body
 
 

@@ -122,6 +122,36 @@ def accuracy_curve(records: Sequence[Record], path: Path) -> bool:
     return True
 
 
+def metric_curves(records: Sequence[Record], path: Path) -> bool:
+    """Draws what the objective measures beside its loss, one panel each, to `path`.
+
+    Training is a line, held-out values ("eval/NAME") are points.
+
+    Returns:
+      False, with nothing drawn, where the objective measures nothing else.
+    """
+    held_out = {key for record in records for key in record if key.startswith("eval/")}
+    # What every run has as well is no metric of the objective.
+    common = {"eval/loss", *(key for key, _, _ in ACCURACIES)}
+    names = sorted(key.removeprefix("eval/") for key in held_out - common)
+    if not names:
+        return False
+    rows = -(-len(names) // 2)
+    figure = _figure(0.4 + 2.2 * rows)
+    panels = figure.subplots(rows, 2, squeeze=False).ravel()
+    for axes, name in zip(panels, names, strict=False):
+        axes.plot(*series(records, name), color="#1f5fa8", lw=1.2, label="training")
+        points = series(records, f"eval/{name}")
+        axes.plot(*points, "o", color="#d9822b", ms=4, label="held out")
+        _tidy(axes, name.replace("_", " "))
+        axes.set_xlabel("step")
+    panels[0].legend(frameon=False)
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    _save(figure, path)
+    return True
+
+
 def _draw_loss(axes: "Axes", steps: np.ndarray, losses: np.ndarray) -> None:
     """The raw and the smoothed line; a start far above the rest is cut off."""
     few = len(losses) < 20

@@ -8,7 +8,7 @@ import pytest
 
 from mimjax import frozen, masking, patches
 from mimjax.backbones import swin
-from mimjax.objectives import aim, beit, dvae, mae, mpp, simmim
+from mimjax.objectives import aim, beit, beit2, dvae, mae, mpp, simmim, vqkd
 from mimjax.tokenizers import dvae as dvae_net
 
 BATCH = {"image": jax.random.normal(jax.random.key(0), (2, 16, 16, 3))}
@@ -106,19 +106,22 @@ def check_simmim(objective):
     assert (seen[0] != before[0]).any(axis=-1).all()
 
 
-def test_beit_does_not_see_hidden_patches(encoder):
+def beits(encoder):
+    """BEiT and BEiT v2, small."""
+    kind = {"position": "relative", "qkv_bias": "qv", "start": "beit"}
+    hiding = {"num_hidden": 7, "min_block": 2}
+    net = dvae_net.Encoder(width=8, groups=3, blocks=1, num_codes=9)
+    small = frozen.Model(dvae.Objective(net), (0.0,), (1.0,))
+    yield beit.Objective(encoder(depth=1, **kind), tokenizer=small, **hiding)
+    small = frozen.Model(vqkd.Objective(encoder(), num_codes=9), (0.5,), (0.5,))
+    branch = {"early_layer": 1, "branch_depth": 1}
+    yield beit2.Objective(encoder(**kind), tokenizer=small, **hiding, **branch)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_beit_does_not_see_hidden_patches(encoder, version):
     """Hidden patches move neither scores nor, seen from them alone, the gradient."""
-    small = frozen.Model(
-        dvae.Objective(dvae_net.Encoder(width=8, groups=3, blocks=1, num_codes=9)),
-        (0.0,),
-        (1.0,),
-    )
-    objective = beit.Objective(
-        encoder(depth=1, position="relative", qkv_bias="qv", start="beit"),
-        tokenizer=small,
-        num_hidden=7,
-        min_block=2,
-    )
+    objective = list(beits(encoder))[version - 1]
     batch = {**BATCH, "pixels": BATCH["image"]}
     params = closeness.random_params(objective, batch, train=False)
     hidden = masking.block_wise(jax.random.key(3), 2, (4, 4), 7, 2)
@@ -127,8 +130,12 @@ def test_beit_does_not_see_hidden_patches(encoder):
     @jax.jit
     def run(image, tokens):
         bound = objective.bind({"params": params})
-        predicted = bound.predict(image, hidden)
-        return predicted, bound.loss(tokens, predicted, hidden)
+        if version == 1:
+            predicted = bound.predict(image, hidden)
+            return predicted, bound.loss(tokens, predicted, hidden)
+        both = bound.predict_twice(image, hidden)
+        losses = [bound.loss(tokens, logits, hidden) for logits in both]
+        return jnp.concatenate(both, axis=1), losses[0] + losses[1]
 
     before = run(BATCH["image"], tokens)
     np.testing.assert_array_equal(

@@ -33,9 +33,12 @@ class Run:
     init_scope: str = "encoder"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Config:
-    """Everything a run is made of, checked; `values` is the same as nested dicts."""
+    """Everything a run is made of, checked; `values` is the same as nested dicts.
+
+    Each is a key of its own to what is remembered of it (`train.shapes_of`).
+    """
 
     run: Run
     data: data.Data

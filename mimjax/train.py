@@ -153,9 +153,15 @@ def make_step(
     return step
 
 
+@functools.lru_cache(maxsize=4)
+def shapes_of(config: Config) -> State:
+    """Shapes and types of the state, found once: it takes long to trace a model."""
+    return jax.eval_shape(lambda: init_state(config))
+
+
 def abstract_state(config: Config, mesh: jax.sharding.Mesh) -> State:
-    """Shapes, types and shardings of the state; no memory is taken."""
-    shapes = jax.eval_shape(lambda: init_state(config))
+    """Shapes, types and shardings of the state."""
+    shapes = shapes_of(config)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         shapes,

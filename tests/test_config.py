@@ -77,7 +77,7 @@ ONE = [
     ("optim=1", "optim: is a group, not a field (set config.optim.<field>)"),
     (".seed=1", ".seed: no such group (there are data,"),
     ("objective.mask_cell=32", "objective.mask_cell: no such field;"),
-    ("objective.name=maee", "objective.name: 'maee' is none of aim, beit, classify, "),
+    ("objective.name=maee", "objective.name: 'maee' is none of aim, beit, beit2, "),
     ("encoder.size=XL", "encoder.size: 'XL' is none of Ti, S, B, L, H, AIM-600M,"),
     ("batch_size=many", "batch_size: 'many' is not a whole number"),
     ("batch_size=2.5", "batch_size: 2.5 is not a whole number"),
@@ -388,6 +388,19 @@ OWN: dict[str, dict[tuple[str, ...], Any]] = {
     "classify": {("objective", "num_classes"): 10},
     "mpp": {},
     "beit": {("objective", "num_hidden"): 6, ("objective", "min_block"): 2},
+    "beit2": {
+        ("objective", "num_hidden"): 6,
+        ("objective", "min_block"): 2,
+        ("objective", "early_layer"): 1,
+        ("objective", "branch_depth"): 1,
+    },
+    "vqkd": {
+        ("objective", "num_codes"): 16,
+        ("objective", "code_width"): 8,
+        ("objective", "decoder_width"): 16,
+        ("objective", "decoder_depth"): 1,
+        ("objective", "decoder_heads"): 2,
+    },
     "dvae": {
         ("encoder", "name"): "dvae",
         ("encoder", "num_codes"): 32,

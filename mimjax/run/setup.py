@@ -41,9 +41,6 @@ def place(
 ) -> tuple[Config, jax.sharding.Mesh]:
     """The mesh, and the config with what depends on the kind of device filled in."""
     devices = devices or jax.devices()
-    shapes = jax.eval_shape(lambda: train.init_state(config)).params
-    size = STATE_BYTES * train.count(shapes) // config.mesh.tensor
-    mesh = sharding.make(sharding.choose(config.mesh, len(devices), size), devices)
     if config.encoder.unroll == 0:
         # XLA on CPU runs unrolled layers faster; elsewhere a scan compiles sooner. What
         # is to be recomputed has to stay in a loop, or the compiler merges it again.
@@ -53,6 +50,9 @@ def place(
         encoder = config.encoder.clone(unroll=unroll)
         objective = config.objective.clone(encoder=encoder)
         config = dataclasses.replace(config, encoder=encoder, objective=objective)
+    size = STATE_BYTES * train.count(train.shapes_of(config).params)
+    size //= config.mesh.tensor
+    mesh = sharding.make(sharding.choose(config.mesh, len(devices), size), devices)
     return config, mesh
 
 

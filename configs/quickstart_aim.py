@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.steps = 1400
+    config.steps = 1200
     config.batch_size = 16
     config.log_every = 100
-    config.checkpoint_every = 700
-    config.eval_every = 700
-    config.picture_every = 700
+    config.checkpoint_every = 600
+    config.eval_every = 1200
+    config.picture_every = 600
 
     config.data = ConfigDict()
     config.data.source = "digits"
@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     config.encoder.width = 128
     config.encoder.depth = 2
     config.encoder.heads = 4
+    config.encoder.unroll = 1
     config.encoder.cls = False
     config.encoder.qkv_bias = "none"
     config.encoder.bias = False

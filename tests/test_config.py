@@ -489,7 +489,7 @@ def test_no_mutation_raises_anything_but_lines(monkeypatch):
 
 def test_what_resolves_builds(monkeypatch):
     built = 0
-    for changes, found, _ in mutations(monkeypatch, seed=4, count=16):
+    for changes, found, _ in mutations(monkeypatch, seed=4, count=24):
         if found is None:
             continue
         found, mesh = setup.place(found)

@@ -1,5 +1,6 @@
 """What every test relies on: shape checks, eight CPU devices, full precision."""
 
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -12,8 +13,9 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 # Compiling small models is most of the time of the suite. Children inherit this.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if importlib.metadata.version("jaxlib") == "0.10.1":
-    # Halves it again; a later jaxlib does not know the flag and aborts on it.
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+    # Halves it again; a later jaxlib does not know the first flag and aborts on it.
+    flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ.setdefault("XLA_FLAGS", flags)
 
 import jax
 import jaxtyping
@@ -23,6 +25,10 @@ import pytest
 jaxtyping.install_import_hook("mimjax", "typecheck.check")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# Tracing makes objects by the million, nearly none of them garbage.
+gc.freeze()
+gc.set_threshold(100_000, 50, 100)
 
 NEEDS = {
     "test_parity.py": ("torch", "transformers"),

@@ -75,9 +75,6 @@ def test_killed_and_stopped_anywhere_the_run_is_the_same(
     assert program.stderr().endswith("stopped before the first step\n")
 
     program = start().until_it_says("parameters: ")
-    assert program.send(signal.SIGKILL) == -9
-
-    program = start().until_it_says("parameters: ")
     assert program.send(signal.SIGTERM) == 75, "while it compiles"
     assert program.stderr().endswith("stopped before the first step\n")
     assert program.saved() == []
@@ -106,13 +103,10 @@ def test_killed_and_stopped_anywhere_the_run_is_the_same(
     assert f"stopped after step {last} and saved" in program.stderr()
     assert program.saved()[-1] == last, "nothing is lost"
 
-    program = start().until(lambda: 20 in program.saved())
-    assert f"resumed at step {last}" in program.stderr()
-    assert program.send(signal.SIGKILL) == -9, "right after a checkpoint"
-
     program = start()
     folder = program.workdir / "checkpoints"
     program.until(lambda: [*folder.glob("25.*-tmp")] or 27 in program.steps())
+    assert f"resumed at step {last}" in program.stderr()
     assert program.send(signal.SIGKILL) == -9, "while it saves"
 
     program = start().until(lambda: 30 in program.saved())

@@ -33,16 +33,9 @@ def workdir_of(objective: str) -> str:
     """A workdir as a run leaves it, with a random model."""
     workdir = pathlib.Path(tempfile.mkdtemp(prefix=objective))
     given = resolve(objective)
-    state = train.abstract_state(given, mesh_of())
-    # As a tokenizer starts, every token is the same.
-    random = {
-        name: closeness.random_like(getattr(state, name), 0.4)
-        for name in ("params", "frozen")
-    }
-    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
-    state = jax.device_put(dataclasses.replace(state, **random), jax.devices()[0])
     checkpoints = checkpoint.Checkpoints(workdir, 1, 0)
-    checkpoints.save(state, 1)
+    # As a tokenizer starts, every token is the same.
+    checkpoints.save(random_state(given, mesh_of(), 0.4), 1)
     checkpoints.close()
     (workdir / "config.json").write_text(json.dumps(given.values))
     atexit.register(shutil.rmtree, workdir, ignore_errors=True)
@@ -64,9 +57,23 @@ def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
     return sharding.make(sharding.Mesh(data, fsdp, tensor), devices)
 
 
+def random_state(
+    given: config.Config, mesh: jax.sharding.Mesh, scale: float
+) -> train.State:
+    """A state whose parameters are random; a first one takes seconds to compile."""
+    shapes = train.abstract_state(given, mesh)
+    random = {
+        name: closeness.random_like(getattr(shapes, name), scale)
+        for name in ("params", "frozen")
+    }
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    state = dataclasses.replace(state, **random)
+    return jax.device_put(state, jax.tree.map(lambda x: x.sharding, shapes))
+
+
 def start(given: config.Config, mesh: jax.sharding.Mesh) -> train.State:
-    """The first state, with the models that it builds on."""
-    state = train.start_state(given, mesh)
+    """Random parameters to go on from, with the models that they build on."""
+    state = random_state(given, mesh, 0.1)
     return warmstart.with_frozen(state, given.builds_on)[0]
 
 

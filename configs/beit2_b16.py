@@ -1,7 +1,7 @@
 """BEiT v2 pretraining of ViT-B/16 on ImageNet-1k (arXiv 2208.06366, 300 epochs).
 
     python -m mimjax.main --config=configs/beit2_b16.py \
-        --workdir=runs/beit2_b16 --config.objective.tokenizer=runs/vqkd
+        --workdir=runs/beit2_b16 --config.objective.tokenizer=runs/vqkd_b16
 
 Hardware: not yet measured. Time: not yet measured. Expected: not yet measured. The
 paper's: 85.0 % on ImageNet-1k fine-tuned. For 1,600 epochs the official code has

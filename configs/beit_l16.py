@@ -1,7 +1,7 @@
 """BEiT pretraining of ViT-L/16 on ImageNet-1k (arXiv 2106.08254, table 12).
 
     python -m mimjax.main --config=configs/beit_l16.py --workdir=runs/beit_l16 \
-        --config.objective.tokenizer=runs/tokenizer
+        --config.objective.tokenizer=runs/dvae
 
 Hardware: not yet measured. Time: not yet measured. Expected: not yet measured. The
 paper's: 85.2 % on ImageNet-1k fine-tuned, with the public tokenizer of DALL-E.

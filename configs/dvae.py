@@ -1,13 +1,13 @@
 """The tokenizer of DALL-E, trained on one's own images (arXiv 2102.12092, A.2).
 
-    python -m mimjax.main --config=configs/dvae.py --workdir=runs/tokenizer
+    python -m mimjax.main --config=configs/dvae.py --workdir=runs/dvae
 
 Hardware: not yet measured. Time: not yet measured. Expected: not yet measured.
 Data: ImageNet-1k as `tfds build imagenet2012 --file_format=array_record` prepares it;
 for your own images add --config.data.source=folder:/path/to/images.
 
 The paper trains 3,000,000 updates, of which the first 1,200,000 anneal the rate: the
-run ends there. BEiT then takes runs/tokenizer (configs/beit_b16.py).
+run ends there. BEiT then takes runs/dvae (configs/beit_b16.py).
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,12 @@
 """BEiT v2's tokenizer, VQ-KD, on ImageNet-1k (arXiv 2208.06366; official TOKENIZER.md).
 
-    python -m mimjax.main --config=configs/vqkd_b16.py --workdir=runs/vqkd \
+    python -m mimjax.main --config=configs/vqkd_b16.py --workdir=runs/vqkd_b16 \
         --config.objective.teacher=runs/teacher
 
-Hardware: not yet measured. Time: not yet measured. Expected: not yet measured; 97 % of
-the official codes are used. The teacher is the workdir of a run with patches of 16
-pixels at 224: officially CLIP or DINO, here for example configs/mae_b16.py.
+Hardware: not yet measured. Time: not yet measured. Expected: not yet measured; of the
+official codes 97 % are used over a whole data set. The teacher is the workdir of a run
+with patches of 16 pixels at 224: officially CLIP or DINO, here for example
+configs/mae_b16.py.
 Data: ImageNet-1k as `tfds build imagenet2012 --file_format=array_record` prepares it;
 for your own images add --config.data.source=folder:/path/to/images.
 """

@@ -1,10 +1,10 @@
 """Work of a training step and what a device could do: the two halves of MFU.
 
 Model FLOPs utilisation as in PaLM (arXiv 2204.02311, appendix B): matrix products only,
-one multiply-add counted as two, no recomputation. The backward pass takes two products
-for each one of the forward pass, so a training step is `STEP_OVER_FORWARD` times the
-FLOPs of the forward pass. Attention is counted as computed, with no discount for a
-causal mask.
+one multiply-add counted as two, no recomputation. Counted is the loss and its gradient,
+which takes two products more for each one of the forward pass, and none where no
+gradient is asked for, as in a frozen tokenizer. Attention is counted as computed, with
+no discount for a causal mask.
 
 Peaks are the dense bfloat16 figures of the vendors' datasheets (float16 where a device
 has no bfloat16), without sparsity and with float32 accumulation: Google Cloud's TPU
@@ -19,8 +19,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
-
-STEP_OVER_FORWARD = 3
 
 # FLOP/s of one device by words of its device_kind; the longest entry that fits wins.
 # Up to TPU v3, and again on TPU7x, a chip shows as two devices.
@@ -92,8 +90,9 @@ def matmul_flops(fn: Callable[..., Any], *args: Any) -> int:
 
     A product of [M, K] and [K, N] counts 2 M N K. The trace of `fn` is followed into
     calls, scans (times their length), remat (once) and custom derivatives; of the
-    branches of a condition the dearest counts; a `while` loop does not, for its number
-    of rounds is not known.
+    branches of a condition the cheapest counts, for the dearer is what happens once,
+    such as the start of a codebook; a `while` loop does not, for its number of rounds
+    is not known.
 
     Args:
       fn: traced, not run.
@@ -120,7 +119,7 @@ def _equation(eqn: JaxprEqn) -> int:
         return 0
     inner = [_count(jaxpr) for jaxpr in _inner(params)]
     if name == "cond":
-        return max(inner)
+        return min(inner)
     return sum(inner) * (params["length"] if name == "scan" else 1)
 
 

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 
 from mimjax.checkpoint import StorageError, attempt, differing
 from mimjax.frozen import COLLECTION
+from mimjax.objectives import MOVING
 from mimjax.train import State
 
 
@@ -19,8 +20,10 @@ def warm_start(
 ) -> tuple[State, dict[str, list[str]]]:
     """Parameters of another run's newest checkpoint put into a fresh state.
 
-    `scope` is "encoder" or "all". The report lists the names that are "matched",
-    "missing" there, of another "shape" (both keep their fresh start) and "unexpected".
+    `scope` is "encoder" or "all", which also takes what an update moves beside the
+    parameters (MOVING) where all of it fits. The report lists the names that are
+    "matched", "missing" there, of another "shape" (both keep their fresh start) and
+    "unexpected".
     The averaged parameters are taken where the other run has them. Raises StorageError
     if there is no checkpoint, it is damaged, or nothing matches.
     """
@@ -41,12 +44,22 @@ def warm_start(
     if not same:
         raise StorageError(f"nothing of {path.parent} fits this model ({scope})")
     abstract = {origin: nested({n: placed_like(x) for n, x in same.items()})}
+    fresh, saved = ((s or {}).get(MOVING, {}) for s in (state.frozen, tree["frozen"]))
+    if scope == "all" and fresh and shapes_of(fresh) == shapes_of(saved):
+        abstract["frozen"] = {MOVING: jax.tree.map(placed_like, fresh)}
+        report["matched"] += [(MOVING, *n) for n in named_leaves(fresh)]
     loaded = read_part(path, abstract)
     params = nested({**here, **named_leaves(loaded[origin])})
     # A copy: a donated buffer may stand in one place only.
     ema = jax.tree.map(jnp.copy, params) if state.ema else state.ema
     names = {key: ["/".join(n) for n in found] for key, found in report.items()}
-    return dataclasses.replace(state, params=params, ema=ema), names
+    kept = {**state.frozen, **loaded.get("frozen", {})}
+    return dataclasses.replace(state, params=params, ema=ema, frozen=kept), names
+
+
+def shapes_of(tree: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """The shape of every array by its name."""
+    return {name: x.shape for name, x in named_leaves(tree).items()}
 
 
 def newest(source: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:

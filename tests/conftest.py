@@ -14,8 +14,8 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if importlib.metadata.version("jaxlib") == "0.10.1":
     # Halves it again; a later jaxlib does not know the first flag and aborts on it.
-    flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    os.environ.setdefault("XLA_FLAGS", flags)
+    flags = ["use_fusion_emitters=false", "parallel_codegen_split_count=1"]
+    os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_cpu_{flag}" for flag in flags))
 
 import jax
 import jaxtyping

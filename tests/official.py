@@ -250,8 +250,8 @@ def vqkd(source: Source, heads: int, decoder_heads: int) -> dict[str, Any]:
         "decoder": side("decoder", decoder_heads),
         "code_hidden": linear(source, "encode_task_layer.0"),
         "code": linear(source, "encode_task_layer.2"),
-        "told_hidden": linear(source, "decode_task_layer.0"),
-        "told": linear(source, "decode_task_layer.2"),
+        "decoder_hidden": linear(source, "decode_task_layer.0"),
+        "decoder_pred": linear(source, "decode_task_layer.2"),
     }
 
 

@@ -1,6 +1,7 @@
 """BEiT v2 and its tokenizer against the official implementation and by hand."""
 
 import dataclasses
+import pathlib
 
 import closeness
 import jax
@@ -9,9 +10,10 @@ import numpy as np
 import official
 import pytest
 import tiny
+from flax import linen as nn
 
-from mimjax import config, frozen, masking
-from mimjax.backbones import starts, vit
+from mimjax import config, frozen, masking, warmstart
+from mimjax.backbones import vit
 from mimjax.objectives import beit2, classify, vqkd
 from mimjax.tokenizers import codebook
 
@@ -50,7 +52,7 @@ def tokenizer():
     heads = sizes["num_heads"], sizes["dec_num_heads"]
     params = official.vqkd(golden.weights, *heads)
     codes = golden.weights["quantize.embedding.weight"]
-    # Counts that are kept and never used.
+    # Counts for a report, of which no output depends.
     assert golden.weights.unread == {
         "quantize.cluster_size",
         "quantize.embedding.cluster_size",
@@ -216,7 +218,6 @@ def test_the_branch_goes_on_where_the_early_layers_end():
     assert bound.branch.first == 4
     # 6 layers from 0 to 0.5: the fourth and the fifth.
     np.testing.assert_allclose(bound.branch.drop_path, (0.3, 0.4))
-    assert starts.STARTS["torch"].by_depth
 
 
 @pytest.fixture(scope="module")
@@ -246,9 +247,8 @@ def test_codes_begin_as_groups_and_then_follow_their_vectors(run):
         codes = before.frozen["moving"]["codes"]
         if step == 0:
             assert before.frozen["moving"]["started"] == 0
-            # They are far nearer than the directions that stood in.
-            nearest = [(vectors @ c.T).max(axis=1).mean() for c in (after, codes)]
-            assert nearest[0] > nearest[1] + 0.1
+            # As near as groups are: 0.56 with any directions, 0.85 with k-means.
+            assert (vectors @ after.T).max(axis=1).mean() > 0.75
             continue
         ids = (vectors @ codes.T).argmax(axis=1)
         wanted = codes.copy()
@@ -272,6 +272,55 @@ def test_what_is_not_finite_does_not_move_the_codes(run):
     assert not np.isfinite(values["loss"])
     assert tiny.bits(state.frozen["moving"]) == tiny.bits(before)
     run.state = state
+
+
+def test_the_parts_of_a_batch_move_the_codes_in_turn():
+    """By hand, from the vectors of the rows 0, 2, ... and then of 1, 3, ..."""
+    run = tiny.Run(tiny.resolve("vqkd", optim__accumulate=2))
+    run.step()
+    before, batch = jax.device_get(run.state), jax.device_get(run.batch(1))
+    image = jnp.asarray((batch["image"] / 255.0 - run.plan.mean) / run.plan.std)
+    variables = {"params": before.params, **before.frozen}
+    vectors = run.config.objective.apply(
+        variables, image.astype(jnp.float32), method="vectors"
+    )
+    run.step()
+    codes = jnp.asarray(before.frozen["moving"]["codes"])
+    for part in (vectors[0::2], vectors[1::2]):
+        codes = codebook.moved(part, codebook.nearest(part, codes), codes, 0.99)
+    found = run.state.frozen["moving"]["codes"]
+    np.testing.assert_allclose(found, codes, atol=1e-6)
+
+
+def test_a_run_goes_on_from_the_codes_of_another(run):
+    """With everything of it, or a decoder would meet codes it does not know."""
+    source = pathlib.Path(tiny.workdir_of("vqkd"))
+    state = tiny.start(run.config, run.mesh)
+    saved = warmstart.read_part(
+        warmstart.newest(source)[0],
+        {"frozen": {"moving": jax.tree.map(jnp.copy, state.frozen["moving"])}},
+    )["frozen"]["moving"]
+    kept = tiny.bits(state.frozen)
+    for scope in ("encoder", "all"):
+        found, report = warmstart.warm_start(state, source, scope)
+        same = tiny.bits(found.frozen["moving"]) == tiny.bits(saved)
+        assert same == ("moving/codes" in report["matched"]) == (scope == "all")
+        assert tiny.bits(found.frozen["frozen"]) == tiny.bits(state.frozen["frozen"])
+    assert tiny.bits(state.frozen) == kept
+    assert len(np.unique(saved["codes"])) > 100, "there were some"
+
+
+def test_the_teacher_is_asked_in_full_precision():
+    encoder = tiny.resolve("classify", encoder__dtype="bfloat16").encoder
+    teacher = classify.Objective(encoder)
+    start = nn.init(vqkd.patches_of, teacher)
+    found = jax.eval_shape(
+        lambda image: nn.apply(vqkd.patches_of, teacher)(
+            start(jax.random.key(0), image), image
+        ),
+        jnp.ones((1, 16, 16, 3)),
+    )
+    assert found.dtype == jnp.float32
 
 
 def test_a_teacher_that_does_not_fit_is_one_line():

@@ -13,8 +13,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 NAMES = objectives.names()
-# Those of a method that is still to come are checked once it is there.
-READY = [page for page in PAGES if page[:-3] in (*NAMES, "README")]
 
 OPTIONS = ["field", "default", "meaning"]
 CHANGE = re.compile(r"--config\.([\w.]+)=([^\s`']+)")
@@ -71,7 +69,7 @@ def test_options_are_the_fields_with_their_defaults(name):
     assert repr(options(f"{name}.md")) == repr(wanted)
 
 
-@pytest.mark.parametrize("page", READY)
+@pytest.mark.parametrize("page", PAGES)
 def test_overrides_are_of_fields_that_exist(page):
     among = NAMES if page == "README.md" else [page[:-3]]
     for path, value in CHANGE.findall(BLOCK.sub("", read(page))):
@@ -80,7 +78,7 @@ def test_overrides_are_of_fields_that_exist(page):
             assert any(fits(place, value, name) for name in among), (path, value)
 
 
-@pytest.mark.parametrize("page", READY)
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_can_be_started(page):
     """But for the data and the runs that others build on."""
     for words in commands(page):
@@ -88,12 +86,21 @@ def test_commands_can_be_started(page):
         config.resolve(str(ROOT / flags.config), changes, 8, with_data=False)
 
 
+def test_a_workdir_is_of_one_config():
+    """Two in one workdir would be refused."""
+    configs = {}
+    for words in (words for page in PAGES for words in commands(page)):
+        flags, _ = main.parse(words[3:])
+        configs.setdefault(flags.workdir, set()).add(flags.config)
+    several = {workdir: names for workdir, names in configs.items() if len(names) > 1}
+    assert several.keys() <= {"runs/small"}, several
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_are_named_exist(page):
     text = read(page)
     named = set(re.findall(r"configs/\w+\.py", text))
-    if page[:-3] in (*NAMES, "README"):
-        named |= set(re.findall(r"mimjax/\w+/\w+\.py", text))
+    named |= set(re.findall(r"mimjax/\w+/\w+\.py", text))
     assert [name for name in named if not (ROOT / name).is_file()] == []
     links = re.findall(r"\]\(([^)#:]+)\)", text)
     assert [link for link in links if not (DOCS / link).is_file()] == []

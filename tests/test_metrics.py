@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
-from mimjax import flops, metrics
+from mimjax import flops, metrics, train
 from mimjax.report import progress
+from mimjax.run import setup
 
 
 class Clock:
@@ -283,7 +285,30 @@ def test_the_backward_pass_takes_twice_the_forward():
     forward = flops.matmul_flops(attention_block, x, block_shapes(8))
     step = jax.grad(lambda x, w: attention_block(x, w).sum(), argnums=(0, 1))
     counted = flops.matmul_flops(step, x, block_shapes(8))
-    assert counted == flops.STEP_OVER_FORWARD * forward
+    assert counted == 3 * forward
+
+
+def test_flops_of_a_step_count_no_gradient_of_a_teacher_and_no_remat():
+    def counted(objective, **changes):
+        given = tiny.resolve(objective, **changes)
+        plan = setup.make_plan(given, given.data.num_images)
+        return given, setup.step_flops(given, plan, tiny.mesh_of())
+
+    assert counted("mae", encoder__remat="full")[1] == counted("mae")[1]
+    given, whole = counted("beit")
+    objective, params = given.objective, train.abstract_state(given, tiny.mesh_of())
+    teacher = given.objective.teacher.objective
+    view = jax.ShapeDtypeStruct((8, *given.view_size, 3), jnp.float32)
+    tokens = functools.partial(teacher.apply, method="tokens")
+    variables = params.frozen["frozen"]["tokenizer"]
+    once = flops.matmul_flops(tokens, variables, view)
+    image = jax.ShapeDtypeStruct((8, 16, 16, 3), jnp.float32)
+    hidden = jax.ShapeDtypeStruct((8, 16), bool)
+    predict = functools.partial(objective.apply, method="predict")
+    forward = flops.matmul_flops(predict, {"params": params.params}, image, hidden)
+    # No gradient is asked for of the image, which the first product would give.
+    embed = 2 * 8 * 16 * (4 * 4 * 3) * 64
+    assert whole == 3 * forward - embed + once
 
 
 def test_flops_of_convolutions_custom_rules_and_branches():
@@ -310,7 +335,7 @@ def test_flops_of_convolutions_custom_rules_and_branches():
         return jax.lax.while_loop(lambda x: x[0, 0] < 0, product, product(x))
 
     square = jax.ShapeDtypeStruct((4, 4), jnp.float32)
-    assert flops.matmul_flops(branches, square) == (2 + 1) * 2 * 4**3
+    assert flops.matmul_flops(branches, square) == (1 + 1) * 2 * 4**3
 
 
 @pytest.mark.parametrize(

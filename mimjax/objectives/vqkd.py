@@ -1,13 +1,13 @@
-"""BEiT v2's tokenizer (VQ-KD): codes from which a frozen teacher's features are told.
+"""BEiT v2's tokenizer (VQ-KD): codes that are enough to predict a teacher's features.
 
 Peng et al., arXiv 2208.06366, section 2.2; official code microsoft/unilm beit2
 `modeling_vqkd.py`, `norm_ema_quantizer.py`. An encoder turns patches into unit vectors,
-each is replaced by the nearest code, and a small decoder has to tell from these what
-the teacher makes of each patch. The teacher is the encoder of another run (in the paper
+each is replaced by the nearest code, and a small decoder predicts from these what the
+teacher makes of each patch. The teacher is the encoder of another run (in the paper
 CLIP or DINO). The codes follow their vectors by an average, the rest by a gradient.
 
-The official quantiser also keeps a count of how often each code is asked for, in
-evaluation too, and never uses it; here usage is measured on every batch instead.
+The official quantiser also counts how often each code is asked for, for its report of
+unused codes over a whole data set; here usage is measured on each batch.
 """
 
 import dataclasses
@@ -31,7 +31,8 @@ UNNAMED = frozen.Model(None, (0.5,), (0.5,))
 def patches_of(objective: Any, image: Array) -> Array:
     """What the encoder of an objective makes of each patch, after the last norm."""
     encoder = objective.encoder
-    return encoder.patch_tokens(encoder(encoder.embed(image)))
+    x = encoder.patch_tokens(encoder(encoder.embed(image)))
+    return x.astype(jnp.float32)
 
 
 class Objective(nn.Module):
@@ -72,7 +73,7 @@ class Objective(nn.Module):
             found.append(f"decay: {self.decay} must be in [0, 1)")
         if self.commitment < 0:
             found.append(f"commitment: {self.commitment} must not be negative")
-        theirs, ours = self.guide.objective.encoder, self.encoder
+        theirs, ours = self.teacher_model.objective.encoder, self.encoder
         for name in ("channels", "image_size"):
             if getattr(theirs, name) != getattr(ours, name):
                 found.append(
@@ -87,7 +88,7 @@ class Objective(nn.Module):
         return found
 
     @property
-    def guide(self) -> frozen.Model:
+    def teacher_model(self) -> frozen.Model:
         """The teacher, or what stands in for it."""
         if self.teacher is not UNNAMED:
             return self.teacher
@@ -96,16 +97,17 @@ class Objective(nn.Module):
         return dataclasses.replace(UNNAMED, objective=objective)
 
     def setup(self) -> None:
-        encoder, teacher = self.encoder, self.guide.objective.encoder
+        encoder, teacher = self.encoder, self.teacher_model.objective.encoder
 
         def dense(features: int) -> nn.Dense:
             normal = nn.initializers.normal(0.02)
             return nn.Dense(features, kernel_init=normal, dtype=jnp.float32)
 
-        # Two float32 layers around a tanh before the codes, and two after the decoder.
+        # Two layers around a tanh before the codes, and two after the decoder; all in
+        # float32, officially only the first two.
         self.code_hidden, self.code = dense(encoder.width), dense(self.code_width)
-        self.told_hidden = dense(self.decoder_width)
-        self.told = dense(teacher.out_width)
+        self.decoder_hidden = dense(self.decoder_width)
+        self.decoder_pred = dense(teacher.out_width)
         self.decoder = encoder.clone(
             parent=None,
             name=None,
@@ -118,7 +120,7 @@ class Objective(nn.Module):
         )
         self.codes = self.variable(MOVING, "codes", self.random_codes)
         self.started = self.variable(MOVING, "started", jnp.zeros, (), jnp.int32)
-        self.guide.declare(self, "teacher", patches_of)
+        self.teacher_model.declare(self, "teacher", patches_of)
 
     def random_codes(self) -> Float[Array, "V E"]:
         """Directions that stand in until there are vectors to start from."""
@@ -131,10 +133,10 @@ class Objective(nn.Module):
         vectors = self.vectors(batch["image"], train=train)
         codes = self.codes.value
         if train:
-            codes = self.begun(jax.lax.stop_gradient(vectors))
+            codes = self.initialised(jax.lax.stop_gradient(vectors))
         ids = codebook.nearest(jax.lax.stop_gradient(vectors), codes)
-        pixels = self.guide.normalised(batch["pixels"])
-        wanted = self.guide.ask(self, "teacher", patches_of, pixels)
+        pixels = self.teacher_model.normalised(batch["pixels"])
+        wanted = self.teacher_model.ask(self, "teacher", patches_of, pixels)
         loss, metrics = self.loss(wanted, vectors, codes[ids], train=train)
         share = jnp.zeros(self.num_codes).at[ids].add(1 / ids.size)
         metrics["codes_used"] = (share > 0).mean()
@@ -154,16 +156,20 @@ class Objective(nn.Module):
         x = encoder.patch_tokens(encoder(encoder.embed(image), train=train))
         return codebook.unit(self.code(jnp.tanh(self.code_hidden(x))))
 
-    def begun(self, vectors: Float[Array, "B N E"]) -> Float[Array, "V E"]:
-        """The codes; on the first batch of a run groups of its vectors."""
+    def initialised(self, vectors: Float[Array, "B N E"]) -> Float[Array, "V E"]:
+        """The codes; on the first batch of a run (or its first part) by k-means.
+
+        Over all vectors of that batch; officially each GPU groups its own and then all
+        share one sum.
+        """
         key, flat = self.make_rng("drop"), vectors.reshape(-1, self.code_width)
 
-        def groups() -> Float[Array, "V E"]:
+        def clusters() -> Float[Array, "V E"]:
             first = codebook.first(key, flat, self.num_codes)
             return codebook.kmeans(flat, first)
 
         codes = self.codes.value
-        return jax.lax.cond(self.started.value > 0, lambda: codes, groups)
+        return jax.lax.cond(self.started.value > 0, lambda: codes, clusters)
 
     def loss(
         self,
@@ -179,20 +185,21 @@ class Objective(nn.Module):
         commitment is a mean over all numbers (equation 2 has a sum, and a term for the
         codes, which move by their average here as in the official code).
         """
-        told = self.tell(vectors + jax.lax.stop_gradient(chosen - vectors), train=train)
-        cosine = (codebook.unit(told) * codebook.unit(wanted)).sum(axis=-1).mean()
+        through = vectors + jax.lax.stop_gradient(chosen - vectors)
+        predicted = self.reconstruct(through, train=train)
+        cosine = (codebook.unit(predicted) * codebook.unit(wanted)).sum(axis=-1).mean()
         commitment = jnp.square(jax.lax.stop_gradient(chosen) - vectors).mean()
         loss = 1 - cosine + self.commitment * commitment
         return loss, {"cosine": cosine, "commitment": commitment}
 
-    def tell(
+    def reconstruct(
         self, codes: Float[Array, "B N E"], *, train: bool = False
     ) -> Float[Array, "B N T"]:
-        """What the teacher might say of the patches, from their codes."""
+        """The teacher's features of the patches, predicted from their codes."""
         grid = codes.reshape(len(codes), *self.encoder.grid, -1)
         decoder = self.decoder
         x = decoder.patch_tokens(decoder(decoder.embed(grid), train=train))
-        return self.told(jnp.tanh(self.told_hidden(x)))
+        return self.decoder_pred(jnp.tanh(self.decoder_hidden(x)))
 
     def tokens(self, image: Float[Array, "B H W C"]) -> Int[Array, "B N"]:
         """The nearest code of each patch."""
@@ -201,7 +208,7 @@ class Objective(nn.Module):
     def decode(self, ids: Int[Array, "B N"]) -> Float[Array, "B h w C"]:
         """A colour for each code, from 0 to 1; of close codes they are alike.
 
-        There is no way back to pixels: a decoder tells what the teacher says.
+        There is no way back to pixels: the decoder predicts features.
         """
         channels = self.encoder.channels
         mix = np.random.RandomState(0).normal(size=(self.code_width, channels))

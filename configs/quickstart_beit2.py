@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.steps = 600
+    config.steps = 1000
     config.batch_size = 32
     config.log_every = 50
-    config.checkpoint_every = 300
-    config.eval_every = 600
-    config.picture_every = 300
+    config.checkpoint_every = 500
+    config.eval_every = 1000
+    config.picture_every = 500
 
     config.data = ConfigDict()
     config.data.source = "digits"
@@ -51,7 +51,4 @@ def get_config() -> ConfigDict:
     config.optim.schedule = "cosine_beit"
     config.optim.warmup_steps = 50
     config.optim.clip = 3.0
-
-    config.evaluate = ConfigDict()
-    config.evaluate.train_images = 2048
     return config

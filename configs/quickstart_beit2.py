@@ -2,7 +2,9 @@
 
     python -m mimjax.main --config=configs/quickstart_beit2.py --workdir=runs/beit2
 
-Hardware: two CPU cores. Time: not yet measured. Expected: not yet measured.
+Hardware: two busy CPU cores. Time: 8 minutes. Expected: 30 % of the hidden tokens of
+held-out images are right (4 % at the start); from the untrained encoder to the last
+step the linear probe rises from 12 % to 15 %, kNN from 10 % to 12 %.
 The tokenizer is looked for in runs/vqkd; for another one add
 --config.objective.tokenizer=WORKDIR.
 """

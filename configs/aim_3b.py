@@ -48,6 +48,7 @@ def get_config() -> ConfigDict:
     config.optim.clip = 1.0
 
     config.evaluate = ConfigDict()
+    config.evaluate.layers = (-6, -5, -4, -3, -2, -1)
     config.evaluate.train_images = 20_000
     config.evaluate.test_images = 5_000
     return config

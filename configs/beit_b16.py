@@ -48,6 +48,7 @@ def get_config() -> ConfigDict:
     config.optim.clip = 3.0
 
     config.evaluate = ConfigDict()
+    config.evaluate.layers = (9,)
     config.evaluate.train_images = 20_000
     config.evaluate.test_images = 5_000
     return config

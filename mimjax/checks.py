@@ -61,6 +61,15 @@ def joint_problems(config: Config) -> list[str]:
         found.append(
             "config.evaluate.pool: 'cls' needs config.encoder.cls=True (or use 'mean')"
         )
+    widths, chosen = config.encoder.layer_widths, config.evaluate.layers
+    if any(abs(layer) > len(widths) for layer in chosen):
+        most = f"of the {len(widths)} layers" if widths else "none, (),"
+        found.append(f"config.evaluate.layers: {chosen} must be {most} of this encoder")
+    elif len({widths[layer - (layer > 0)] for layer in chosen}) > 1:
+        found.append(
+            f"config.evaluate.layers: {chosen} are of different widths, must be of "
+            "one stage"
+        )
     if getattr(config.encoder, "takes_pixels", False) and (
         config.data.normalise != "pixels" or config.data.mean or config.data.std
     ):

@@ -96,6 +96,9 @@ ONE = [
     ("evaluate.batch_size=12", "evaluate.batch_size: 12 must be a multiple of 8"),
     ("evaluate.pool=all", "evaluate.pool: 'all' is "),
     ("encoder.cls=False evaluate.pool=cls", "evaluate.pool: 'cls' needs config.enc"),
+    ("evaluate.layers=(0,)", "evaluate.layers: (0,) must be counted from 1"),
+    ("evaluate.layers=(-13,)", "evaluate.layers: (-13,) must be of the 12 layers"),
+    ("evaluate.layers=3,13", "evaluate.layers: (3, 13) must be of the 12 layers"),
     ("steps=0 epochs=0", "steps: set exactly one of steps and epochs to a positive"),
     ("steps=5 epochs=50", "steps: set exactly one of steps and epochs to a positive"),
     ("steps=-5", "steps: -5 must not be negative"),
@@ -207,6 +210,15 @@ HIDES = [
 def test_every_objective_says_what_it_cannot_do(name, changes, expected):
     (line,) = lines(MAE, f"objective.name={name}", *changes)
     assert line.startswith(expected)
+
+
+def test_layers_that_cannot_be_judged_are_named():
+    swin = str(ROOT / "configs" / "simmim_swin_b.py")
+    (line,) = lines(swin, "evaluate.layers=2,-1")
+    assert line.startswith("config.evaluate.layers: (2, -1) are of different widths")
+    assert lines(swin, "evaluate.layers=-2,-1") == []
+    (line,) = lines(str(ROOT / "configs" / "dvae.py"), "evaluate.layers=(1,)")
+    assert line.startswith("config.evaluate.layers: (1,) must be none, (),")
 
 
 def test_all_problems_come_at_once():

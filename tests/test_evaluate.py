@@ -236,6 +236,7 @@ def test_check_names_every_bad_field():
         "test_images": -1,
         "batch_size": 0,
         "pool": "sum",
+        "layers": (0,),
         "knn_k": 0,
         "knn_temperature": float("nan"),
         "linear_l2": -1.0,

@@ -340,7 +340,10 @@ def check_layers(encoder, params, image, placed, layers, attn_mask=None) -> None
     def run(params):
         bound = encoder.bind({"params": params})
         tokens = bound.embed(image)
-        every = bound.run(tokens, attn_mask=attn_mask, collect=True)[1]
+        every = [
+            bound.run(tokens, attn_mask=attn_mask, chosen=(layer,))[1]
+            for layer in range(1, encoder.depth + 1)
+        ]
         return bound.add_positions(tokens, None), every
 
     first, every = run(params)

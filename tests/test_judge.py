@@ -1,20 +1,38 @@
 """What is looked at between updates, and how it is cut short."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
-from mimjax import evaluate, train
+from mimjax import evaluate, patches, train
 from mimjax.run.judge import Judge
+
+PLAN = train.Plan(10, 0, np.zeros(3, np.float32), np.ones(3, np.float32))
+
+
+def test_features_are_of_the_layers_asked_for(tmp_path):
+    given = tiny.resolve("mae", evaluate__layers=(-2,), evaluate__pool="max")
+    judge = Judge(given, PLAN, tiny.mesh_of(), tmp_path, lambda: False)
+    params = tiny.start(given, tiny.mesh_of()).params
+    image = np.arange(2 * 16 * 16 * 3, dtype=np.uint8).reshape(2, 16, 16, 3)
+
+    def first(module, image):
+        return module.run(module.embed(image), chosen=(1,))[1][:, 1:].max(axis=1)
+
+    wanted = given.encoder.apply(
+        {"params": params["encoder"]}, patches.unit(jnp.asarray(image)), method=first
+    )
+    found = judge.embed(params, judge.put(image))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_asked_to_stop_it_neither_judges_nor_draws_and_can_do_both_later(tmp_path):
     small = {"evaluate__train_images": 8, "evaluate__knn_k": 2}
     sizes = {"evaluate__test_images": 8, "evaluate__batch_size": 8}
     given = tiny.resolve("mae", **small, **sizes, evaluate__linear_iterations=1)
-    plan = train.Plan(10, 0, np.zeros(3, np.float32), np.ones(3, np.float32))
     asked = True
-    judge = Judge(given, plan, tiny.mesh_of(), tmp_path, lambda: asked)
+    judge = Judge(given, PLAN, tiny.mesh_of(), tmp_path, lambda: asked)
     state = train.start_state(given, tiny.mesh_of())
     for look in (judge.evaluate, lambda state: judge.draw(state, 3)):
         with pytest.raises(evaluate.Interrupted):

@@ -44,9 +44,15 @@ def stack():
     @jax.jit
     def apply(params):
         rngs = {"drop": jax.random.key(1)}
-        train = blocks.apply({"params": params}, x, train=True, collect=True, rngs=rngs)
-        plain = blocks.apply({"params": params}, x[:1], collect=True)
-        return train[1], plain[1]
+        given = {"params": params}
+        train, plain = (
+            [
+                blocks.apply(given, y, train=is_train, chosen=(layer,), rngs=rngs)[1]
+                for layer in (1, 2)
+            ]
+            for y, is_train in ((x, True), (x[:1], False))
+        )
+        return train, plain
 
     return params, apply
 

@@ -105,6 +105,25 @@ def test_grids_need_not_be_square_and_tokens_stand_for_cells():
     take = jax.jit(lambda p: encoder.apply({"params": p}, image, method="features"))
     features = take(params)
     assert (features.shape, features.dtype) == ((2, 32), jnp.float32)
+    assert encoder.layer_widths == (16, 16, 32)
+
+
+def test_features_are_those_of_the_layers_chosen():
+    """Of the first layer those of an encoder that ends there."""
+    encoder, params = small(), start(small())
+    one = jax.tree.map(lambda x: x[:1], params["stages_0"])
+    shallow = small(depths=(1,), heads=(2,))
+
+    @jax.jit
+    def take(params, one):
+        bound = encoder.bind({"params": params})
+        short = shallow.bind({"params": {**params, "stages_0": one}})
+        tokens = short.embed(IMAGE)
+        wanted = short.run(tokens)[0].max(axis=1), bound.run(tokens)[0].max(axis=1)
+        return [bound.features(IMAGE, "max", n) for n in ((1,), (3,))], wanted
+
+    for ours, theirs in zip(*take(params, one), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def test_weights_start_as_in_the_official_code():

@@ -115,12 +115,16 @@ def test_outputs_of_every_layer(reference):
     def run(params):
         bound = encoder.bind({"params": params})
         tokens = bound.embed(IMAGE)
-        last, every = bound.run(tokens, collect=True)
-        return last, every, bound.norm(last), bound(tokens)
+        last, mean = bound.run(tokens, chosen=(1, 3))
+        every = [bound.run(tokens, chosen=(layer,))[1] for layer in (1, 2, 3)]
+        pooled = bound.features(IMAGE, "mean", (1, 3)), bound.features(IMAGE, "cls")
+        return last, every, mean, bound.norm(last), bound(tokens), pooled
 
-    last, every, normed, output = run(params)
-    assert every.shape == (3, 4, 17, 16)
+    last, every, mean, normed, output, pooled = run(params)
     np.testing.assert_array_equal(every[-1], last)
+    np.testing.assert_allclose(mean, (every[0] + every[2]) / 2, atol=1e-6)
+    np.testing.assert_allclose(pooled[0], mean[:, 1:].mean(axis=1), atol=1e-6)
+    np.testing.assert_array_equal(pooled[1], output[:, 0])
     np.testing.assert_allclose(normed, output, atol=1e-6)
     first = jax.tree.map(lambda x: x[:1], params["blocks"])
     shallow = encoder.clone(depth=1).bind({"params": {**params, "blocks": first}})

@@ -8,13 +8,16 @@ stands for; and `problems(fields)`, what cannot work, one line each. An encoder 
 - `embed(image)`: patch embeddings [B, N, D], where tokens may be replaced;
 - a call `(tokens, train)` -> tokens [B, T, out_width] after the last norm, each of
   which stands for `cell` pixels; `patch_tokens` of them leaves out a class token;
-- `features(image, pool)`: one vector an image;
+- `features(image, pool, chosen)`: one vector an image, of the layers chosen;
 - `image_size`, `patch_size`, `channels`, `grid` and `num_tokens` of the embeddings,
-  `num_layers`, `head_counts`, `cls`, `remat`, `unroll`, `dtype`.
+  `layer_widths` (none where no layer can be chosen), `head_counts`, `cls`, `remat`,
+  `unroll`, `dtype`.
 """
 
 import importlib
 from typing import Any
+
+from jaxtyping import Array, Float
 
 from mimjax import patches
 
@@ -30,6 +33,11 @@ NAMES = {
 def load(name: str) -> Any:
     """The module of an encoder in NAMES."""
     return importlib.import_module(f"mimjax.{NAMES[name]}.{name}")
+
+
+def pooled(x: Float[Array, "B N D"], pool: str) -> Float[Array, "B D"]:
+    """The "mean" or "max" over the tokens of an image."""
+    return x.max(axis=1) if pool == "max" else x.mean(axis=1)
 
 
 class Patched:

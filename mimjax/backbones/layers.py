@@ -141,12 +141,11 @@ def dropout(spec: Spec) -> nn.Dropout:
 
 
 class Block(nn.Module):
-    """A pre-norm transformer layer in the form a scan wants: (carry, slice) -> same."""
+    """A pre-norm transformer layer."""
 
     spec: Spec
     train: bool
     drops_path: bool
-    collect: bool
 
     @nn.compact
     def __call__(
@@ -156,15 +155,14 @@ class Block(nn.Module):
         drop_rate: Float[Array, ""],
         attn_mask: Bool[Array, "B T T"] | None,
         bias: Float[Array, "n A T T"] | None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"] | None]:
+    ) -> Float[Array, "B T D"]:
         spec = self.spec
         y = layer_norm(spec.norm_eps, spec.dtype, "norm1")(x)
         y = self.mix(y, number, attn_mask, bias)
         x = by_sample(x + self.branch(y, drop_rate, "scale1"))
         y = layer_norm(spec.norm_eps, spec.dtype, "norm2")(x)
         y = Mlp(spec, name="mlp")(y, number, train=self.train)
-        x = by_sample(x + self.branch(y, drop_rate, "scale2"))
-        return x, x if self.collect else None
+        return by_sample(x + self.branch(y, drop_rate, "scale2"))
 
     def mix(
         self,
@@ -216,22 +214,46 @@ class Blocks(nn.Module):
         bias: Float[Array, "n A T T"] | None = None,
         *,
         train: bool = False,
-        collect: bool = False,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T D"] | None]:
-        """The output of the last layer and, if `collect`, that of every layer."""
+        chosen: tuple[int, ...] = (),
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"] | None]:
+        """The output of the last layer, and the mean of that of the `chosen`.
+
+        They are counted from 1; none, no mean. It is float32 and grows layer by layer:
+        the outputs are never all there at once.
+        """
+        weights = None
+        if chosen:
+            counts = [chosen.count(number) for number in range(1, self.depth + 1)]
+            weights = jnp.asarray(counts) / len(chosen)
         layer: Any = self.block
         policy = REMAT[self.remat]
         if policy is not None:
             layer = nn.remat(layer, policy=policy, prevent_cse=False)
+
+        def advance(layer, carry, number, rate, weight, attn_mask, bias):
+            x, mixed = carry
+            x = layer(x, number, rate, attn_mask, bias)
+            if mixed is not None:
+                mixed = by_sample(mixed + weight * x)
+            return (x, mixed), None
+
         scan: Any = nn.scan  # its type says that every axis is one number
         scanned = scan(
-            layer,
+            advance,
             variable_axes={"params": 0},
             split_rngs={"params": True, "drop": True},
-            in_axes=(0, 0, nn.broadcast, nn.broadcast),
+            in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
             length=self.depth,
             unroll=max(1, min(self.unroll, self.depth)),
-        )(self.spec, train, train and any(self.drop_path), collect, name="layers")
-        numbers = self.first + jnp.arange(self.depth)
-        rates = jnp.linspace(*self.drop_path, self.depth)
-        return scanned(x, numbers, rates, attn_mask, bias)
+        )
+        drops_path = train and any(self.drop_path)
+        carry, _ = scanned(
+            layer(self.spec, train, drops_path, name="layers"),
+            (x, jnp.zeros(x.shape, jnp.float32) if chosen else None),
+            self.first + jnp.arange(self.depth),
+            jnp.linspace(*self.drop_path, self.depth),
+            weights,
+            attn_mask,
+            bias,
+        )
+        return carry

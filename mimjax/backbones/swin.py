@@ -92,9 +92,10 @@ class Encoder(nn.Module, backbones.Patched):
     start = "swin"
 
     @property
-    def num_layers(self) -> int:
-        """Layers in all."""
-        return sum(self.depths)
+    def layer_widths(self) -> tuple[int, ...]:
+        """Width of a token coming out of each layer of each stage."""
+        widths = (self.width * 2**stage for stage in range(len(self.depths)))
+        return tuple(np.repeat([*widths], self.depths).tolist())
 
     @property
     def head_counts(self) -> tuple[int, ...]:
@@ -122,7 +123,7 @@ class Encoder(nn.Module, backbones.Patched):
         )
         self.patch_scale = layers.layer_norm(self.norm_eps, self.dtype)
         # Drop path rises over all layers of all stages.
-        rates = np.linspace(0.0, self.drop_path, self.num_layers).tolist()
+        rates = np.linspace(0.0, self.drop_path, sum(self.depths)).tolist()
         grid, stages, merges = self.grid, [], []
         for stage, (depth, heads) in enumerate(
             zip(self.depths, self.heads, strict=True)
@@ -159,20 +160,47 @@ class Encoder(nn.Module, backbones.Patched):
         self, tokens: Float[Array, "B N D"], *, train: bool = False
     ) -> Float[Array, "B T E"]:
         """Tokens through all stages and the last norm."""
-        x = tokens.astype(self.dtype)
+        x, _ = self.run(tokens, train=train)
+        return self.norm(x)
+
+    def run(
+        self,
+        tokens: Float[Array, "B N D"],
+        *,
+        train: bool = False,
+        chosen: tuple[int, ...] = (),
+    ) -> tuple[Float[Array, "B T E"], Float[Array, "B M F"] | None]:
+        """A call without the last norm, and the mean of layers `chosen`, of one stage.
+
+        They are counted from 1 through all stages.
+        """
+        x, mean, before = tokens.astype(self.dtype), None, 0
         for stage, blocks in enumerate(self.stages):
-            x, _ = blocks(x, train=train)
+            here = range(before + 1, before + blocks.depth + 1)
+            own = tuple(layer - before for layer in chosen if layer in here)
+            x, found = blocks(x, train=train, chosen=own)
+            mean, before = found if own else mean, here[-1]
             if stage < len(self.merges):
                 x = by_sample(self.merges[stage](x))
-        return self.norm(x)
+        return x, mean
 
     def patch_tokens(self, x: Float[Array, "B T E"]) -> Float[Array, "B T E"]:
         """The tokens of patches alone, which are all."""
         return x
 
     def features(
-        self, image: Float[Array, "B H W C"], pool: str = "mean"
-    ) -> Float[Array, "B E"]:
-        """One float32 vector an image: "mean" or "max" over the tokens."""
-        x = self(self.embed(image)).astype(jnp.float32)
-        return x.max(axis=1) if pool == "max" else x.mean(axis=1)
+        self,
+        image: Float[Array, "B H W C"],
+        pool: str = "mean",
+        chosen: tuple[int, ...] = (),
+    ) -> Float[Array, "B F"]:
+        """One float32 vector an image: "mean" or "max" over the tokens.
+
+        They are those after the last norm, or as in the vision transformer.
+        """
+        tokens = self.embed(image)
+        if not chosen:
+            return backbones.pooled(self(tokens).astype(jnp.float32), pool)
+        _, x = self.run(tokens, chosen=chosen)
+        assert x is not None  # it was asked for
+        return backbones.pooled(x, pool)

@@ -91,9 +91,9 @@ class Encoder(nn.Module, backbones.Patched):
     dtype: str = "float32"
 
     @property
-    def num_layers(self) -> int:
-        """Layers in all."""
-        return self.depth
+    def layer_widths(self) -> tuple[int, ...]:
+        """Width of a token coming out of each layer."""
+        return (self.width,) * self.depth
 
     @property
     def head_counts(self) -> tuple[int, ...]:
@@ -191,15 +191,15 @@ class Encoder(nn.Module, backbones.Patched):
         *,
         attn_mask: Bool[Array, "B K K"] | None = None,
         train: bool = False,
-        collect: bool = False,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "L B T D"] | None]:
-        """A call without the last norm; with `collect` the output of every layer."""
+        chosen: tuple[int, ...] = (),
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"] | None]:
+        """A call without the last norm, and the mean of layers `chosen`, from 1."""
         x = self.add_positions(tokens, ids)
         if self.position == "relative" and ids is not None:
             raise ValueError("a relative position table needs all patches in order")
         x = self.drop(x, deterministic=not train)
         bias = self.attn_bias()
-        return self.blocks(x, attn_mask, bias, train=train, collect=collect)
+        return self.blocks(x, attn_mask, bias, train=train, chosen=chosen)
 
     def attn_bias(self) -> Float[Array, "1 A T T"] | None:
         """What every layer adds to its scores, where positions are relative."""
@@ -233,15 +233,22 @@ class Encoder(nn.Module, backbones.Patched):
         return x[:, int(self.cls) :]
 
     def features(
-        self, image: Float[Array, "B H W C"], pool: str = "mean"
+        self,
+        image: Float[Array, "B H W C"],
+        pool: str = "mean",
+        chosen: tuple[int, ...] = (),
     ) -> Float[Array, "B D"]:
         """One float32 vector an image, of the whole image: no patch is hidden.
 
-        `pool` is "cls" (the class token after the last norm), or "mean" or "max" over
-        the patches.
+        `pool` is "cls" (the class token), or "mean" or "max" over the patches: after
+        the last norm, or of the mean of the layers `chosen`, counted from 1, before it.
         """
-        x = self(self.embed(image)).astype(jnp.float32)
+        tokens = self.embed(image)
+        if chosen:
+            _, x = self.run(tokens, chosen=chosen)
+            assert x is not None  # it was asked for
+        else:
+            x = self(tokens).astype(jnp.float32)
         if pool == "cls":
             return x[:, 0]
-        tokens = self.patch_tokens(x)
-        return tokens.max(axis=1) if pool == "max" else tokens.mean(axis=1)
+        return backbones.pooled(self.patch_tokens(x), pool)

@@ -118,9 +118,10 @@ class Objective(beit.Objective):
         Both go through the same norm and the same head.
         """
         encoder, tokens = self.encoder, self.masked(image, hidden)
-        last, every = encoder.run(tokens, train=train, collect=True)
-        assert every is not None  # they were asked for
-        x = jnp.concatenate([last[:, :1], every[self.early_layer - 1][:, 1:]], axis=1)
+        last, early = encoder.run(tokens, train=train, chosen=(self.early_layer,))
+        assert early is not None  # it was asked for
+        early = early.astype(last.dtype)
+        x = jnp.concatenate([last[:, :1], early[:, 1:]], axis=1)
         x, _ = self.branch(x, None, encoder.attn_bias(), train=train)
         return (
             self.scores(encoder.norm(last), hidden),

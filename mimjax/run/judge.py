@@ -93,9 +93,15 @@ class Judge:
 
         def apply(params: Any, image: jax.Array) -> jax.Array:
             image = patches.normalise(image, self.plan.mean, self.plan.std)
-            pool = self.config.evaluate.pool
-            variables = {"params": params["encoder"]}
-            found = self.config.encoder.apply(variables, image, pool, method="features")
+            encoder, wanted = self.config.encoder, self.config.evaluate
+            after = len(encoder.layer_widths) + 1
+            found = encoder.apply(
+                {"params": params["encoder"]},
+                image,
+                wanted.pool,
+                tuple(layer % after for layer in wanted.layers),
+                method="features",
+            )
             return cast(jax.Array, found)
 
         return jax.jit(apply, out_shardings=sharding.replicated(self.mesh))

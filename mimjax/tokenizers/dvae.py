@@ -150,9 +150,9 @@ class Encoder(nn.Module, backbones.Patched):
     cell = patch_size
 
     @property
-    def num_layers(self) -> int:
-        """Blocks in all."""
-        return self.groups * self.blocks
+    def layer_widths(self) -> tuple[int, ...]:
+        """No layer can be chosen for features."""
+        return ()
 
     @property
     def out_width(self) -> int:
@@ -188,11 +188,14 @@ class Encoder(nn.Module, backbones.Patched):
         return self.output(x[:, :, None])[:, :, 0]
 
     def features(
-        self, image: Float[Array, "B H W C"], pool: str = "mean"
+        self,
+        image: Float[Array, "B H W C"],
+        pool: str = "mean",
+        chosen: tuple[int, ...] = (),
     ) -> Float[Array, "B D"]:
         """One float32 vector an image: "mean" or "max" over the places."""
-        x = self(self.embed(image)).astype(jnp.float32)
-        return x.max(axis=1) if pool == "max" else x.mean(axis=1)
+        assert not chosen  # it has no layers to choose from
+        return backbones.pooled(self(self.embed(image)).astype(jnp.float32), pool)
 
 
 class Decoder(nn.Module):

@@ -3,8 +3,8 @@
     python -m mimjax.main --config=configs/quickstart_simmim.py --workdir=runs/simmim
 
 Hardware: two CPU cores. Time: 5 minutes 40 seconds. Expected: the held-out loss falls
-from 1.33 to 0.34 and pictures show the hidden patches. The probe of the last layer
-stays at 26 %, for it decodes; that of the first rises from 26 % to 40 %.
+from 1.33 to 0.34, pictures show the hidden patches, kNN rises from 15 % to 30 % and the
+linear probe from 25 % to 41 %, of the first layer: the last ones decode.
 """
 
 from ml_collections import ConfigDict
@@ -46,5 +46,6 @@ def get_config() -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.pool = "max"
-    config.evaluate.train_images = 2048
+    # Behind a decoder of one dense layer the last ones decode; there it stays at 26 %.
+    config.evaluate.layers = (1,)
     return config

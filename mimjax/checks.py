@@ -62,13 +62,20 @@ def joint_problems(config: Config) -> list[str]:
             "config.evaluate.pool: 'cls' needs config.encoder.cls=True (or use 'mean')"
         )
     widths, chosen = config.encoder.layer_widths, config.evaluate.layers
-    if any(abs(layer) > len(widths) for layer in chosen):
-        most = f"of the {len(widths)} layers" if widths else "none, (),"
-        found.append(f"config.evaluate.layers: {chosen} must be {most} of this encoder")
+    if chosen and not widths:
+        found.append(
+            f"config.evaluate.layers: {chosen} must be (), this encoder has no layers "
+            "to choose from"
+        )
+    elif any(not 1 <= abs(layer) <= len(widths) for layer in chosen):
+        found.append(
+            f"config.evaluate.layers: {chosen} must be from 1 to {len(widths)}, the "
+            "layers of this encoder, or from -1 back from the last"
+        )
     elif len({widths[layer - (layer > 0)] for layer in chosen}) > 1:
         found.append(
-            f"config.evaluate.layers: {chosen} are of different widths, must be of "
-            "one stage"
+            f"config.evaluate.layers: {chosen} come from stages of different widths, "
+            "must be of one stage"
         )
     if getattr(config.encoder, "takes_pixels", False) and (
         config.data.normalise != "pixels" or config.data.mean or config.data.std

@@ -125,6 +125,7 @@ PARAMETERS = {
     "quickstart": (799_744, 861_296),
     "quickstart_aim": (401_024, 478_576),
     "quickstart_simmim": simmim(799_744, 128, 128, 48),
+    "quickstart_mpp": simmim(799_744, 128, 128, 48),
     "quickstart_vit": (551_328, 551_328 + 128 * 10 + 10),
     "quickstart_beit": (801_168, 801_168 + 128 + 128 * 8192 + 8192),
     "mpp_b16": (86_567_656 - B_HEAD, 86_567_656 - B_HEAD + 768 + 768 * 512 + 512),

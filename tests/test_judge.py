@@ -11,14 +11,15 @@ from mimjax.run.judge import Judge
 PLAN = train.Plan(10, 0, np.zeros(3, np.float32), np.ones(3, np.float32))
 
 
-def test_features_are_of_the_layers_asked_for(tmp_path):
-    given = tiny.resolve("mae", evaluate__layers=(-2,), evaluate__pool="max")
+@pytest.mark.parametrize(("layers", "counted"), [((-2,), (1,)), ((1, -1), (1, 2))])
+def test_features_are_of_the_layers_asked_for(tmp_path, layers, counted):
+    given = tiny.resolve("mae", evaluate__layers=layers, evaluate__pool="max")
     judge = Judge(given, PLAN, tiny.mesh_of(), tmp_path, lambda: False)
     params = tiny.start(given, tiny.mesh_of()).params
-    image = np.arange(2 * 16 * 16 * 3, dtype=np.uint8).reshape(2, 16, 16, 3)
+    image = np.random.default_rng(0).integers(256, size=(2, 16, 16, 3), dtype=np.uint8)
 
     def first(module, image):
-        return module.run(module.embed(image), chosen=(1,))[1][:, 1:].max(axis=1)
+        return module.run(module.embed(image), chosen=counted)[1][:, 1:].max(axis=1)
 
     wanted = given.encoder.apply(
         {"params": params["encoder"]}, patches.unit(jnp.asarray(image)), method=first

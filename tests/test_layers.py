@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mimjax.backbones import blocks as stacked
 from mimjax.backbones import layers
 
 KEY = jax.random.key(0)
@@ -37,7 +38,7 @@ SAMPLES, RATE = 2000, 0.4
 def stack():
     """Two layers with drop path on copies of a sample: params -> dropped, plain."""
     spec = layers.Spec(width=8, heads=2, mlp_width=16)
-    blocks = layers.Blocks(spec, depth=2, drop_path=(0.0, RATE))
+    blocks = stacked.Blocks(spec, depth=2, drop_path=(0.0, RATE))
     x = jnp.broadcast_to(jax.random.normal(KEY, (1, 3, 8)), (SAMPLES, 3, 8))
     params = closeness.random_params(blocks, x)
 
@@ -92,8 +93,8 @@ def test_drop_path_is_drawn_for_each_branch_and_sample(stack):
 
 def test_dropout_is_off_unless_training():
     spec = layers.Spec(width=8, heads=2, mlp_width=16, dropout=0.5)
-    blocks = layers.Blocks(spec, depth=1)
-    never = layers.Blocks(dataclasses.replace(spec, dropout=0.0), depth=1)
+    blocks = stacked.Blocks(spec, depth=1)
+    never = stacked.Blocks(dataclasses.replace(spec, dropout=0.0), depth=1)
     x = jnp.broadcast_to(jax.random.normal(KEY, (1, 3, 8)), (4, 3, 8))
 
     @jax.jit
@@ -130,3 +131,33 @@ def test_attention_ignores_what_the_mask_hides():
     np.testing.assert_array_equal(masked[:, :3], run(x.at[:, 3].set(9.0))[0][:, :3])
     np.testing.assert_allclose(masked, biased, atol=1e-6)
     assert jnp.abs(one_head - biased).max() > 1e-3
+
+
+def test_a_chosen_layer_is_taken_and_no_output_is_kept_for_it():
+    """In bfloat16, with the backward pass computing layers again or not."""
+    spec = layers.Spec(width=8, heads=2, mlp_width=16, dtype="bfloat16")
+    x = jax.random.normal(KEY, (2, 5, 8), jnp.bfloat16)
+    plain = stacked.Blocks(spec, depth=3)
+    params = closeness.random_params(plain, x)
+
+    def loss(params, blocks):
+        last, mean = blocks.apply({"params": params}, x, train=True, chosen=(2,))
+        return jnp.square(mean).sum() + last.astype(jnp.float32).sum(), mean
+
+    gradient = jax.grad(loss, has_aux=True)
+    full = stacked.Blocks(spec, depth=3, remat="full")
+    grads, mean = jax.jit(gradient, static_argnums=1)(params, plain)
+    again, _ = jax.jit(gradient, static_argnums=1)(params, full)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0.05, atol=0.05),
+        again,
+        grads,
+    )
+    two = jax.tree.map(lambda leaf: leaf[:2], params)
+    early, _ = stacked.Blocks(spec, depth=2).apply({"params": two}, x)
+    assert mean.dtype == jnp.float32
+    # The compiler may leave out the rounding of a sum that it adds up at once.
+    np.testing.assert_allclose(mean, early.astype(jnp.float32), rtol=2**-7)
+    steps = str(jax.make_jaxpr(lambda p: gradient(p, full))(params))
+    assert "bf16[3,2,5,8]" in steps, "what the layers are computed again from"
+    assert "f32[3,2,5,8]" not in steps

@@ -109,20 +109,24 @@ def test_grids_need_not_be_square_and_tokens_stand_for_cells():
 
 
 def test_features_are_those_of_the_layers_chosen():
-    """Of the first layer those of an encoder that ends there."""
+    """Those of an encoder that ends there; the second layer is shifted."""
     encoder, params = small(), start(small())
-    one = jax.tree.map(lambda x: x[:1], params["stages_0"])
-    shallow = small(depths=(1,), heads=(2,))
 
     @jax.jit
-    def take(params, one):
+    def take(params):
         bound = encoder.bind({"params": params})
-        short = shallow.bind({"params": {**params, "stages_0": one}})
-        tokens = short.embed(IMAGE)
-        wanted = short.run(tokens)[0].max(axis=1), bound.run(tokens)[0].max(axis=1)
-        return [bound.features(IMAGE, "max", n) for n in ((1,), (3,))], wanted
+        tokens, ends = bound.embed(IMAGE), []
+        for depth in (1, 2):
+            cut = jax.tree.map(lambda x, d=depth: x[:d], params["stages_0"])
+            shallow = small(depths=(depth,), heads=(2,))
+            shallow = shallow.bind({"params": {**params, "stages_0": cut}})
+            ends.append(shallow.run(tokens)[0])
+        ends = [ends[0], (ends[0] + ends[1]) / 2, bound.run(tokens)[0]]
+        chosen = ((1,), (1, 2), (3,))
+        found = [bound.features(IMAGE, "max", layers) for layers in chosen]
+        return found, [end.max(axis=1) for end in ends]
 
-    for ours, theirs in zip(*take(params, one), strict=True):
+    for ours, theirs in zip(*take(params), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 

@@ -7,16 +7,18 @@ stands for; and `problems(fields)`, what cannot work, one line each. An encoder 
 
 - `embed(image)`: patch embeddings [B, N, D], where tokens may be replaced;
 - a call `(tokens, train)` -> tokens [B, T, out_width] after the last norm, each of
-  which stands for `cell` pixels; `patch_tokens` of them leaves out a class token;
-- `features(image, pool, chosen)`: one vector an image, of the layers chosen;
+  which stands for `cell` pixels; the first is the class token if there is one (`cls`);
+- `run(tokens, chosen)`: the same before that norm, and the mean of the layers chosen,
+  counted from 1, where there are `layer_widths`;
 - `image_size`, `patch_size`, `channels`, `grid` and `num_tokens` of the embeddings,
-  `layer_widths` (none where no layer can be chosen), `head_counts`, `cls`, `remat`,
-  `unroll`, `dtype`.
+  `layer_widths` (none where no layer can be chosen), `head_counts`, `remat`, `unroll`,
+  `dtype`.
 """
 
 import importlib
-from typing import Any
+from typing import Any, cast
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mimjax import patches
@@ -35,17 +37,15 @@ def load(name: str) -> Any:
     return importlib.import_module(f"mimjax.{NAMES[name]}.{name}")
 
 
-def pooled(x: Float[Array, "B N D"], pool: str) -> Float[Array, "B D"]:
-    """The "mean" or "max" over the tokens of an image."""
-    return x.max(axis=1) if pool == "max" else x.mean(axis=1)
-
-
 class Patched:
-    """What follows from the sizes of image and patch, in every encoder."""
+    """What every encoder has alike: its grid of patches, and features of an image."""
 
     image_size: tuple[int, int]
     patch_size: Any  # (rows, columns) of pixels
     channels: int
+    cls: Any  # whether there is a class token
+    embed: Any
+    run: Any
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -61,3 +61,26 @@ class Patched:
     def patch_values(self) -> int:
         """Numbers in a patch."""
         return self.patch_size[0] * self.patch_size[1] * self.channels
+
+    def patch_tokens(self, x: Float[Array, "B T D"]) -> Float[Array, "B N D"]:
+        """The tokens of patches alone, without a class token."""
+        return x[:, int(self.cls) :]
+
+    def features(
+        self,
+        image: Float[Array, "B H W C"],
+        pool: str = "mean",
+        chosen: tuple[int, ...] = (),
+    ) -> Float[Array, "B D"]:
+        """One float32 vector an image, of the whole image: no patch is hidden.
+
+        `pool` is "cls" (the class token), or "mean" or "max" over the patches: of what
+        the last norm gives or, before it, of the mean of the layers `chosen`.
+        """
+        tokens, call = self.embed(image), cast(Any, self)
+        x = self.run(tokens, chosen=chosen)[1] if chosen else call(tokens)
+        x = x.astype(jnp.float32)
+        if pool == "cls":
+            return x[:, 0]
+        x = self.patch_tokens(x)
+        return x.max(axis=1) if pool == "max" else x.mean(axis=1)

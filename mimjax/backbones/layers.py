@@ -1,11 +1,6 @@
-"""Transformer layers: attention, MLP, and a scanned stack of both.
-
-Layers are scanned, so the leading axis of every parameter of a stack is the layer.
-"""
+"""A transformer layer: attention and MLP."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +9,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mimjax.backbones import starts
 from mimjax.sharding import by_sample
-
-# What the backward pass recomputes: nothing, all but products of weights, everything.
-REMAT: dict[str, Callable[..., Any] | None] = {
-    "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,73 +175,3 @@ class Block(nn.Module):
             kept = jax.random.bernoulli(self.make_rng("drop"), keep, (y.shape[0], 1, 1))
             y = y * (kept / keep).astype(y.dtype)
         return y
-
-
-class Blocks(nn.Module):
-    """`depth` scanned layers of the kind `block`.
-
-    `drop_path` is that of the first and of the last, a line between. `remat` names what
-    the backward pass recomputes (REMAT); `unroll` is how many layers the compiler sees
-    at once: all of them is faster on CPU, one compiles faster. Neither changes the
-    parameters. `first` is the number of the first layer, where layers start by it.
-    """
-
-    spec: Spec
-    depth: int
-    drop_path: tuple[float, float] = (0.0, 0.0)
-    remat: str = "none"
-    unroll: int = 1
-    block: type[Block] = Block
-    first: int = 1
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        attn_mask: Bool[Array, "B T T"] | None = None,
-        bias: Float[Array, "n A T T"] | None = None,
-        *,
-        train: bool = False,
-        chosen: tuple[int, ...] = (),
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"] | None]:
-        """The output of the last layer, and the mean of that of the `chosen`.
-
-        They are counted from 1; none, no mean. It is float32 and grows layer by layer:
-        the outputs are never all there at once.
-        """
-        weights = None
-        if chosen:
-            counts = [chosen.count(number) for number in range(1, self.depth + 1)]
-            weights = jnp.asarray(counts) / len(chosen)
-        layer: Any = self.block
-        policy = REMAT[self.remat]
-        if policy is not None:
-            layer = nn.remat(layer, policy=policy, prevent_cse=False)
-
-        def advance(layer, carry, number, rate, weight, attn_mask, bias):
-            x, mixed = carry
-            x = layer(x, number, rate, attn_mask, bias)
-            if mixed is not None:
-                mixed = by_sample(mixed + weight * x)
-            return (x, mixed), None
-
-        scan: Any = nn.scan  # its type says that every axis is one number
-        scanned = scan(
-            advance,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "drop": True},
-            in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
-            length=self.depth,
-            unroll=max(1, min(self.unroll, self.depth)),
-        )
-        drops_path = train and any(self.drop_path)
-        carry, _ = scanned(
-            layer(self.spec, train, drops_path, name="layers"),
-            (x, jnp.zeros(x.shape, jnp.float32) if chosen else None),
-            self.first + jnp.arange(self.depth),
-            jnp.linspace(*self.drop_path, self.depth),
-            weights,
-            attn_mask,
-            bias,
-        )
-        return carry

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mimjax.backbones.layers import REMAT
+from mimjax.backbones.blocks import REMAT
 
 DTYPES = ("float32", "bfloat16")
 

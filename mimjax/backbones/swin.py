@@ -7,13 +7,12 @@ between stages four neighbours become one token of twice the width.
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mimjax import backbones, patches
-from mimjax.backbones import layers, sizes, starts, windows
+from mimjax.backbones import blocks, layers, sizes, starts, windows
 from mimjax.sharding import by_sample
 
 # Table 7 of the paper and the official configs.
@@ -143,7 +142,7 @@ class Encoder(nn.Module, backbones.Patched):
             )
             ends = (here[0], here[-1])
             stages.append(
-                layers.Blocks(spec, depth, ends, self.remat, self.unroll, windows.Block)
+                blocks.Blocks(spec, depth, ends, self.remat, self.unroll, windows.Block)
             )
             if stage + 1 < len(self.depths):
                 merges.append(windows.Merge(grid, self.norm_eps, self.dtype))
@@ -169,38 +168,18 @@ class Encoder(nn.Module, backbones.Patched):
         *,
         train: bool = False,
         chosen: tuple[int, ...] = (),
-    ) -> tuple[Float[Array, "B T E"], Float[Array, "B M F"] | None]:
+    ) -> tuple[Float[Array, "B T E"], Float[Array, "B t d"] | None]:
         """A call without the last norm, and the mean of layers `chosen`, of one stage.
 
-        They are counted from 1 through all stages.
+        They are counted from 1 through all stages; t and d are those of the stage.
         """
         x, mean, before = tokens.astype(self.dtype), None, 0
-        for stage, blocks in enumerate(self.stages):
-            here = range(before + 1, before + blocks.depth + 1)
-            own = tuple(layer - before for layer in chosen if layer in here)
-            x, found = blocks(x, train=train, chosen=own)
-            mean, before = found if own else mean, here[-1]
+        for stage, here in enumerate(self.stages):
+            numbers = range(before + 1, before + here.depth + 1)
+            own = tuple(layer - before for layer in chosen if layer in numbers)
+            assert len(own) in (0, len(chosen)), chosen
+            x, found = here(x, train=train, chosen=own)
+            mean, before = found if own else mean, numbers[-1]
             if stage < len(self.merges):
                 x = by_sample(self.merges[stage](x))
         return x, mean
-
-    def patch_tokens(self, x: Float[Array, "B T E"]) -> Float[Array, "B T E"]:
-        """The tokens of patches alone, which are all."""
-        return x
-
-    def features(
-        self,
-        image: Float[Array, "B H W C"],
-        pool: str = "mean",
-        chosen: tuple[int, ...] = (),
-    ) -> Float[Array, "B F"]:
-        """One float32 vector an image: "mean" or "max" over the tokens.
-
-        They are those after the last norm, or as in the vision transformer.
-        """
-        tokens = self.embed(image)
-        if not chosen:
-            return backbones.pooled(self(tokens).astype(jnp.float32), pool)
-        _, x = self.run(tokens, chosen=chosen)
-        assert x is not None  # it was asked for
-        return backbones.pooled(x, pool)

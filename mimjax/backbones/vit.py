@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mimjax import backbones, masking, patches, posembed
-from mimjax.backbones import layers, sizes, starts
+from mimjax.backbones import blocks, layers, sizes, starts
 from mimjax.sharding import by_sample
 
 # Width, depth, heads. Ti to H: arXiv 2010.11929 table 1 and official
@@ -147,7 +147,7 @@ class Encoder(nn.Module, backbones.Patched):
             zeros = nn.initializers.zeros
             self.relative_table = self.param("relative_table", zeros, shape)
         self.drop = layers.dropout(self.spec(self.width, self.heads))
-        self.blocks = layers.Blocks(
+        self.blocks = blocks.Blocks(
             self.spec(self.width, self.heads),
             self.depth,
             (0.0, self.drop_path),
@@ -227,28 +227,3 @@ class Encoder(nn.Module, backbones.Patched):
             )
             x = jnp.concatenate([cls.astype(self.dtype), x], axis=1)
         return x.astype(self.dtype)
-
-    def patch_tokens(self, x: Float[Array, "B T D"]) -> Float[Array, "B N D"]:
-        """The tokens of patches alone."""
-        return x[:, int(self.cls) :]
-
-    def features(
-        self,
-        image: Float[Array, "B H W C"],
-        pool: str = "mean",
-        chosen: tuple[int, ...] = (),
-    ) -> Float[Array, "B D"]:
-        """One float32 vector an image, of the whole image: no patch is hidden.
-
-        `pool` is "cls" (the class token), or "mean" or "max" over the patches: after
-        the last norm, or of the mean of the layers `chosen`, counted from 1, before it.
-        """
-        tokens = self.embed(image)
-        if chosen:
-            _, x = self.run(tokens, chosen=chosen)
-            assert x is not None  # it was asked for
-        else:
-            x = self(tokens).astype(jnp.float32)
-        if pool == "cls":
-            return x[:, 0]
-        return backbones.pooled(self.patch_tokens(x), pool)

@@ -30,10 +30,11 @@ class Evaluate:
         batch_size: images per forward pass, over all devices.
         pool: the frozen feature of an image: "mean" or "max" of its patches, or
             the "cls" token.
-        layers: the mean of which layers' outputs that is, counted from 1, or from -1
-            back from the last; none: what the last norm gives. Behind a small decoder
-            the last layers decode: BEiT is probed at layer 9 of 12, 14 of 24 (arXiv
-            2106.08254), AIM at the mean of the last six (official `constants.py`).
+        layers: the mean of which layers' outputs that is, as they are before the last
+            norm, counted from 1, or from -1 back from the last; none: what the last
+            norm gives. Behind a small decoder the last layers decode: BEiT is probed
+            at layer 9 of 12, 14 of 24 (arXiv 2106.08254). AIM's official probe reads
+            the mean of the last six (`constants.py`).
         knn_k: neighbours that vote (20 is the best of 10, 20, 100, 200 in DINO).
         knn_temperature: a neighbour's vote weighs exp(cosine / knn_temperature).
         linear_l2: the probe minimises mean cross-entropy + linear_l2 / 2 * |weights|^2.
@@ -73,11 +74,6 @@ def check(evaluate: Evaluate) -> list[str]:
     if evaluate.pool not in ("mean", "max", "cls"):
         problems.append(
             f"config.evaluate.pool: {evaluate.pool!r} is none of mean, max, cls"
-        )
-    if 0 in evaluate.layers:
-        problems.append(
-            f"config.evaluate.layers: {evaluate.layers} must be counted from 1, or "
-            "from -1 back from the last"
         )
     if evaluate.knn_k > evaluate.train_images >= 1:
         problems.append(

@@ -18,7 +18,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mimjax import masking, orders, patches, posembed
-from mimjax.backbones import layers, sizes, vit
+from mimjax.backbones import blocks, layers, sizes, vit
 
 
 class HeadBlock(layers.Block):
@@ -120,7 +120,7 @@ class Objective(nn.Module):
             layer_scale=0.0,
             dropout=0.0,
         )
-        self.head_blocks = layers.Blocks(
+        self.head_blocks = blocks.Blocks(
             spec,
             self.head_depth,
             remat=encoder.remat,

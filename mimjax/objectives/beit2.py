@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from mimjax import frozen, masking
-from mimjax.backbones import layers, starts, vit
+from mimjax.backbones import blocks, starts, vit
 from mimjax.objectives import beit, vqkd
 
 # What stands in until a tokenizer is named: one of the paper's sizes.
@@ -66,7 +66,7 @@ class Objective(beit.Objective):
         )
         rates = np.linspace(0.0, encoder.drop_path, max(encoder.depth, early + depth))
         rates = rates[early : early + depth]
-        self.branch = layers.Blocks(
+        self.branch = blocks.Blocks(
             spec,
             depth,
             (float(rates[0]), float(rates[-1])),

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mimjax import frozen, masking, patches, posembed, tokenizers
-from mimjax.backbones import layers, sizes, vit
+from mimjax.backbones import blocks, layers, sizes, vit
 
 SAMPLING = ("random", "block", "grid")
 
@@ -118,7 +118,7 @@ class Objective(tokenizers.Predicted, nn.Module):
             layer_scale=0.0,
             dropout=0.0,
         )
-        self.decoder = layers.Blocks(
+        self.decoder = blocks.Blocks(
             spec,
             self.decoder_depth,
             remat=encoder.remat,

@@ -99,7 +99,7 @@ class Judge:
                 {"params": params["encoder"]},
                 image,
                 wanted.pool,
-                tuple(layer % after for layer in wanted.layers),
+                tuple(layer % after for layer in wanted.layers),  # -1 is the last
                 method="features",
             )
             return cast(jax.Array, found)

@@ -177,25 +177,11 @@ class Encoder(nn.Module, backbones.Patched):
         """The last activation."""
         return nn.relu(tokens)
 
-    def patch_tokens(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        """The tokens of patches: all."""
-        return x
-
     def logits(self, image: Float[Array, "B H W C"]) -> Float[Array, "B N V"]:
         """Scores of the vocabulary at every place, float32."""
         x = self(self.embed(image)).astype(jnp.float32)
         # A 1 x 1 convolution over rows of one column.
         return self.output(x[:, :, None])[:, :, 0]
-
-    def features(
-        self,
-        image: Float[Array, "B H W C"],
-        pool: str = "mean",
-        chosen: tuple[int, ...] = (),
-    ) -> Float[Array, "B D"]:
-        """One float32 vector an image: "mean" or "max" over the places."""
-        assert not chosen  # it has no layers to choose from
-        return backbones.pooled(self(self.embed(image)).astype(jnp.float32), pool)
 
 
 class Decoder(nn.Module):

@@ -148,7 +148,7 @@ def coerce(value: Any, kind: Any) -> Any:
     """`value` as the annotated type, or ValueError saying what would be right.
 
     Text from the command line is read as a Python literal; a whole number serves where
-    a fraction is expected, and one number where a pair of equal ones is.
+    a fraction is expected, and one number where a pair of equal ones or any count is.
     """
     inner = typing.get_args(kind)
     if isinstance(value, str) and kind is not str:
@@ -188,6 +188,8 @@ def pair_or_more(value: Any, inner: tuple[Any, ...]) -> tuple[Any, ...]:
     free = inner[-1] is ...
     if not free and len(inner) == 2 and type(value) in (int, float):
         value = (value, value)
+    if free and type(value) in (int, float):
+        value = (value,)
     kinds = (
         inner[:1] * len(value) if free and isinstance(value, list | tuple) else inner
     )

@@ -33,6 +33,7 @@ gc.set_threshold(100_000, 50, 100)
 NEEDS = {
     "test_parity.py": ("torch", "transformers"),
     "test_timm.py": ("torch", "timm"),
+    "test_convert_torch.py": ("torch", "safetensors"),
 }
 collect_ignore = [
     name

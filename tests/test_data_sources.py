@@ -267,6 +267,29 @@ def spoil(top, bad):
         (top / f"{number:03d}.jpg").write_bytes(BAD[reason])
 
 
+def test_bad_held_out_images_are_left_out_and_listed_too(tmp_path):
+    for name in ("train/0", "val/0"):
+        (tmp_path / name).mkdir(parents=True)
+        write_folder(tmp_path / name, 4)
+    spoil(tmp_path / "val/0", {1: "truncated", 3: "empty"})
+    (tmp_path / "run").mkdir()
+    for _ in range(2):  # listed once
+        images, labels = data.held_out(
+            Data(source=f"folder:{tmp_path}"),
+            image_size=(16, 16),
+            channels=3,
+            split="test",
+            limit=9,
+            workdir=tmp_path / "run",
+        )
+        assert len(images) == len(labels) == 2
+    found = {entry["path"]: entry["reason"] for entry in listed(tmp_path / "run")}
+    assert {path[-7:]: reason for path, reason in found.items()} == {
+        "001.jpg": "truncated",
+        "003.jpg": "empty",
+    }
+
+
 def test_bad_files_are_counted_and_move_nothing_else(tmp_path):
     (tmp_path / "images").mkdir()
     settings = write_folder(tmp_path / "images", 40)

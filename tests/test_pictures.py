@@ -150,6 +150,19 @@ def test_nothing_is_drawn_of_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_held_out_losses_are_inside_the_picture_but_for_the_untrained():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    losses = np.linspace(1.0, 0.5, 50)
+    curves._draw_loss(axes, np.arange(50), losses, np.array([9.0, 1.6, 0.3]))
+    low, top = axes.get_ylim()
+    assert low < 0.3 < 1.6 < top < 9.0
+    curves._draw_loss(axes, np.arange(50), losses, np.array([]))
+    low, top = axes.get_ylim()
+    assert 0.3 < low < 0.5 < 1.0 < top < 1.6
+
+
 def test_curves_leave_no_figure_behind(tmp_path):
     from matplotlib import pyplot
 

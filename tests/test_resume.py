@@ -101,6 +101,7 @@ def test_killed_and_stopped_anywhere_the_run_is_the_same(
     assert program.send(signal.SIGINT) == 75, "in a step"
     last = program.steps()[-1]
     assert f"stopped after step {last} and saved" in program.stderr()
+    assert program.stderr().count("stopping; a second signal ends") == 1
     assert program.saved()[-1] == last, "nothing is lost"
 
     program = start()

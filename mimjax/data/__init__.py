@@ -153,19 +153,20 @@ def held_out(
     split: Split,
     limit: int,
     should_stop: Callable[[], bool] = lambda: False,
+    workdir: Path | None = None,
 ) -> tuple[UInt8[np.ndarray, "n H W C"], Int[np.ndarray, " n"]]:
     """At most `limit` images without augmentation, and their labels (-1: none).
 
     `probe_train` comes from the images trained on, `test` from those kept from it. The
     shorter side is resized to 256/224 of the size asked for and the centre taken, as by
     MAE and its kin (vit_jax squeezes the whole image instead); digits are as drawn.
-    Unreadable images are left out, and so are those that are not
-    read yet when `should_stop` says so.
+    Unreadable images are left out and listed in the `data_errors.jsonl` of `workdir`;
+    left out are also those that are not read yet when `should_stop` says so.
     """
     from mimjax.data import sources
 
     return sources.evaluation_images(
-        data, image_size, channels, split, limit, should_stop
+        data, image_size, channels, split, limit, should_stop, workdir
     )
 
 

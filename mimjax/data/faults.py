@@ -27,7 +27,7 @@ class Ledger:
     start and what it meets itself.
     """
 
-    def __init__(self, workdir: Path | None, limit: int, process: int):
+    def __init__(self, workdir: Path | None, limit: float, process: int):
         self._file = None if workdir is None else workdir / FILE_NAME
         self._limit = limit
         self._process = process

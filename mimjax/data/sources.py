@@ -1,16 +1,18 @@
 """The sources by name, and what is asked of them outside the training stream."""
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from mimjax.data import Data, digits, folder, prepared, synthetic
-from mimjax.data.faults import Unusable
+from mimjax.data.faults import Ledger, Unusable
 
 Part = Literal["train", "test"]
 DIGITS_VERSION = 1
@@ -94,6 +96,7 @@ def evaluation_images(
     split: Literal["probe_train", "test"],
     limit: int,
     should_stop: Callable[[], bool],
+    workdir: Path | None,
 ) -> tuple[UInt8[np.ndarray, "n H W C"], Int[np.ndarray, " n"]]:
     """See mimjax.data.held_out."""
     part: Part = "train" if split == "probe_train" else "test"
@@ -109,15 +112,24 @@ def evaluation_images(
     if isinstance(found, Streamed):
         found = found.head(limit)
 
+    faults: dict[int, str] = {}
+
     def read(index: int) -> tuple[np.ndarray, int] | None:
         if should_stop():
             return None
-        return _evaluation_image(data, found, index, image_size, channels)
+        try:
+            return _evaluation_image(data, found, index, image_size, channels)
+        except Unusable as error:
+            faults[index] = error.reason
+            return None
 
     workers = data.workers or os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         pairs = pool.map(read, folder.spread(found.length, limit).tolist())
-    good = [pair for pair in pairs if pair is not None]
+        good = [pair for pair in pairs if pair is not None]
+    ledger = Ledger(workdir, math.inf, 0)  # training alone ends by them
+    for index in sorted(faults):
+        ledger.note(found.path(index), faults[index], 0)
     images = np.empty((len(good), *image_size, channels), np.uint8)
     labels = np.empty(len(good), np.int32)
     for row, (image, label) in enumerate(good):
@@ -137,16 +149,13 @@ def to_channels(
 
 def _evaluation_image(
     data: Data, found: Records, index: int, image_size: tuple[int, int], channels: int
-) -> tuple[UInt8[np.ndarray, "H W C"], int] | None:
-    """The shorter side at 256/224 of the size, then the centre; None if unreadable."""
+) -> tuple[UInt8[np.ndarray, "H W C"], int]:
+    """The shorter side at 256/224 of the size, then the centre; raises Unusable."""
     from mimjax.data import augment, decode
 
-    try:
-        content, label = found.read(index)
-        picture = decode.open_picture(content, data.min_side, data.max_pixels)
-        image = decode.crop(picture, decode.whole(picture), channels)
-    except Unusable:
-        return None
+    content, label = found.read(index)
+    picture = decode.open_picture(content, data.min_side, data.max_pixels)
+    image = decode.crop(picture, decode.whole(picture), channels)
     (height, width), (h, w) = image_size, image.shape[:2]
     scale = max(height * 256 // 224 / h, width * 256 // 224 / w)
     resized = (max(int(h * scale), height), max(int(w * scale), width))

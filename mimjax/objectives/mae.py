@@ -38,7 +38,7 @@ class Objective(tokenizers.Predicted, nn.Module):
     mask_in_encoder: bool = False
     tokenizer: frozen.Model | None = None
 
-    encoder_note = "mae drops patches, which others cannot do without"
+    encoder_note = "mae drops patches, which others need; simmim hides them without"
 
     @property
     def panel_note(self) -> str:

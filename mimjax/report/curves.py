@@ -71,10 +71,11 @@ def loss_curve(
         return False
     figure = _figure(4.6)
     upper, lower = figure.subplots(nrows=2, sharex=True, height_ratios=[4, 1])
-    _draw_loss(upper, steps[finite], losses[finite])
     held_out = series(records, "eval/loss")
+    _draw_loss(upper, steps[finite], losses[finite], held_out[1])
     if len(held_out[0]):
-        upper.plot(*held_out, "o-", color="#d9822b", ms=4, lw=1, label="held-out loss")
+        label = f"held-out loss: {held_out[1][0]:.3g} to {held_out[1][-1]:.3g}"
+        upper.plot(*held_out, "o-", color="#d9822b", ms=4, lw=1, label=label)
     if warmup_step:
         lower.axvline(warmup_step, color="#999999", ls="--", lw=1)
         _mark(upper, [warmup_step], "end of warm-up", color="#999999", ls="--", lw=1)
@@ -152,15 +153,21 @@ def metric_curves(records: Sequence[Record], path: Path) -> bool:
     return True
 
 
-def _draw_loss(axes: "Axes", steps: np.ndarray, losses: np.ndarray) -> None:
+def _draw_loss(
+    axes: "Axes", steps: np.ndarray, losses: np.ndarray, held_out: np.ndarray
+) -> None:
     """The raw and the smoothed line; a start far above the rest is cut off."""
     few = len(losses) < 20
     axes.plot(steps, losses, color="#1f5fa8" if few else "#a9c4e4", lw=1, label="loss")
     if not few:
         average = smooth(losses, max(5, len(losses) // 25))
         axes.plot(steps, average, color="#1f5fa8", lw=1.8, label="moving average")
+    # Of held-out points only the first, of the untrained model, may be cut as well.
     low, most = losses.min(), np.quantile(losses, 0.95)
     top = min(losses.max(), most + 2 * (most - low))
+    points = held_out[np.isfinite(held_out)]
+    if len(points):
+        low, top = min(low, points.min()), max(top, *points[1:], points[-1])
     margin = 0.05 * (top - low) or 0.1
     axes.set_ylim(low - margin, top + margin)
 

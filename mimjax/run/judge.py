@@ -60,6 +60,8 @@ class Judge:
                 split=split,
                 limit=limit,
                 should_stop=self.should_stop,
+                # Every process reads the same; one writes down what it could not.
+                workdir=self.workdir if jax.process_index() == 0 else None,
             )
             for split, limit in limits.items()
             if split == "test" or self.num_classes

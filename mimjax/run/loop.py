@@ -94,8 +94,8 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         if unread and first:
             reasons = ", ".join(f"{count} {why}" for why, count in unread.items())
             progress.note(
-                f"{sum(unread.values())} images could not be read ({reasons}), all "
-                f"listed in {folder / 'data_errors.jsonl'}"
+                f"images that could not be read: {sum(unread.values())} ({reasons}), "
+                f"all listed in {folder / 'data_errors.jsonl'}"
             )
         if record:
             record.finish(status=status, step=last)

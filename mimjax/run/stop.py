@@ -65,6 +65,9 @@ class Stop:
             if first and now - first > ECHO:
                 print("stopped again: not saved", file=sys.stderr, flush=True)
                 os._exit(STOPPED)
+            if not first and self.alone:
+                said = "stopping; a second signal ends the run at once, unsaved"
+                print(said, file=sys.stderr, flush=True)
             first = first or now
         os.close(self.reader)
 

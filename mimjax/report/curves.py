@@ -75,7 +75,10 @@ def loss_curve(
     _draw_loss(upper, steps[finite], losses[finite], held_out[1])
     if len(held_out[0]):
         label = f"held-out loss: {held_out[1][0]:.3g} to {held_out[1][-1]:.3g}"
-        upper.plot(*held_out, "o-", color="#d9822b", ms=4, lw=1, label=label)
+        # A line to a point outside the picture would tell of a fall that was not there.
+        inside = held_out[1] <= upper.get_ylim()[1]
+        points = held_out[0][inside], held_out[1][inside]
+        upper.plot(*points, "o-", color="#d9822b", ms=4, lw=1, label=label)
     if warmup_step:
         lower.axvline(warmup_step, color="#999999", ls="--", lw=1)
         _mark(upper, [warmup_step], "end of warm-up", color="#999999", ls="--", lw=1)

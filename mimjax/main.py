@@ -57,6 +57,14 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
         help="only compile the step, for cpu:8 or a TPU topology such as v5e:4x4",
     )
     flags, rest = parser.parse_known_args(arguments)
+    changes = changes_of(parser, rest)
+    if not flags.workdir and not flags.compile:
+        parser.error("--workdir is needed: where to keep the run")
+    return flags, changes
+
+
+def changes_of(parser: Parser, rest: list[str]) -> list[tuple[str, str]]:
+    """--config.optim.clip=1.0, or without the sign, as ("optim.clip", "1.0")."""
     changes = []
     while rest:
         flag, equals, value = rest.pop(0).partition("=")
@@ -67,9 +75,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
                 parser.error(f"{flag} needs a value: {flag}=VALUE")
             value = rest.pop(0)
         changes.append((flag.removeprefix("--config."), value))
-    if not flags.workdir and not flags.compile:
-        parser.error("--workdir is needed: where to keep the run")
-    return flags, changes
+    return changes
 
 
 def main(arguments: list[str] | None = None) -> int:

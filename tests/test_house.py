@@ -44,16 +44,18 @@ LAYERS = [
     "__init__.py schema.py patches.py masking.py posembed.py sharding.py flops.py "
     "frozen.py orders.py "
     "metrics.py hosts/ report/page.py report/progress.py report/curves.py "
-    "run/__init__.py run/stop.py",
+    "run/__init__.py run/stop.py convert/__init__.py "
+    "convert/pickles.py convert/archives.py convert/states.py convert/files.py "
+    "convert/names.py convert/shapes.py convert/layouts/",
     "backbones/ tokenizers/",
     "objectives/ data/ optim.py evaluate/",
     "settings.py standins.py checks.py config.py",
-    "batches.py gradients.py train.py report/ convert/",
+    "batches.py gradients.py train.py report/",
     "checkpoint.py run/workdir.py run/feed.py",
     "warmstart.py run/judge.py",
-    "run/setup.py",
+    "run/setup.py convert/weights.py",
     "run/",
-    "main.py",
+    "main.py convert/__main__.py",
 ]
 
 

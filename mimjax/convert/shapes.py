@@ -4,6 +4,9 @@ import math
 import re
 from typing import Any
 
+import numpy as np
+
+from mimjax import posembed
 from mimjax.convert.names import Arrays
 
 HEAD_WIDTH = 64
@@ -27,6 +30,7 @@ def vit(arrays: Arrays, prefix: str = "", tokens: int = 0) -> dict[str, Any]:
     width, channels, *patch = weight.shape
     grid = math.isqrt(tokens)
     return {
+        "name": "vit",
         "width": width,
         "depth": count(arrays, f"{prefix}blocks"),
         "heads": heads_of(width),
@@ -36,3 +40,8 @@ def vit(arrays: Arrays, prefix: str = "", tokens: int = 0) -> dict[str, Any]:
         "image_size": tuple(grid * side for side in patch),
         "cls": f"{prefix}cls_token" in arrays,
     }
+
+
+def index(encoder: Any) -> np.ndarray:
+    """Which row of the relative table two tokens share, int64 as PyTorch keeps it."""
+    return np.asarray(posembed.relative_index(encoder.grid, encoder.cls), np.int64)

@@ -1,0 +1,73 @@
+"""python -m mimjax.convert FILE --out=DIR [--config.a.b=value]
+
+Makes a workdir of a file of another project: for config.init_from, or as the teacher of
+another run. Exit status: 0 done, 74 storage, 78 a file that cannot be used.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+
+from mimjax.main import BAD_CONFIG, STORAGE, Parser, changes_of
+from mimjax.schema import ConfigError
+
+ENOUGH = 8  # names of a list that are shown
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    # Numbers are moved about, and shapes worked out: no accelerator is needed.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    parser = Parser(
+        prog="python -m mimjax.convert",
+        description="Makes a workdir of weights of another project.",
+        epilog="What the weights do not tell is said by --config.GROUP.FIELD=VALUE, "
+        "such as --config.encoder.heads=4 or --config.objective.norm_pixels=False.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", help="a .pth, .safetensors or .npz file, or a folder")
+    parser.add_argument("--out", required=True, help="the workdir to make")
+    parser.add_argument("--layout", default="", help="default: seen from the names")
+    try:
+        flags, rest = parser.parse_known_args(given)
+        return convert(flags, tuple(changes_of(parser, rest)))
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return BAD_CONFIG
+
+
+def convert(flags: argparse.Namespace, changes: tuple[tuple[str, str], ...]) -> int:
+    """Reads, reports and writes."""
+    from mimjax.checkpoint import StorageError
+    from mimjax.convert import layouts, weights
+    from mimjax.convert.files import BadFileError
+
+    out = pathlib.Path(flags.out)
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError([f"--out: {out} is not empty; name another folder"])
+    if flags.layout and flags.layout not in layouts.names():
+        known = ", ".join(layouts.names())
+        raise ConfigError([f"--layout: {flags.layout!r} is none of {known}"])
+    try:
+        found = weights.convert(pathlib.Path(flags.file), flags.layout, changes)
+        weights.save(found, out)
+    except BadFileError as error:
+        raise ConfigError([str(error)]) from None
+    except (OSError, StorageError) as error:
+        print(f"cannot write {out}: {error}", file=sys.stderr)
+        return STORAGE
+    print(f"{found.layout}: {len(found.matched)} parameters, in {out}")
+    for what in ("missing", "unexpected"):
+        names = getattr(found, what)
+        if names:
+            shown = ", ".join(names[:ENOUGH]) + ", ..." * (len(names) > ENOUGH)
+            print(f"{what}: {len(names)} ({shown})")
+    print(f"to start from it: --config.init_from={out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

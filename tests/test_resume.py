@@ -207,6 +207,8 @@ def test_the_first_signal_asks_its_echo_is_ignored_and_a_later_one_ends(
     assert signals.agreed(2)
     time.sleep(0.4)
     assert left == []
+    answer = "stopping; a second signal ends the run at once, unsaved\n"
+    assert capsys.readouterr().err == answer, "once, for the echo too"
     signal.raise_signal(signal.SIGINT)
     time.sleep(0.2)
     assert left == [75]

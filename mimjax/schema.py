@@ -186,10 +186,8 @@ def literal(text: str) -> Any:
 def pair_or_more(value: Any, inner: tuple[Any, ...]) -> tuple[Any, ...]:
     """`value` as a tuple of those types; (kind, ...) is any number of one kind."""
     free = inner[-1] is ...
-    if not free and len(inner) == 2 and type(value) in (int, float):
-        value = (value, value)
-    if free and type(value) in (int, float):
-        value = (value,)
+    if len(inner) == 2 and type(value) in (int, float):
+        value = (value,) if free else (value, value)
     kinds = (
         inner[:1] * len(value) if free and isinstance(value, list | tuple) else inner
     )

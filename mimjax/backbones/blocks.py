@@ -54,7 +54,6 @@ class Blocks(nn.Module):
         They are counted from 1; none, no mean. All layers run, whichever are chosen.
         """
         assert all(1 <= number <= self.depth for number in chosen), chosen
-        numbers = jnp.arange(1, self.depth + 1)
         counts = [chosen.count(number) for number in range(1, self.depth + 1)]
         shares = jnp.asarray(counts) / len(chosen) if chosen else None
         layer: Any = self.block
@@ -82,7 +81,7 @@ class Blocks(nn.Module):
         carry, _ = scanned(
             layer(self.spec, train, train and any(self.drop_path), name="layers"),
             (x, jnp.zeros(x.shape, jnp.float32) if chosen else None),
-            self.first - 1 + numbers,
+            self.first + jnp.arange(self.depth),
             jnp.linspace(*self.drop_path, self.depth),
             shares,
             attn_mask,

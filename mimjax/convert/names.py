@@ -68,6 +68,9 @@ class Entry:
 
 
 COPY = Rule(lambda x: x, lambda x: (x,))
+TRANSPOSED = Rule(lambda x: x.T, lambda x: (x.T,))
+# BEiT's one table for all layers, in timm too.
+RELATIVE_TABLE = "rel_pos_bias.relative_position_bias_table"
 
 
 def reshaped(ours: tuple[int, ...], theirs: tuple[int, ...]) -> Rule:
@@ -80,16 +83,6 @@ def kernel(ours: tuple[int, ...], theirs: tuple[int, int]) -> Rule:
     return Rule(
         lambda weight: weight.T.reshape(ours),
         lambda x: (x.reshape(theirs[::-1]).T,),
-    )
-
-
-def pieces(ours: tuple[int, ...], theirs: tuple[int, ...], count: int) -> Rule:
-    """As `kernel` or `reshaped`, of query, key and value that they keep apart."""
-    whole = (count * theirs[0], *theirs[1:])
-    rule = kernel(ours, whole) if len(whole) == 2 else reshaped(ours, whole)
-    return Rule(
-        lambda *parts: rule.take(np.concatenate(parts)),
-        lambda x: tuple(np.split(rule.give(x)[0], count)),
     )
 
 
@@ -123,22 +116,6 @@ def shuffle_bias(side: int) -> Rule:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """Names inside a layer of theirs; the defaults are those of timm."""
-
-    norm1: str = "norm1"
-    qkv: tuple[str, ...] = ("attn.qkv",)
-    out: str = "attn.proj"
-    norm2: str = "norm2"
-    up: str = "mlp.fc1"
-    down: str = "mlp.fc2"
-    scales: tuple[str, str] = ("gamma_1", "gamma_2")
-
-
-TIMM = Layer()
-
-
 def norm(ours: str, theirs: str, count: int = 0) -> Iterator[Entry]:
     """Scale and bias of a norm."""
     for name, other in (("scale", "weight"), ("bias", "bias")):
@@ -149,8 +126,7 @@ def linear(
     ours: str, theirs: str, count: int = 0, bias: bool = True
 ) -> Iterator[Entry]:
     """Kernel and bias of a linear layer."""
-    transposed = Rule(lambda weight: weight.T, lambda x: (x.T,))
-    yield Entry(f"{ours}/kernel", (f"{theirs}.weight",), transposed, count)
+    yield Entry(f"{ours}/kernel", (f"{theirs}.weight",), TRANSPOSED, count)
     if bias:
         yield Entry(f"{ours}/bias", (f"{theirs}.bias",), COPY, count)
 
@@ -162,47 +138,33 @@ def patch(ours: str, theirs: str, encoder: Any) -> Iterator[Entry]:
     yield Entry(f"{ours}/bias", (f"{theirs}.bias",), COPY)
 
 
-def attention(
-    ours: str, theirs: str, spec: Any, names: Layer, count: int
-) -> Iterator[Entry]:
-    """Attention of a `layers.Spec`."""
+def attention(ours: str, theirs: str, spec: Any, count: int) -> Iterator[Entry]:
+    """Attention of a `layers.Spec`; query, key and value share one weight."""
     width, heads = spec.width, (spec.heads, spec.width // spec.heads)
-    full = [f"{theirs}.{name}" for name in names.qkv]
-    split = 3 // len(full)
-    weights = tuple(f"{name}.weight" for name in full)
-    rule = pieces((width, 3, *heads), (split * width, width), len(full))
-    yield Entry(f"{ours}/qkv/kernel", weights, rule, count)
+    rule = kernel((width, 3, *heads), (3 * width, width))
+    yield Entry(f"{ours}/qkv/kernel", (f"{theirs}.qkv.weight",), rule, count)
     if spec.qkv_bias == "all":
-        biases = tuple(f"{name}.bias" for name in full)
-        rule = pieces((3, *heads), (split * width,), len(full))
-        yield Entry(f"{ours}/qkv/bias", biases, rule, count)
+        rule = reshaped((3, *heads), (3 * width,))
+        yield Entry(f"{ours}/qkv/bias", (f"{theirs}.qkv.bias",), rule, count)
     if spec.qkv_bias == "qv":
-        # Beside the joint weight, or as biases of the parts that have one.
-        parent = full[0].rpartition(".")[0]
-        apart = (f"{full[0]}.bias", f"{full[-1]}.bias")
-        joint = (f"{parent}.q_bias", f"{parent}.v_bias")
-        rule = reshaped(heads, (width,))
-        for name, other in zip(
-            ("q_bias", "v_bias"), joint if len(full) == 1 else apart, strict=True
-        ):
-            yield Entry(f"{ours}/{name}", (other,), rule, count)
-    out, rule = f"{theirs}.{names.out}", kernel((*heads, width), (width, width))
-    yield Entry(f"{ours}/out/kernel", (f"{out}.weight",), rule, count)
+        for name in ("q_bias", "v_bias"):
+            rule = reshaped(heads, (width,))
+            yield Entry(f"{ours}/{name}", (f"{theirs}.{name}",), rule, count)
+    rule = kernel((*heads, width), (width, width))
+    yield Entry(f"{ours}/out/kernel", (f"{theirs}.proj.weight",), rule, count)
     if spec.bias:
-        yield Entry(f"{ours}/out/bias", (f"{out}.bias",), COPY, count)
+        yield Entry(f"{ours}/out/bias", (f"{theirs}.proj.bias",), COPY, count)
 
 
-def layers(
-    ours: str, theirs: str, spec: Any, names: Layer, count: int
-) -> Iterator[Entry]:
+def layers(ours: str, theirs: str, spec: Any, count: int) -> Iterator[Entry]:
     """All layers of a stack; `theirs` holds "{}" for the number of one."""
-    yield from norm(f"{ours}/norm1", f"{theirs}.{names.norm1}", count)
-    yield from attention(f"{ours}/attn", theirs, spec, names, count)
-    yield from norm(f"{ours}/norm2", f"{theirs}.{names.norm2}", count)
-    yield from linear(f"{ours}/mlp/up", f"{theirs}.{names.up}", count, spec.bias)
-    yield from linear(f"{ours}/mlp/down", f"{theirs}.{names.down}", count, spec.bias)
+    yield from norm(f"{ours}/norm1", f"{theirs}.norm1", count)
+    yield from attention(f"{ours}/attn", f"{theirs}.attn", spec, count)
+    yield from norm(f"{ours}/norm2", f"{theirs}.norm2", count)
+    yield from linear(f"{ours}/mlp/up", f"{theirs}.mlp.fc1", count, spec.bias)
+    yield from linear(f"{ours}/mlp/down", f"{theirs}.mlp.fc2", count, spec.bias)
     if spec.layer_scale:
-        for name, other in zip(("scale1", "scale2"), names.scales, strict=True):
+        for name, other in (("scale1", "gamma_1"), ("scale2", "gamma_2")):
             yield Entry(f"{ours}/{name}", (f"{theirs}.{other}",), COPY, count)
 
 
@@ -215,8 +177,7 @@ def vit_encoder(encoder: Any, prefix: str = "") -> Iterator[Entry]:
     if encoder.position == "learned":
         yield Entry("encoder/pos_embed", (f"{prefix}pos_embed",), COPY)
     if encoder.position == "relative":
-        table = f"{prefix}rel_pos_bias.relative_position_bias_table"
-        yield Entry("encoder/relative_table", (table,), COPY)
-    stack, theirs = "encoder/blocks/layers", f"{prefix}blocks.{{}}"
-    yield from layers(stack, theirs, spec, TIMM, encoder.depth)
+        yield Entry("encoder/relative_table", (prefix + RELATIVE_TABLE,), COPY)
+    stack = ("encoder/blocks/layers", f"{prefix}blocks.{{}}")
+    yield from layers(*stack, spec, encoder.depth)
     yield from norm("encoder/norm", f"{prefix}norm")

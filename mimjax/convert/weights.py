@@ -1,7 +1,6 @@
 """Parameters of a model from the arrays of a file, and back, by a table of names."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -12,6 +11,7 @@ from mimjax import checkpoint, config, train
 from mimjax.convert import layouts
 from mimjax.convert.files import BadFileError, read
 from mimjax.convert.names import Arrays
+from mimjax.run.workdir import write
 from mimjax.warmstart import named_leaves, nested
 
 
@@ -113,7 +113,7 @@ def save(found: Converted, workdir: pathlib.Path) -> None:
         checkpoints.save(state, 0)
     finally:
         checkpoints.close()
-    (workdir / "config.json").write_text(json.dumps(found.config.values, indent=2))
+    write(workdir / "config.json", found.config.values)
 
 
 def written(objective: Any, params: dict[str, Any], layout: str) -> dict[str, Any]:

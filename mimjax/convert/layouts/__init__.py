@@ -1,7 +1,7 @@
 """Layouts of other projects' weights, a file each; the file name is the registry.
 
-A layout has `recognises(names)`, whether a file with these names is of it; `values`,
-the config of the model that such a file holds, as far as its arrays tell; `entries`,
+A layout has `recognises(arrays)`, whether a file with these is of it; `values`, the
+config of the model that such a file holds, as far as its arrays tell; `entries`,
 the table of names of an objective; and `constants`, what their files hold that is no
 parameter here, computed anew.
 """

@@ -9,12 +9,10 @@ import numpy as np
 from mimjax.convert import names, shapes
 from mimjax.convert.names import Arrays, Entry
 
-TABLE = "rel_pos_bias.relative_position_bias_table"
-
 
 def recognises(arrays: Arrays) -> bool:
     """A head over a vocabulary, and one relative table for all layers."""
-    return {"lm_head.weight", "mask_token", TABLE} <= set(arrays)
+    return {"lm_head.weight", "mask_token", names.RELATIVE_TABLE} <= set(arrays)
 
 
 def values(arrays: Arrays) -> dict[str, dict[str, Any]]:
@@ -24,7 +22,7 @@ def values(arrays: Arrays) -> dict[str, dict[str, Any]]:
 
 def shared(arrays: Arrays, prefix: str = "") -> dict[str, Any]:
     """The encoder of BEiT, which SimMIM's vision transformer has as well."""
-    rows, heads = arrays[prefix + TABLE].shape
+    rows, heads = arrays[prefix + names.RELATIVE_TABLE].shape
     # (2 g - 1)^2 distances of patches, and three of the class token.
     grid = (math.isqrt(rows - 3) + 1) // 2
     return {

@@ -48,7 +48,7 @@ def entries(objective: Any) -> Iterator[Entry]:
     yield Entry("mask_token", ("mask_token",), names.COPY)
     spec = encoder.spec(objective.decoder_width, objective.decoder_heads)
     stack = ("decoder/layers", "decoder_blocks.{}")
-    yield from names.layers(*stack, spec, names.TIMM, objective.decoder_depth)
+    yield from names.layers(*stack, spec, objective.decoder_depth)
     yield from names.norm("decoder_norm", "decoder_norm")
     yield from names.linear("decoder_pred", "decoder_pred")
 

@@ -14,9 +14,8 @@ PREFIX = "encoder."
 
 def recognises(arrays: Arrays) -> bool:
     """A pixel-shuffle decoder behind an encoder with a relative table."""
-    return {"decoder.0.weight", "encoder.mask_token", PREFIX + beit.TABLE} <= set(
-        arrays
-    )
+    table = PREFIX + names.RELATIVE_TABLE
+    return {"decoder.0.weight", f"{PREFIX}mask_token", table} <= set(arrays)
 
 
 def values(arrays: Arrays) -> dict[str, dict[str, Any]]:

@@ -46,7 +46,7 @@ LAYERS = [
     "metrics.py hosts/ report/page.py report/progress.py report/curves.py "
     "run/__init__.py run/stop.py convert/__init__.py "
     "convert/pickles.py convert/archives.py convert/states.py convert/files.py "
-    "convert/names.py convert/shapes.py convert/layouts/",
+    "convert/names.py convert/shapes.py convert/resize.py convert/layouts/",
     "backbones/ tokenizers/",
     "objectives/ data/ optim.py evaluate/",
     "settings.py standins.py checks.py config.py",

@@ -402,12 +402,16 @@ def timm_vit(source: Source, heads: int) -> dict[str, Any]:
     """timm `VisionTransformer` and `Beit`."""
     encoder = {
         "patch": patch(source, "patch_embed.proj"),
-        "cls_token": source["cls_token"],
         "blocks": {"layers": layers(source, "blocks", TIMM, heads)},
-        "norm": norm(source, "norm"),
     }
+    if "norm.weight" in source:  # none where the mean of the patches is taken before it
+        encoder["norm"] = norm(source, "norm")
     table = "rel_pos_bias.relative_position_bias_table"
-    for ours, theirs in (("relative_table", table), ("pos_embed", "pos_embed")):
+    for ours, theirs in (
+        ("cls_token", "cls_token"),
+        ("relative_table", table),
+        ("pos_embed", "pos_embed"),
+    ):
         if theirs in source:
             encoder[ours] = source[theirs]
     return encoder

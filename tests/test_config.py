@@ -195,6 +195,16 @@ HIDES = [
     ("classify", (PLAIN,), "config.objective.pool: 'token' needs config.encoder.cls"),
     (
         "classify",
+        ("objective.pool=gap",),
+        "config.objective.pool: 'gap' is for encoders with config.encoder.cls=False",
+    ),
+    (
+        "classify",
+        ("objective.pool=avg",),
+        "config.objective.pool: 'avg' is none of token, gap, mean",
+    ),
+    (
+        "classify",
         ("objective.num_classes=1",),
         "config.objective.num_classes: 1 must be from 2",
     ),

@@ -53,6 +53,34 @@ def test_vit(size, patch, channels):
     assert not peers.classify_alike(theirs, ours, vit_tree, "norm")
 
 
+@pytest.mark.parametrize(
+    ("size", "patch", "cls"),
+    [((32, 32), 8, True), ((16, 40), 8, False), ((24, 48), 4, True)],
+)
+def test_vit_by_the_mean_of_its_patches(size, patch, cls):
+    """As MAE is fine-tuned."""
+    theirs = VisionTransformer(
+        size,
+        patch,
+        embed_dim=32,
+        depth=2,
+        num_heads=4,
+        num_classes=5,
+        global_pool="avg",
+        fc_norm=True,
+        class_token=cls,
+    ).eval()
+    peers.scatter(theirs, 5)
+    fields = {"width": 32, "depth": 2, "heads": 4, "position": "learned", "cls": cls}
+    encoder = vit.Encoder(size, (patch, patch), **fields)
+    ours = classify.Objective(encoder, num_classes=5, pool="mean")
+    assert not peers.classify_alike(theirs, ours, mean_tree, "fc_norm")
+
+
+def mean_tree(source: official.Source) -> Any:
+    return {**vit_tree(source), "fc_norm": official.norm(source, "fc_norm")}
+
+
 def vit_tree(source: official.Source) -> Any:
     head = official.linear(source, "head")
     return {"encoder": official.timm_vit(source, 4), "head": head}

@@ -44,11 +44,13 @@ def test_every_objective_has_the_same_encoder_tree(encoder):
             encoder_shapes(mae.Objective(encoder(**fields))),
             encoder_shapes(simmim.Objective(encoder(**fields), mask_cell=8)),
             encoder_shapes(classify.Objective(encoder(**fields))),
+            encoder_shapes(classify.Objective(encoder(**fields), pool="mean")),
         ]
-        assert trees[0] == trees[1] == trees[2]
+        assert all(tree == trees[0] for tree in trees)
     bare = encoder(cls=False)
-    trees = [aim.Objective(bare), classify.Objective(bare, pool="gap")]
-    assert encoder_shapes(trees[0]) == encoder_shapes(trees[1])
+    classifiers = [classify.Objective(bare, pool=pool) for pool in ("gap", "mean")]
+    trees = [encoder_shapes(x) for x in (aim.Objective(bare), *classifiers)]
+    assert trees[0] == trees[1] == trees[2]
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,9 @@ HUGGING_FACE = Layer(
     "attention.relative_position_bias.relative_position_bias_table",
     ("lambda_1", "lambda_2"),
 )
+HUGGING_FACE_BEIT = dataclasses.replace(
+    HUGGING_FACE, table="relative_position_bias.relative_position_bias_table"
+)
 
 
 def norm(source: Source, name: str) -> dict[str, np.ndarray]:

@@ -143,6 +143,8 @@ ONE = [
     ),
     ("encoder.name=swin", "encoder.name: 'swin' does not go with objective 'mae', whi"),
     ("encoder.position=relative", "objective.name: mae drops patches, but a relative"),
+    ("encoder.position=relative_layers", "objective.name: mae drops patches, but a re"),
+    ("encoder.position=absolute", "encoder.position: 'absolute' is none of sincos, l"),
     ("encoder.name=swim", "encoder.name: 'swim' is none of vit, swin"),
     ("init_scope=head", "init_scope: 'head' is neither 'encoder' nor 'all'"),
 ]
@@ -157,6 +159,11 @@ def test_one_mistake_is_one_line_with_its_full_path(changes, expected):
 PLAIN = "encoder.cls=False"
 HIDES = [
     ("aim", (), "config.objective.name: aim predicts every token"),
+    (
+        "aim",
+        (PLAIN, "encoder.position=relative_layers"),
+        "config.objective.name: aim has no place for a relative position table",
+    ),
     (
         "aim",
         (PLAIN, "encoder.patch_size=224"),

@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import (
     BeitConfig,
+    BeitForImageClassification,
     BeitForMaskedImageModeling,
     SwinConfig,
     SwinForImageClassification,
@@ -269,6 +270,47 @@ def test_beit(side, patch, layer_scale, depth):
     logits = masking.take(jnp.asarray(answer.logits.detach().numpy()), ids)
     grads = official.hugging_face_beit(peers.gradients(theirs), 4)
     peers.agree(result, answer.loss, heard, logits, grads)
+
+
+@pytest.mark.parametrize(
+    ("side", "patch", "layer_scale", "depth"),
+    [(32, 8, 0.1, 2), (24, 4, 1e-5, 3), (48, 16, 1.0, 24)],
+)
+def test_beit_classification(side, patch, layer_scale, depth):
+    """As it is fine-tuned: a table a layer, and the mean of the patches."""
+    config = BeitConfig(
+        image_size=side,
+        patch_size=patch,
+        hidden_size=32,
+        num_hidden_layers=depth,
+        num_attention_heads=4,
+        intermediate_size=128,
+        layer_norm_eps=1e-6,
+        layer_scale_init_value=layer_scale,
+        use_relative_position_bias=True,
+        drop_path_rate=0.0,
+        num_labels=5,
+    )
+    theirs = BeitForImageClassification(config).eval()
+    peers.scatter(theirs, 7)
+
+    def tree(source: official.Source) -> Any:
+        model = source.below("beit.")
+        stack = official.layers(model, "layers", official.HUGGING_FACE_BEIT, 4)
+        encoder = {
+            "patch": official.patch(model, "embeddings.patch_embeddings.projection"),
+            "cls_token": model["embeddings.cls_token"],
+            "blocks": {"layers": stack},
+        }
+        norm = official.norm(model, "pooler.layernorm")
+        head = official.linear(source, "classifier")
+        return {"encoder": encoder, "fc_norm": norm, "head": head}
+
+    fields = {"width": 32, "depth": depth, "heads": 4, "qkv_bias": "qv"}
+    fields |= {"position": "relative_layers", "layer_scale": layer_scale}
+    encoder = vit.Encoder((side, side), (patch, patch), **fields)
+    ours = classify.Objective(encoder, num_classes=5, pool="mean")
+    assert not peers.classify_alike(theirs, ours, tree, "beit.pooler.layernorm")
 
 
 SWINS = [

@@ -21,6 +21,32 @@ def start(encoder):
     return closeness.random_params(encoder, method=lambda m: m(m.embed(image)))
 
 
+def test_a_table_for_each_layer_is_the_shared_one_where_they_are_alike(encoder):
+    """And each is its layer's own: two that change places change the output."""
+    shared, apart = (encoder(position=x) for x in ("relative", "relative_layers"))
+    params = start(shared)
+    table = params.pop("relative_table")
+    stack = params["blocks"]["layers"]
+
+    def run(encoder, params):
+        return encoder.apply(
+            {"params": params}, IMAGE, method=lambda m, x: m(m.embed(x))
+        )
+
+    def with_tables(tables):
+        return {**params, "blocks": {"layers": {**stack, "relative_table": tables}}}
+
+    one = jax.jit(lambda: run(shared, {**params, "relative_table": table}))()
+    run_apart = jax.jit(lambda tables: run(apart, with_tables(tables)))
+    np.testing.assert_allclose(run_apart(jnp.stack([table, table])), one, atol=1e-5)
+    two = jnp.stack([table, -table])
+    assert jnp.abs(run_apart(two) - run_apart(two[::-1])).max() > 1e-3
+    names = shapes(classify.Objective(apart))
+    rows = (2 * 4 - 1) ** 2 + 3
+    assert names["encoder/blocks/layers/relative_table"][0] == (2, rows, 4)
+    assert "encoder/relative_table" not in names
+
+
 def shapes(objective):
     """Shape and dtype of every parameter, nothing computed."""
     encoder = objective.encoder
@@ -154,8 +180,9 @@ def test_positions_follow_the_ids(encoder, position):
     np.testing.assert_allclose(part[:, 1:], expected, atol=1e-5)
 
 
-def test_a_relative_table_cannot_follow_ids(encoder):
-    small = encoder(position="relative")
+@pytest.mark.parametrize("position", ["relative", "relative_layers"])
+def test_a_relative_table_cannot_follow_ids(encoder, position):
+    small = encoder(position=position)
     with pytest.raises(ValueError, match="all patches in order"):
         jax.eval_shape(small.init, KEY, jnp.zeros((1, 4, 32)), jnp.arange(4)[None])
 

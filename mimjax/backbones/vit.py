@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mimjax import backbones, masking, patches, posembed
-from mimjax.backbones import blocks, layers, sizes, starts
+from mimjax.backbones import blocks, layers, relative, sizes, starts
 from mimjax.sharding import by_sample
 
 # Width, depth, heads. Ti to H: arXiv 2010.11929 table 1 and official
@@ -42,7 +42,7 @@ def problems(fields: dict[str, Any]) -> list[str]:
     if not found and fields["position"] == "sincos" and width % 4:
         found.append(f"width: {width} must be a multiple of 4 for position 'sincos'")
     choices = {
-        "position": ("sincos", "learned", "relative", "none"),
+        "position": ("sincos", "learned", "relative", "relative_layers", "none"),
         "qkv_bias": ("all", "qv", "none"),
         "start": tuple(starts.STARTS),
     }
@@ -59,8 +59,8 @@ class Encoder(nn.Module, backbones.Patched):
     """Images to tokens. Height and width of image and patch are free, so are channels.
 
     `cls` puts a class token first. `position` is "sincos" (fixed, MAE and AIM),
-    "learned" (ViT) or "relative" (one bias table shared by all layers, BEiT and
-    SimMIM). `patch_norm` normalises the patch embedding (AIM). `start` names the row of
+    "learned" (ViT), "relative" (one bias table shared by all layers, BEiT and SimMIM)
+    or "relative_layers" (a table a layer, BEiT when fine-tuned). `patch_norm` normalises the patch embedding (AIM). `start` names the row of
     `starts.STARTS` the weights start from; the other fields are those of `layers.Spec`
     and `Blocks`. `dtype` is that of matrix products and of what flows between layers
     (as in vit_jax; under PyTorch's autocast the sums of the residual stream stay
@@ -110,9 +110,20 @@ class Encoder(nn.Module, backbones.Patched):
         """Width of a token coming out."""
         return self.width
 
+    @property
+    def is_relative(self) -> bool:
+        """Whether positions are those of pairs, so that no patch can be left out."""
+        return self.position in ("relative", "relative_layers")
+
+    @property
+    def block(self) -> type[layers.Block]:
+        """The kind of the layers."""
+        own_table = self.position == "relative_layers"
+        return relative.Block if own_table else layers.Block
+
     def spec(self, width: int, heads: int) -> layers.Spec:
         """Layers of any width computed as the layers of this encoder are."""
-        return layers.Spec(
+        spec = layers.Spec(
             width=width,
             heads=heads,
             mlp_width=int(width * self.mlp_ratio),
@@ -125,6 +136,9 @@ class Encoder(nn.Module, backbones.Patched):
             start=starts.STARTS[self.start],
             dtype=self.dtype,
         )
+        if self.position == "relative_layers":
+            return relative.Spec(**vars(spec), grid=self.grid, cls=self.cls)
+        return spec
 
     def setup(self) -> None:
         start = starts.STARTS[self.start]
@@ -153,6 +167,7 @@ class Encoder(nn.Module, backbones.Patched):
             (0.0, self.drop_path),
             self.remat,
             self.unroll,
+            self.block,
         )
         self.norm = layers.layer_norm(self.norm_eps, self.dtype)
 
@@ -195,18 +210,17 @@ class Encoder(nn.Module, backbones.Patched):
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"] | None]:
         """A call without the last norm, and the mean of layers `chosen`, from 1."""
         x = self.add_positions(tokens, ids)
-        if self.position == "relative" and ids is not None:
+        if self.is_relative and ids is not None:
             raise ValueError("a relative position table needs all patches in order")
         x = self.drop(x, deterministic=not train)
         bias = self.attn_bias()
         return self.blocks(x, attn_mask, bias, train=train, chosen=chosen)
 
     def attn_bias(self) -> Float[Array, "1 A T T"] | None:
-        """What every layer adds to its scores, where positions are relative."""
+        """What every layer adds to its scores, where they share a table."""
         if self.position != "relative":
             return None
-        index = posembed.relative_index(self.grid, self.cls)
-        return self.relative_table[index].transpose(2, 0, 1)[None]
+        return relative.added(self.relative_table, self.grid, self.cls)
 
     def add_positions(
         self, tokens: Float[Array, "B K D"], ids: Int[Array, "B K"] | None

@@ -79,7 +79,7 @@ class Objective(nn.Module):
             value = getattr(self, name)
             if value not in known:
                 found.append(f"{name}: {value!r} is none of {', '.join(known)}")
-        if self.encoder.position == "relative":
+        if self.encoder.is_relative:
             found.append(
                 "name: aim has no place for a relative position table "
                 "(config.encoder.position='sincos' or 'learned')"

@@ -93,7 +93,7 @@ class Objective(tokenizers.Predicted, nn.Module):
             found += self.tokenizer_problems()
         elif self.norm_pixels and self.encoder.patch_values < 2:
             found.append("norm_pixels: a patch_size of one value has no variance")
-        if self.encoder.position == "relative":
+        if self.encoder.is_relative:
             found.append(
                 "name: mae drops patches, but a relative position table needs them all "
                 "(use config.encoder.position='sincos' or 'learned', or simmim)"

@@ -187,6 +187,36 @@ def test_a_relative_table_cannot_follow_ids(encoder, position):
         jax.eval_shape(small.init, KEY, jnp.zeros((1, 4, 32)), jnp.arange(4)[None])
 
 
+@pytest.mark.parametrize("cls", [True, False])
+def test_registers_come_after_the_class_token_and_have_no_place(encoder, cls):
+    small = encoder(position="learned", depth=1, registers=3, cls=cls)
+    params = start(small)
+    ids = masking.random_ids(KEY, 4, 16, 5)[0]
+
+    @jax.jit
+    def run(params):
+        bound = small.bind({"params": params})
+        tokens = bound.embed(IMAGE)
+        placed = bound.add_positions(tokens, None)
+        part = bound.add_positions(masking.take(tokens, ids), ids)
+        return tokens, placed, part, bound(tokens), bound.features(IMAGE)
+
+    tokens, placed, part, output, mean = run(params)
+    table = params["pos_embed"][0]
+    registers = np.broadcast_to(params["register_tokens"], (4, 3, 32))
+    every = jnp.broadcast_to(jnp.arange(16), (4, 16))
+    for rows, found in ((every, placed), (ids, part)):
+        np.testing.assert_array_equal(found[:, cls : cls + 3], registers)
+        wanted = masking.take(tokens + table[int(cls) :], rows)
+        np.testing.assert_allclose(found[:, cls + 3 :], wanted, atol=1e-6)
+    if cls:
+        first = params["cls_token"][0, 0] + table[0]
+        np.testing.assert_allclose(placed[0, 0], first, atol=1e-6)
+    assert output.shape == (4, small.num_prefix + 16, 32)
+    assert small.num_prefix == cls + 3
+    np.testing.assert_allclose(mean, output[:, cls + 3 :].mean(axis=1), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("size", "patch", "channels"),
     [((8, 24), (4, 4), 1), ((12, 8), (4, 2), 5), ((16, 16), (16, 16), 3)],

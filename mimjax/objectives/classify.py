@@ -50,6 +50,11 @@ class Objective(nn.Module):
                 "pool: 'gap' is for encoders with config.encoder.cls=False (or use "
                 "'mean')"
             )
+        if self.pool == "gap" and self.encoder.registers:
+            found.append(
+                "pool: 'gap' is the mean of all tokens, but config.encoder.registers "
+                "are of no place in the image (must be 0, or use 'mean')"
+            )
         if not 2 <= self.num_classes <= MOST_CLASSES:
             found.append(
                 f"num_classes: {self.num_classes} must be from 2 to {MOST_CLASSES}"

@@ -81,16 +81,18 @@ def ask(
     *drawn: Any,
     target: Any = None,
     differentiate: bool = True,
+    heard: str = "encoder",
 ) -> Answer:
     """Given an image and what would have been drawn; a classifier is given labels.
 
     `target` is what is to be predicted, where it does not come from the image. Without
-    `differentiate` there are no gradients.
+    `differentiate` there are no gradients. `heard` is the module whose output is that
+    of the encoder.
     """
     last = LAST.get(type(objective).__module__.rpartition(".")[2], "head")
 
     def is_wanted(module: nn.Module, method: str) -> bool:
-        return module.name in ("encoder", last) and method == "__call__"
+        return module.name in (heard, last) and method == "__call__"
 
     def call(bound: Any) -> Any:
         if last == "head" and target is None:
@@ -105,7 +107,7 @@ def ask(
     def loss(params: Any) -> Any:
         value, seen = run({"params": params})
         outputs = seen["intermediates"]
-        return value, [outputs[name]["__call__"][0] for name in ("encoder", last)]
+        return value, [outputs[name]["__call__"][0] for name in (heard, last)]
 
     if not differentiate:
         value, outputs = jax.jit(loss)(params)

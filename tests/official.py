@@ -104,6 +104,16 @@ HUGGING_FACE = Layer(
     "attention.relative_position_bias.relative_position_bias_table",
     ("lambda_1", "lambda_2"),
 )
+HUGGING_FACE_DINO = Layer(
+    "norm1",
+    HUGGING_FACE.qkv,
+    HUGGING_FACE.out,
+    "norm2",
+    scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
+)
+HUGGING_FACE_BEIT = dataclasses.replace(
+    HUGGING_FACE, table="relative_position_bias.relative_position_bias_table"
+)
 
 
 def norm(source: Source, name: str) -> dict[str, np.ndarray]:
@@ -149,14 +159,23 @@ def attention(source: Source, prefix: str, names: Layer, heads: int) -> dict[str
     return tree
 
 
+def mlp(source: Source, prefix: str) -> dict[str, Any]:
+    """Two dense layers, or three of which the first gates the second."""
+    if f"{prefix}.fc1.weight" in source:
+        return {
+            "up": linear(source, f"{prefix}.fc1"),
+            "down": linear(source, f"{prefix}.fc2"),
+        }
+    halves = [linear(source, f"{prefix}.{name}_proj") for name in ("gate", "up")]
+    up = {name: np.concatenate([x[name] for x in halves], -1) for name in halves[0]}
+    return {"up": up, "down": linear(source, f"{prefix}.down_proj")}
+
+
 def layer(source: Source, prefix: str, names: Layer, heads: int) -> dict[str, Any]:
     tree: dict[str, Any] = {
         "norm1": norm(source, f"{prefix}.{names.norm1}"),
         "norm2": norm(source, f"{prefix}.{names.norm2}"),
-        "mlp": {
-            "up": linear(source, f"{prefix}.mlp.fc1"),
-            "down": linear(source, f"{prefix}.mlp.fc2"),
-        },
+        "mlp": mlp(source, f"{prefix}.mlp"),
     }
     if f"{prefix}.{names.out}.weight" in source:
         tree["attn"] = attention(source, prefix, names, heads)
@@ -398,16 +417,34 @@ def hugging_face_vit(source: Source, heads: int) -> dict[str, Any]:
     }
 
 
+def hugging_face_dinov2(source: Source, heads: int) -> dict[str, Any]:
+    """transformers `Dinov2Model` and `Dinov2WithRegistersModel`."""
+    encoder = {
+        "patch": patch(source, "embeddings.patch_embeddings.projection"),
+        "cls_token": source["embeddings.cls_token"],
+        "pos_embed": source["embeddings.position_embeddings"],
+        "blocks": {"layers": layers(source, "encoder.layer", HUGGING_FACE_DINO, heads)},
+        "norm": norm(source, "layernorm"),
+    }
+    if "embeddings.register_tokens" in source:
+        encoder["register_tokens"] = source["embeddings.register_tokens"]
+    return encoder
+
+
 def timm_vit(source: Source, heads: int) -> dict[str, Any]:
     """timm `VisionTransformer` and `Beit`."""
     encoder = {
         "patch": patch(source, "patch_embed.proj"),
-        "cls_token": source["cls_token"],
         "blocks": {"layers": layers(source, "blocks", TIMM, heads)},
-        "norm": norm(source, "norm"),
     }
+    if "norm.weight" in source:  # none where the mean of the patches is taken before it
+        encoder["norm"] = norm(source, "norm")
     table = "rel_pos_bias.relative_position_bias_table"
-    for ours, theirs in (("relative_table", table), ("pos_embed", "pos_embed")):
+    for ours, theirs in (
+        ("cls_token", "cls_token"),
+        ("relative_table", table),
+        ("pos_embed", "pos_embed"),
+    ):
         if theirs in source:
             encoder[ours] = source[theirs]
     return encoder

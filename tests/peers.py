@@ -97,6 +97,8 @@ def classify_alike(
         official.nhwc(image.numpy()),
         jnp.asarray(label, jnp.int32),
         differentiate=differentiate,
+        # Where the norm follows the mean it is not the encoder's.
+        heard="fc_norm" if ours.pool == "mean" else "encoder",
     )
     agree(result, loss, heard, logits.detach().numpy(), tree(gradients(theirs)))
     return source.unread

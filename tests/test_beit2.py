@@ -177,6 +177,21 @@ def test_always_as_many_patches_are_hidden():
     assert pairs > 1.7 * (75 / 196) ** 2
 
 
+def test_layers_of_the_branch_have_tables_where_those_of_the_encoder_do():
+    fields = {"width": 8, "depth": 3, "heads": 2, "position": "relative_layers"}
+    encoder = vit.Encoder((16, 16), (4, 4), **fields)
+    teacher = frozen.Model(vqkd.Objective(encoder, num_codes=9), (0.5,), (0.5,))
+    objective = beit2.Objective(
+        encoder, tokenizer=teacher, num_hidden=7, min_block=2, early_layer=1
+    )
+    image = jnp.zeros((1, 16, 16, 3))
+    rngs = {name: jax.random.key(0) for name in ("params", "mask", "drop")}
+    batch = {"image": image, "pixels": image}
+    shapes = jax.eval_shape(lambda: objective.init(rngs, batch, train=False))["params"]
+    for stack, layers in ((shapes["encoder"]["blocks"], 3), (shapes["branch"], 2)):
+        assert stack["layers"]["relative_table"].shape == (layers, 7**2 + 3, 2)
+
+
 def test_the_branch_goes_on_where_the_early_layers_end():
     """Starts and rates are by number; kernels are uniform as PyTorch's are."""
     encoder = vit.Encoder(

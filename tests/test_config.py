@@ -78,7 +78,7 @@ ONE = [
     (".seed=1", ".seed: no such group (there are data,"),
     ("objective.mask_cell=32", "objective.mask_cell: no such field;"),
     ("objective.name=maee", "objective.name: 'maee' is none of aim, beit, beit2, "),
-    ("encoder.size=XL", "encoder.size: 'XL' is none of Ti, S, B, L, H, AIM-600M,"),
+    ("encoder.size=XL", "encoder.size: 'XL' is none of Ti, S, B, L, H, g, AIM-600M,"),
     ("batch_size=many", "batch_size: 'many' is not a whole number"),
     ("batch_size=2.5", "batch_size: 2.5 is not a whole number"),
     ("batch_size=True", "batch_size: True is not a whole number"),
@@ -123,6 +123,11 @@ ONE = [
     ("encoder.mlp_ratio=-1", "encoder.mlp_ratio: -1.0 must be above 0"),
     ("encoder.norm_eps=0", "encoder.norm_eps: 0.0 must be above 0"),
     ("encoder.layer_scale=-1", "encoder.layer_scale: -1.0 must not be negative"),
+    ("encoder.registers=-1", "encoder.registers: -1 must be from 0 to 1024"),
+    (
+        "encoder.registers=4 encoder.position=relative_layers objective.name=mpp",
+        "encoder.registers: 4 must be 0 with position 'relative_layers', whose table",
+    ),
     ("encoder.dtype=float16", "encoder.dtype: 'float16' is none of float32, bfloat16"),
     ("encoder.dropout=1", "encoder.dropout: 1.0 must be in [0, 1)"),
     ("data.crop_scale=0.5,0.2", "data.crop_scale: (0.5, 0.2) must be two fractions"),
@@ -143,6 +148,8 @@ ONE = [
     ),
     ("encoder.name=swin", "encoder.name: 'swin' does not go with objective 'mae', whi"),
     ("encoder.position=relative", "objective.name: mae drops patches, but a relative"),
+    ("encoder.position=relative_layers", "objective.name: mae drops patches, but a re"),
+    ("encoder.position=absolute", "encoder.position: 'absolute' is none of sincos, l"),
     ("encoder.name=swim", "encoder.name: 'swim' is none of vit, swin"),
     ("init_scope=head", "init_scope: 'head' is neither 'encoder' nor 'all'"),
 ]
@@ -157,6 +164,17 @@ def test_one_mistake_is_one_line_with_its_full_path(changes, expected):
 PLAIN = "encoder.cls=False"
 HIDES = [
     ("aim", (), "config.objective.name: aim predicts every token"),
+    (
+        "aim",
+        (PLAIN, "encoder.registers=4"),
+        "config.objective.name: aim predicts every token from those before it and has "
+        "no place for registers (config.encoder.registers=0)",
+    ),
+    (
+        "aim",
+        (PLAIN, "encoder.position=relative_layers"),
+        "config.objective.name: aim has no place for a relative position table",
+    ),
     (
         "aim",
         (PLAIN, "encoder.patch_size=224"),
@@ -193,6 +211,21 @@ HIDES = [
         "config.objective.mask_cell: needs a square patch_size, not (16, 8)",
     ),
     ("classify", (PLAIN,), "config.objective.pool: 'token' needs config.encoder.cls"),
+    (
+        "classify",
+        ("objective.pool=gap",),
+        "config.objective.pool: 'gap' is for encoders with config.encoder.cls=False",
+    ),
+    (
+        "classify",
+        (PLAIN, "encoder.registers=4", "objective.pool=gap"),
+        "config.objective.pool: 'gap' is the mean of all tokens, but config.encoder.re",
+    ),
+    (
+        "classify",
+        ("objective.pool=avg",),
+        "config.objective.pool: 'avg' is none of token, gap, mean",
+    ),
     (
         "classify",
         ("objective.num_classes=1",),
@@ -442,7 +475,14 @@ FLOATS = [
 ]
 WORDS = ["cls", "gap", "vit", "beit", "aim", "qv", "none", "full", "dots", "bfloat16"]
 WORDS += ["relative", "learned", "linear", "Ti", "all", "cosine_beit", "bilinear"]
-WORDS += ["multistep_simmim", "inception", "('kernel',)", "folder:nowhere"]
+WORDS += [
+    "relative_layers",
+    "mean",
+    "multistep_simmim",
+    "inception",
+    "('kernel',)",
+    "folder:nowhere",
+]
 ODD = ["", "None", "((((", "{[]:1}", "lambda: 0", "9" * 40, "\n", "1,2,3", "é", "[]"]
 THINGS = [None, float("nan"), 10**5000, object(), b"x", np.zeros(3), [[]], {"a": 1}]
 

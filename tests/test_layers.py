@@ -31,6 +31,17 @@ def test_gelu_between_two_layers_that_copy(gelu_tanh, expected):
     np.testing.assert_allclose(y.ravel(), expected, atol=6e-7)
 
 
+def test_one_half_of_a_swiglu_gates_the_other():
+    """silu(x) = x / (1 + exp(-x)), times twice x."""
+    spec = layers.Spec(width=1, heads=1, mlp_width=1, swiglu=True)
+    up = {"kernel": jnp.asarray([[1.0, 2.0]]), "bias": jnp.zeros(2)}
+    down = {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}
+    mlp = layers.Mlp(spec).bind({"params": {"up": up, "down": down}})
+    x = np.asarray([-1.0, 0.5, 1.0, 2.0], np.float32)
+    y = mlp(jnp.asarray(x).reshape(1, 4, 1), jnp.asarray(1), train=False)
+    np.testing.assert_allclose(y.ravel(), 2 * x**2 / (1 + np.exp(-x)), rtol=1e-6)
+
+
 SAMPLES, RATE = 2000, 0.4
 
 

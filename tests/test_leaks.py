@@ -78,8 +78,9 @@ def test_mae_does_not_see_hidden_patches(encoder, mask_in_encoder):
     assert (seen[0] != before[0]).any(axis=(1, 2)).all()
 
 
-def test_simmim_does_not_see_hidden_patches(encoder):
-    beit = encoder(depth=1, position="relative", qkv_bias="qv")
+@pytest.mark.parametrize("position", ["relative", "relative_layers"])
+def test_simmim_does_not_see_hidden_patches(encoder, position):
+    beit = encoder(depth=1, position=position, qkv_bias="qv")
     check_simmim(simmim.Objective(beit, mask_cell=8))
 
 

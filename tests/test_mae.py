@@ -48,6 +48,39 @@ def test_mask_tokens_in_the_encoder_by_hand(encoder):
     assert closeness.difference(masking.put_back(predicted, order), wanted) < 1e-5
 
 
+@pytest.mark.parametrize("mask_in_encoder", [False, True])
+def test_registers_end_before_the_decoder(encoder, mask_in_encoder):
+    """They are heard in the encoder, and the decoder has no token for them."""
+    objective = mae.Objective(
+        encoder(registers=3), mask_in_encoder=mask_in_encoder, **SMALL
+    )
+    assert objective.problems() == []
+    params = closeness.random_params(objective, BATCH, train=False)
+    keep, drop = masking.random_ids(jax.random.key(3), 2, 16, 4)
+
+    @jax.jit
+    def run(registers):
+        variables = {
+            "params": {**params, "encoder": {**params["encoder"], **registers}}
+        }
+        return objective.apply(
+            variables,
+            BATCH["image"],
+            keep,
+            drop,
+            method="predict",
+            capture_intermediates=lambda module, _: module.name == "decoder_norm",
+        )
+
+    registers = {"register_tokens": params["encoder"]["register_tokens"]}
+    predicted, seen = run(registers)
+    assert predicted.shape == (2, 16, 48)
+    (decoded,) = seen["intermediates"]["decoder_norm"]["__call__"]
+    assert decoded.shape == (2, 1 + 16, 16)
+    other, _ = run(jax.tree.map(jnp.negative, registers))
+    assert (other != predicted).any(axis=-1).all()
+
+
 def test_tokens_as_targets_by_hand():
     """Cross-entropy of the tokenizer's tokens at hidden patches, and their share."""
     given = tiny.resolve("mae", objective__tokenizer=tiny.workdir_of("dvae"))

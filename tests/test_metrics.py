@@ -264,13 +264,15 @@ def test_flops_of_a_block_are_those_of_the_formula():
     assert flops.matmul_flops(over_batch, batch, block_shapes(width, 5)) == 15 * block
 
 
-def test_flops_of_an_encoder(encoder):
-    model = encoder(cls=False)
+@pytest.mark.parametrize("swiglu", [False, True])
+def test_flops_of_an_encoder(encoder, swiglu):
+    """A gate is a product more: 16 numbers a width of 1 for 12 where it is as wide."""
+    model = encoder(cls=False, swiglu=swiglu)
     image = jax.ShapeDtypeStruct((3, 16, 16, 3), jnp.float32)
     start = functools.partial(model.init, method="features")
     params = jax.eval_shape(start, jax.random.key(0), image)
     tokens, width, layers = 16, 32, 2
-    block = 2 * tokens * 12 * width**2 + 4 * tokens**2 * width
+    block = 2 * tokens * (16 if swiglu else 12) * width**2 + 4 * tokens**2 * width
     embed = 2 * tokens * (4 * 4 * 3) * width
 
     def features(params, image):

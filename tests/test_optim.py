@@ -162,6 +162,13 @@ def test_simmim_decays_what_the_official_run_does():
     same_sets(official.simmim(source, 4, 8), settings)
 
 
+def test_a_table_of_each_layer_is_decayed_as_a_shared_one():
+    keys = ("encoder", "blocks", "layers", "relative_table")
+    path = tuple(map(jax.tree_util.DictKey, keys))
+    assert not optim.decays(MAE, path)
+    assert optim.decays(optim.Optim(decay_also=("relative_table",)), path)
+
+
 def test_aim_decays_what_the_official_run_does():
     spared = ("bias", "pos_embed", "norm", "gamma")
     golden = official.load("aim_v1_pretrain_eps1e-5")

@@ -16,7 +16,12 @@ import pytest
 import torch
 from transformers import (
     BeitConfig,
+    BeitForImageClassification,
     BeitForMaskedImageModeling,
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
     SwinConfig,
     SwinForImageClassification,
     SwinForMaskedImageModeling,
@@ -269,6 +274,109 @@ def test_beit(side, patch, layer_scale, depth):
     logits = masking.take(jnp.asarray(answer.logits.detach().numpy()), ids)
     grads = official.hugging_face_beit(peers.gradients(theirs), 4)
     peers.agree(result, answer.loss, heard, logits, grads)
+
+
+@pytest.mark.parametrize(
+    ("side", "patch", "layer_scale", "depth"),
+    [(32, 8, 0.1, 2), (24, 4, 1e-5, 3), (48, 16, 1.0, 24)],
+)
+def test_beit_classification(side, patch, layer_scale, depth):
+    """As it is fine-tuned: a table a layer, and the mean of the patches."""
+    config = BeitConfig(
+        image_size=side,
+        patch_size=patch,
+        hidden_size=32,
+        num_hidden_layers=depth,
+        num_attention_heads=4,
+        intermediate_size=128,
+        layer_norm_eps=1e-6,
+        layer_scale_init_value=layer_scale,
+        use_relative_position_bias=True,
+        drop_path_rate=0.0,
+        num_labels=5,
+    )
+    theirs = BeitForImageClassification(config).eval()
+    peers.scatter(theirs, 7)
+
+    def tree(source: official.Source) -> Any:
+        model = source.below("beit.")
+        stack = official.layers(model, "layers", official.HUGGING_FACE_BEIT, 4)
+        encoder = {
+            "patch": official.patch(model, "embeddings.patch_embeddings.projection"),
+            "cls_token": model["embeddings.cls_token"],
+            "blocks": {"layers": stack},
+        }
+        norm = official.norm(model, "pooler.layernorm")
+        head = official.linear(source, "classifier")
+        return {"encoder": encoder, "fc_norm": norm, "head": head}
+
+    fields = {"width": 32, "depth": depth, "heads": 4, "qkv_bias": "qv"}
+    fields |= {"position": "relative_layers", "layer_scale": layer_scale}
+    encoder = vit.Encoder((side, side), (patch, patch), **fields)
+    ours = classify.Objective(encoder, num_classes=5, pool="mean")
+    assert not peers.classify_alike(theirs, ours, tree, "beit.pooler.layernorm")
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+@pytest.mark.parametrize(
+    ("size", "patch", "swiglu", "depth"),
+    [((16, 40), 8, True, 2), ((24, 24), 4, False, 3), ((48, 32), 16, True, 12)],
+)
+def test_dinov2(size, patch, swiglu, depth, registers):
+    """Tokens after the last norm, and gradients of what five numbers of each tell."""
+    given: dict[str, Any] = {
+        "image_size": size,
+        "patch_size": patch,
+        "hidden_size": 32,
+        "num_hidden_layers": depth,
+        "num_attention_heads": 4,
+        "use_swiglu_ffn": swiglu,
+    }
+    if registers:
+        more = {"num_register_tokens": registers}
+        config = Dinov2WithRegistersConfig(**given, **more)
+        theirs: Any = Dinov2WithRegistersModel(config).eval()
+    else:
+        theirs = Dinov2Model(Dinov2Config(**given)).eval()
+    theirs.embeddings.mask_token.requires_grad = False  # nothing is hidden
+    peers.scatter(theirs, 8)
+    # For an image that is not square it would resize the table, which fits.
+    table = theirs.embeddings.position_embeddings
+    theirs.embeddings.interpolate_pos_encoding = lambda *_: table
+    image, heard = peers.pictures(size), peers.listen(theirs, "layernorm")
+    probe = torch.randn((32, 5), generator=torch.manual_seed(2))
+    told = theirs(image).last_hidden_state @ probe
+    loss = torch.square(told).mean()
+    loss.backward()
+
+    encoder = vit.Encoder(
+        size,
+        (patch, patch),
+        width=32,
+        depth=depth,
+        heads=4,
+        # Two thirds of four times the width, rounded up to a multiple of eight.
+        mlp_ratio=88 / 32 if swiglu else 4.0,
+        registers=registers,
+        position="learned",
+        layer_scale=1.0,
+        swiglu=swiglu,
+    )
+
+    def loss_of(params: Any) -> Any:
+        bound = encoder.bind({"params": params})
+        tokens = bound(bound.embed(official.nhwc(image.numpy())))
+        told = tokens @ jnp.asarray(probe.numpy())
+        return jnp.square(told).mean(), (tokens, told)
+
+    source = peers.weights(theirs)
+    params = official.hugging_face_dinov2(source, 4)
+    assert source.unread == {"embeddings.mask_token"}
+    run = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
+    (value, outputs), grads = run(params)
+    result = closeness.Answer(value, *outputs, grads)
+    wanted = official.hugging_face_dinov2(peers.gradients(theirs), 4)
+    peers.agree(result, loss, heard, told.detach().numpy(), wanted)
 
 
 SWINS = [

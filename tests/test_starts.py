@@ -59,6 +59,12 @@ def test_start_of_mae_and_aim(encoder, name, share):
     assert (kernel[0] != kernel[1]).mean() > 0.99  # layers are drawn apart
 
 
+def test_start_of_registers(encoder):
+    weights = statistics(encoder(width=WIDTH, registers=8))
+    assert weights["register_tokens"].shape == (1, 8, WIDTH)
+    assert weights["register_tokens"].std() == pytest.approx(1e-6, rel=0.1)
+
+
 def test_start_of_vit(encoder):
     weights = statistics(encoder(width=WIDTH, start="vit", position="learned"))
     uniform_within(weights["attn/qkv/kernel"], (3 / WIDTH) ** 0.5)

@@ -49,6 +49,28 @@ def test_sizes_have_the_published_number_of_parameters(size):
     assert train.count(shapes["params"]) == PUBLISHED[size]
 
 
+def test_the_mean_before_the_last_norm_has_a_norm_of_its_own():
+    """By hand, whatever the encoder's unused norm is."""
+    objective = classify.Objective(small(), num_classes=3, pool="mean")
+    batch = {"image": IMAGE, "label": jnp.zeros(2, int)}
+    params = closeness.random_params(objective, batch, train=False)
+
+    @jax.jit
+    def run(params):
+        bound = objective.bind({"params": params})
+        mean = bound.encoder.run(bound.encoder.embed(IMAGE))[0].mean(axis=1)
+        moments = mean.mean(axis=1, keepdims=True), mean.var(axis=1, keepdims=True)
+        normed = (mean - moments[0]) / jnp.sqrt(moments[1] + 1e-5)
+        normed = normed * params["fc_norm"]["scale"] + params["fc_norm"]["bias"]
+        logits = normed @ params["head"]["kernel"] + params["head"]["bias"]
+        return bound.logits(IMAGE), logits
+
+    np.testing.assert_allclose(*run(params), atol=1e-4)
+    gap = closeness.random_params(objective.clone(pool="gap"), batch, train=False)
+    same = jax.tree.map(jnp.shape, params["encoder"])
+    assert same == jax.tree.map(jnp.shape, gap["encoder"])
+
+
 def test_shifted_windows_keep_apart_what_was_no_neighbour():
     """The labels of a side of 8 with windows of 4 shifted by 2: 0 0 0 0 1 1 2 2."""
     side = np.asarray([0, 0, 0, 0, 1, 1, 2, 2])

@@ -53,6 +53,67 @@ def test_vit(size, patch, channels):
     assert not peers.classify_alike(theirs, ours, vit_tree, "norm")
 
 
+@pytest.mark.parametrize(
+    ("size", "patch", "cls"),
+    [((32, 32), 8, True), ((16, 40), 8, False), ((24, 48), 4, True)],
+)
+def test_vit_by_the_mean_of_its_patches(size, patch, cls):
+    """As MAE is fine-tuned."""
+    theirs = VisionTransformer(
+        size,
+        patch,
+        embed_dim=32,
+        depth=2,
+        num_heads=4,
+        num_classes=5,
+        global_pool="avg",
+        fc_norm=True,
+        class_token=cls,
+    ).eval()
+    peers.scatter(theirs, 5)
+    fields = {"width": 32, "depth": 2, "heads": 4, "position": "learned", "cls": cls}
+    encoder = vit.Encoder(size, (patch, patch), **fields)
+    ours = classify.Objective(encoder, num_classes=5, pool="mean")
+    assert not peers.classify_alike(theirs, ours, mean_tree, "fc_norm")
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "layer_scale"),
+    [((32, 32), 8, 0.1), ((16, 40), 8, 1e-5), ((64, 32), 16, 1.0)],
+)
+def test_beit_as_it_is_fine_tuned(size, patch, layer_scale):
+    """A table a layer, and the mean of the patches."""
+    theirs = Beit(
+        size,
+        patch,
+        num_classes=5,
+        embed_dim=32,
+        depth=3,
+        num_heads=4,
+        norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
+        init_values=layer_scale,
+        use_abs_pos_emb=False,
+        use_rel_pos_bias=True,
+    ).eval()
+    peers.scatter(theirs, 6)
+    encoder = vit.Encoder(
+        size,
+        (patch, patch),
+        width=32,
+        depth=3,
+        heads=4,
+        position="relative_layers",
+        qkv_bias="qv",
+        layer_scale=layer_scale,
+    )
+    ours = classify.Objective(encoder, num_classes=5, pool="mean")
+    assert not peers.classify_alike(theirs, ours, mean_tree, "fc_norm")
+
+
+def mean_tree(source: official.Source) -> Any:
+    return {**vit_tree(source), "fc_norm": official.norm(source, "fc_norm")}
+
+
 def vit_tree(source: official.Source) -> Any:
     head = official.linear(source, "head")
     return {"encoder": official.timm_vit(source, 4), "head": head}

@@ -21,6 +21,32 @@ def start(encoder):
     return closeness.random_params(encoder, method=lambda m: m(m.embed(image)))
 
 
+def test_a_table_for_each_layer_is_the_shared_one_where_they_are_alike(encoder):
+    """And each is its layer's own: two that change places change the output."""
+    shared, apart = (encoder(position=x) for x in ("relative", "relative_layers"))
+    params = start(shared)
+    table = params.pop("relative_table")
+    stack = params["blocks"]["layers"]
+
+    def run(encoder, params):
+        return encoder.apply(
+            {"params": params}, IMAGE, method=lambda m, x: m(m.embed(x))
+        )
+
+    def with_tables(tables):
+        return {**params, "blocks": {"layers": {**stack, "relative_table": tables}}}
+
+    one = jax.jit(lambda: run(shared, {**params, "relative_table": table}))()
+    run_apart = jax.jit(lambda tables: run(apart, with_tables(tables)))
+    np.testing.assert_allclose(run_apart(jnp.stack([table, table])), one, atol=1e-5)
+    two = jnp.stack([table, -table])
+    assert jnp.abs(run_apart(two) - run_apart(two[::-1])).max() > 1e-3
+    names = shapes(classify.Objective(apart))
+    rows = (2 * 4 - 1) ** 2 + 3
+    assert names["encoder/blocks/layers/relative_table"][0] == (2, rows, 4)
+    assert "encoder/relative_table" not in names
+
+
 def shapes(objective):
     """Shape and dtype of every parameter, nothing computed."""
     encoder = objective.encoder
@@ -44,11 +70,13 @@ def test_every_objective_has_the_same_encoder_tree(encoder):
             encoder_shapes(mae.Objective(encoder(**fields))),
             encoder_shapes(simmim.Objective(encoder(**fields), mask_cell=8)),
             encoder_shapes(classify.Objective(encoder(**fields))),
+            encoder_shapes(classify.Objective(encoder(**fields), pool="mean")),
         ]
-        assert trees[0] == trees[1] == trees[2]
+        assert all(tree == trees[0] for tree in trees)
     bare = encoder(cls=False)
-    trees = [aim.Objective(bare), classify.Objective(bare, pool="gap")]
-    assert encoder_shapes(trees[0]) == encoder_shapes(trees[1])
+    classifiers = [classify.Objective(bare, pool=pool) for pool in ("gap", "mean")]
+    trees = [encoder_shapes(x) for x in (aim.Objective(bare), *classifiers)]
+    assert trees[0] == trees[1] == trees[2]
 
 
 @pytest.mark.parametrize(
@@ -152,10 +180,41 @@ def test_positions_follow_the_ids(encoder, position):
     np.testing.assert_allclose(part[:, 1:], expected, atol=1e-5)
 
 
-def test_a_relative_table_cannot_follow_ids(encoder):
-    small = encoder(position="relative")
+@pytest.mark.parametrize("position", ["relative", "relative_layers"])
+def test_a_relative_table_cannot_follow_ids(encoder, position):
+    small = encoder(position=position)
     with pytest.raises(ValueError, match="all patches in order"):
         jax.eval_shape(small.init, KEY, jnp.zeros((1, 4, 32)), jnp.arange(4)[None])
+
+
+@pytest.mark.parametrize("cls", [True, False])
+def test_registers_come_after_the_class_token_and_have_no_place(encoder, cls):
+    small = encoder(position="learned", depth=1, registers=3, cls=cls)
+    params = start(small)
+    ids = masking.random_ids(KEY, 4, 16, 5)[0]
+
+    @jax.jit
+    def run(params):
+        bound = small.bind({"params": params})
+        tokens = bound.embed(IMAGE)
+        placed = bound.add_positions(tokens, None)
+        part = bound.add_positions(masking.take(tokens, ids), ids)
+        return tokens, placed, part, bound(tokens), bound.features(IMAGE)
+
+    tokens, placed, part, output, mean = run(params)
+    table = params["pos_embed"][0]
+    registers = np.broadcast_to(params["register_tokens"], (4, 3, 32))
+    every = jnp.broadcast_to(jnp.arange(16), (4, 16))
+    for rows, found in ((every, placed), (ids, part)):
+        np.testing.assert_array_equal(found[:, cls : cls + 3], registers)
+        wanted = masking.take(tokens + table[int(cls) :], rows)
+        np.testing.assert_allclose(found[:, cls + 3 :], wanted, atol=1e-6)
+    if cls:
+        first = params["cls_token"][0, 0] + table[0]
+        np.testing.assert_allclose(placed[0, 0], first, atol=1e-6)
+    assert output.shape == (4, small.num_prefix + 16, 32)
+    assert small.num_prefix == cls + 3
+    np.testing.assert_allclose(mean, output[:, cls + 3 :].mean(axis=1), atol=1e-6)
 
 
 @pytest.mark.parametrize(

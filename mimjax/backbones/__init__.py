@@ -7,7 +7,8 @@ stands for; and `problems(fields)`, what cannot work, one line each. An encoder 
 
 - `embed(image)`: patch embeddings [B, N, D], where tokens may be replaced;
 - a call `(tokens, train)` -> tokens [B, T, out_width] after the last norm, each of
-  which stands for `cell` pixels; the first is the class token if there is one (`cls`);
+  which stands for `cell` pixels; before those of patches come a class token if there is
+  one (`cls`) and `registers`, together `num_prefix`;
 - `run(tokens, chosen)`: the same before that norm, and the mean of the layers chosen,
   counted from 1, where there are `layer_widths`;
 - `image_size`, `patch_size`, `channels`, `grid` and `num_tokens` of the embeddings,
@@ -44,6 +45,7 @@ class Patched:
     patch_size: Any  # (rows, columns) of pixels
     channels: int
     cls: Any  # whether there is a class token
+    registers: Any = 0  # how many tokens without a place follow it
     embed: Any
     run: Any
 
@@ -53,9 +55,19 @@ class Patched:
         return patches.grid_of(self.image_size, self.patch_size)
 
     @property
+    def cell(self) -> tuple[int, int]:
+        """The pixels, down and across, that a token coming out stands for."""
+        return self.patch_size
+
+    @property
     def num_tokens(self) -> int:
-        """Patches of an image, a class token not counted."""
+        """Patches of an image; a class token and registers are not counted."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def num_prefix(self) -> int:
+        """Tokens before those of the patches: the class token and registers."""
+        return int(self.cls) + self.registers
 
     @property
     def patch_values(self) -> int:
@@ -63,8 +75,8 @@ class Patched:
         return self.patch_size[0] * self.patch_size[1] * self.channels
 
     def patch_tokens(self, x: Float[Array, "B T D"]) -> Float[Array, "B N D"]:
-        """The tokens of patches alone, without a class token."""
-        return x[:, int(self.cls) :]
+        """The tokens of patches alone, without class token and registers."""
+        return x[:, self.num_prefix :]
 
     def features(
         self,

@@ -19,7 +19,8 @@ class Spec:
     on the keys cancels in the softmax) or "none" (AIM). `bias` is that of the other
     dense layers. `layer_scale` is the start of LayerScale (arXiv 2103.17239), 0 for
     none. `gelu_tanh` is the approximation vit_jax uses; all PyTorch sources use the
-    exact form.
+    exact form. `swiglu` puts silu(a) * b in place of the GELU (arXiv 2002.05202,
+    DINOv2): `up` makes both a and b, each `mlp_width` wide.
     """
 
     width: int
@@ -30,6 +31,7 @@ class Spec:
     layer_scale: float = 0.0
     norm_eps: float = 1e-6
     gelu_tanh: bool = False
+    swiglu: bool = False
     dropout: float = 0.0
     start: starts.Start = starts.STARTS["mae"]
     dtype: str = "float32"
@@ -97,7 +99,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two dense layers around a GELU."""
+    """Two dense layers around a GELU, or three of which one gates another (SwiGLU)."""
 
     spec: Spec
 
@@ -117,8 +119,13 @@ class Mlp(nn.Module):
                 name=name,
             )(x)
 
-        x = by_sample(dense(x, spec.mlp_width, spec.start.dense, "up"))
-        x = nn.gelu(x, approximate=spec.gelu_tanh)
+        width = 2 * spec.mlp_width if spec.swiglu else spec.mlp_width
+        x = by_sample(dense(x, width, spec.start.dense, "up"))
+        if spec.swiglu:
+            gate, x = jnp.split(x, 2, axis=-1)
+            x = nn.silu(gate) * x
+        else:
+            x = nn.gelu(x, approximate=spec.gelu_tanh)
         x = dropout(spec)(x, deterministic=not train)
         return dense(x, spec.width, spec.start.branch_end(number), "down")
 

@@ -9,6 +9,7 @@ DTYPES = ("float32", "bfloat16")
 # More is a slip of the keyboard: it would not fit anywhere.
 LONGEST_SIDE, MOST_CHANNELS, MOST_TOKENS = 2**14, 2**10, 2**14
 MOST_WIDTH, MOST_DEPTH, MOST_HEADS, MOST_MLP = 2**16, 2**10, 2**10, 2**20
+MOST_REGISTERS = 2**10
 
 
 def grid_problems(
@@ -55,6 +56,18 @@ def field_problems(fields: dict[str, Any]) -> list[str]:
             f"channels: {fields['channels']} must be from 1 to {MOST_CHANNELS}"
         )
     return found
+
+
+def register_problems(registers: int, position: str) -> list[str]:
+    """What cannot work in tokens that have no place, one line each."""
+    if not 0 <= registers <= MOST_REGISTERS:
+        return [f"registers: {registers} must be from 0 to {MOST_REGISTERS}"]
+    if registers and position.startswith("relative"):
+        return [
+            f"registers: {registers} must be 0 with position {position!r}, whose table "
+            "has no rows for them"
+        ]
+    return []
 
 
 def stack_problems(

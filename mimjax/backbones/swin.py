@@ -132,7 +132,7 @@ class Encoder(nn.Module, backbones.Patched):
             spec = windows.Spec(
                 width=width,
                 heads=heads,
-                mlp_width=int(width * self.mlp_ratio),
+                mlp_width=round(width * self.mlp_ratio),
                 norm_eps=self.norm_eps,
                 dropout=self.dropout,
                 start=start,

@@ -1,7 +1,8 @@
 """The vision transformer encoder (arXiv 2010.11929) and the variants its kin need.
 
-One class covers ViT, MAE, AIM and the ViT of BEiT and SimMIM: they differ in the
-position table, in which biases exist, in LayerScale and in how weights start.
+One class covers ViT, MAE, AIM, DINOv2 and the ViT of BEiT and SimMIM: they differ in
+the position table, in which biases exist, in LayerScale, registers and the MLP, and in
+how weights start.
 """
 
 from typing import Any
@@ -11,11 +12,12 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mimjax import backbones, masking, patches, posembed
-from mimjax.backbones import blocks, layers, sizes, starts
+from mimjax.backbones import blocks, layers, relative, sizes, starts
 from mimjax.sharding import by_sample
 
 # Width, depth, heads. Ti to H: arXiv 2010.11929 table 1 and official
-# `configs/models.py`; AIM: arXiv 2401.08541 table 1 (heads are 128 wide).
+# `configs/models.py`; AIM: arXiv 2401.08541 table 1 (heads are 128 wide); g: DINOv2,
+# arXiv 2304.07193, with `swiglu` and an `mlp_ratio` of 8/3.
 SIZES: dict[str, dict[str, Any]] = {
     name: dict(zip(("width", "depth", "heads"), numbers, strict=True))
     for name, numbers in {
@@ -24,6 +26,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "B": (768, 12, 12),
         "L": (1024, 24, 16),
         "H": (1280, 32, 16),
+        "g": (1536, 40, 24),
         "AIM-600M": (1536, 24, 12),
         "AIM-1B": (2048, 24, 16),
         "AIM-3B": (3072, 24, 24),
@@ -42,7 +45,7 @@ def problems(fields: dict[str, Any]) -> list[str]:
     if not found and fields["position"] == "sincos" and width % 4:
         found.append(f"width: {width} must be a multiple of 4 for position 'sincos'")
     choices = {
-        "position": ("sincos", "learned", "relative", "none"),
+        "position": ("sincos", "learned", "relative", "relative_layers", "none"),
         "qkv_bias": ("all", "qv", "none"),
         "start": tuple(starts.STARTS),
     }
@@ -51,6 +54,7 @@ def problems(fields: dict[str, Any]) -> list[str]:
             found.append(f"{name}: {fields[name]!r} is none of {', '.join(allowed)}")
     if fields["layer_scale"] < 0:
         found.append(f"layer_scale: {fields['layer_scale']} must not be negative")
+    found += sizes.register_problems(fields["registers"], fields["position"])
     found += sizes.field_problems(fields)
     return found + sizes.grid_problems(fields["image_size"], fields["patch_size"])
 
@@ -58,14 +62,17 @@ def problems(fields: dict[str, Any]) -> list[str]:
 class Encoder(nn.Module, backbones.Patched):
     """Images to tokens. Height and width of image and patch are free, so are channels.
 
-    `cls` puts a class token first. `position` is "sincos" (fixed, MAE and AIM),
-    "learned" (ViT) or "relative" (one bias table shared by all layers, BEiT and
-    SimMIM). `patch_norm` normalises the patch embedding (AIM). `start` names the row of
-    `starts.STARTS` the weights start from; the other fields are those of `layers.Spec`
-    and `Blocks`. `dtype` is that of matrix products and of what flows between layers
-    (as in vit_jax; under PyTorch's autocast the sums of the residual stream stay
-    float32); parameters, norm statistics, scores and softmax are float32.
-    `unroll` 0 leaves it to the program: all layers on CPU, one elsewhere.
+    `cls` puts a class token first, and `registers` are how many tokens without a place
+    follow it (arXiv 2309.16588, DINOv2). `position` is "sincos" (fixed, MAE and AIM),
+    "learned" (ViT), "relative" (one bias table shared by all layers, BEiT and SimMIM)
+    or "relative_layers" (a table a layer, BEiT when fine-tuned). `patch_norm`
+    normalises the patch embedding (AIM). `mlp_ratio` is the width inside an MLP, with
+    `swiglu` of what is gated, over `width`. `start` names the row of `starts.STARTS`
+    the weights start from; the other fields are those of `layers.Spec` and `Blocks`.
+    `dtype` is that of matrix products and of what flows between layers (as in vit_jax;
+    under PyTorch's autocast the sums of the residual stream stay float32); parameters,
+    norm statistics, scores and softmax are float32. `unroll` 0 leaves it to the
+    program: all layers on CPU, one elsewhere.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -76,6 +83,7 @@ class Encoder(nn.Module, backbones.Patched):
     heads: int = 12
     mlp_ratio: float = 4.0
     cls: bool = True
+    registers: int = 0
     position: str = "sincos"
     qkv_bias: str = "all"
     bias: bool = True
@@ -83,6 +91,7 @@ class Encoder(nn.Module, backbones.Patched):
     layer_scale: float = 0.0
     norm_eps: float = 1e-6
     gelu_tanh: bool = False
+    swiglu: bool = False
     dropout: float = 0.0
     drop_path: float = 0.0
     start: str = "mae"
@@ -101,30 +110,40 @@ class Encoder(nn.Module, backbones.Patched):
         return (self.heads,)
 
     @property
-    def cell(self) -> tuple[int, int]:
-        """The pixels, down and across, that a token coming out stands for."""
-        return self.patch_size
-
-    @property
     def out_width(self) -> int:
         """Width of a token coming out."""
         return self.width
 
+    @property
+    def is_relative(self) -> bool:
+        """Whether positions are those of pairs, so that no patch can be left out."""
+        return self.position in ("relative", "relative_layers")
+
+    @property
+    def block(self) -> type[layers.Block]:
+        """The kind of the layers."""
+        own_table = self.position == "relative_layers"
+        return relative.Block if own_table else layers.Block
+
     def spec(self, width: int, heads: int) -> layers.Spec:
         """Layers of any width computed as the layers of this encoder are."""
-        return layers.Spec(
+        spec = layers.Spec(
             width=width,
             heads=heads,
-            mlp_width=int(width * self.mlp_ratio),
+            mlp_width=round(width * self.mlp_ratio),
             qkv_bias=self.qkv_bias,
             bias=self.bias,
             layer_scale=self.layer_scale,
             norm_eps=self.norm_eps,
             gelu_tanh=self.gelu_tanh,
+            swiglu=self.swiglu,
             dropout=self.dropout,
             start=starts.STARTS[self.start],
             dtype=self.dtype,
         )
+        if self.position == "relative_layers":
+            return relative.Spec(**vars(spec), grid=self.grid, cls=self.cls)
+        return spec
 
     def setup(self) -> None:
         start = starts.STARTS[self.start]
@@ -138,6 +157,10 @@ class Encoder(nn.Module, backbones.Patched):
             self.patch_scale = layers.layer_norm(self.norm_eps, self.dtype)
         if self.cls:
             self.cls_token = self.param("cls_token", start.cls, (1, 1, self.width))
+        if self.registers:
+            tiny = nn.initializers.normal(1e-6)  # as DINOv2's start
+            shape = (1, self.registers, self.width)
+            self.register_tokens = self.param("register_tokens", tiny, shape)
         if self.position == "learned":
             rows = self.num_tokens + self.cls
             shape = (1, rows, self.width)
@@ -146,13 +169,10 @@ class Encoder(nn.Module, backbones.Patched):
             shape = (posembed.relative_rows(self.grid, self.cls), self.heads)
             zeros = nn.initializers.zeros
             self.relative_table = self.param("relative_table", zeros, shape)
-        self.drop = layers.dropout(self.spec(self.width, self.heads))
+        spec = self.spec(self.width, self.heads)
+        self.drop = layers.dropout(spec)
         self.blocks = blocks.Blocks(
-            self.spec(self.width, self.heads),
-            self.depth,
-            (0.0, self.drop_path),
-            self.remat,
-            self.unroll,
+            spec, self.depth, (0.0, self.drop_path), self.remat, self.unroll, self.block
         )
         self.norm = layers.layer_norm(self.norm_eps, self.dtype)
 
@@ -176,10 +196,10 @@ class Encoder(nn.Module, backbones.Patched):
         attn_mask: Bool[Array, "B K K"] | None = None,
         train: bool = False,
     ) -> Float[Array, "B T D"]:
-        """Tokens through all layers and the last norm; T = K + 1 with a class token.
+        """Tokens through all layers and the last norm; T = num_prefix + K.
 
         `ids` says which patches the tokens are (default: all, in order); `attn_mask` is
-        for encoders without a class token.
+        for encoders without a class token and registers.
         """
         x, _ = self.run(tokens, ids, attn_mask=attn_mask, train=train)
         return self.norm(x)
@@ -195,23 +215,22 @@ class Encoder(nn.Module, backbones.Patched):
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"] | None]:
         """A call without the last norm, and the mean of layers `chosen`, from 1."""
         x = self.add_positions(tokens, ids)
-        if self.position == "relative" and ids is not None:
+        if self.is_relative and ids is not None:
             raise ValueError("a relative position table needs all patches in order")
         x = self.drop(x, deterministic=not train)
         bias = self.attn_bias()
         return self.blocks(x, attn_mask, bias, train=train, chosen=chosen)
 
     def attn_bias(self) -> Float[Array, "1 A T T"] | None:
-        """What every layer adds to its scores, where positions are relative."""
+        """What every layer adds to its scores, where they share a table."""
         if self.position != "relative":
             return None
-        index = posembed.relative_index(self.grid, self.cls)
-        return self.relative_table[index].transpose(2, 0, 1)[None]
+        return relative.added(self.relative_table, self.grid, self.cls)
 
     def add_positions(
         self, tokens: Float[Array, "B K D"], ids: Int[Array, "B K"] | None
     ) -> Float[Array, "B T D"]:
-        """Adds the position of each token and puts the class token in front."""
+        """Adds the positions; puts the class token and registers in front."""
         table, cls_place = None, 0.0
         if self.position == "sincos":
             table = jnp.asarray(posembed.sincos_2d(self.grid, self.width))
@@ -221,9 +240,11 @@ class Encoder(nn.Module, backbones.Patched):
         x = tokens
         if table is not None:
             x = x + (table if ids is None else table[ids]).astype(self.dtype)
-        if self.cls:
-            cls = jnp.broadcast_to(
-                self.cls_token + cls_place, (x.shape[0], 1, self.width)
-            )
-            x = jnp.concatenate([cls.astype(self.dtype), x], axis=1)
+        front = [self.cls_token + cls_place] if self.cls else []
+        if self.registers:
+            front.append(self.register_tokens)
+        if front:
+            shapes = [(x.shape[0], *token.shape[1:]) for token in front]
+            front = list(map(jnp.broadcast_to, front, shapes))
+            x = jnp.concatenate([*(y.astype(self.dtype) for y in front), x], axis=1)
         return x.astype(self.dtype)

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mimjax import patches, posembed
-from mimjax.backbones import layers, starts
+from mimjax.backbones import layers, relative, starts
 from mimjax.sharding import by_sample
 
 # Added to the scores of tokens that the shift made neighbours (not minus infinity).
@@ -63,8 +63,7 @@ class Block(layers.Block):
         size, shift = (spec.window, spec.window), spec.shift
         shape = (posembed.relative_rows(size, cls=False), spec.heads)
         table = self.param("relative_table", spec.start.position, shape)
-        index = posembed.relative_index(size, cls=False)
-        added = table[index].transpose(2, 0, 1)[None]
+        added = relative.added(table, size, cls=False)
         image = x.reshape(-1, *spec.grid, spec.width)
         shifted = (number % 2 == 0) & (shift > 0)
         if shift:

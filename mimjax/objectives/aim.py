@@ -79,16 +79,20 @@ class Objective(nn.Module):
             value = getattr(self, name)
             if value not in known:
                 found.append(f"{name}: {value!r} is none of {', '.join(known)}")
-        if self.encoder.position == "relative":
+        if self.encoder.is_relative:
             found.append(
                 "name: aim has no place for a relative position table "
                 "(config.encoder.position='sincos' or 'learned')"
             )
-        if self.encoder.cls:
-            found.append(
-                "name: aim predicts every token from those before it and has no place "
-                "for a class token (config.encoder.cls=False)"
-            )
+        for field, off, what in (
+            ("cls", False, "a class token"),
+            ("registers", 0, "registers"),
+        ):
+            if getattr(self.encoder, field):
+                found.append(
+                    "name: aim predicts every token from those before it and has no "
+                    f"place for {what} (config.encoder.{field}={off})"
+                )
         if self.encoder.num_tokens < 2:
             found.append(
                 "name: aim needs two patches an image or none is predicted (a smaller "
@@ -112,11 +116,12 @@ class Objective(nn.Module):
             self.head_width, kernel_init=xavier, dtype=encoder.dtype
         )
         attends = self.head == "transformer"
-        # No biases inside the head, expansion 4 (section 3.3).
+        # No biases inside the head, expansion 4, a GELU (section 3.3).
         spec = dataclasses.replace(
             encoder.spec(self.head_width, self.head_heads if attends else 1),
             mlp_width=4 * self.head_width,
             bias=False,
+            swiglu=False,
             layer_scale=0.0,
             dropout=0.0,
         )

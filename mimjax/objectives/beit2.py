@@ -72,6 +72,7 @@ class Objective(beit.Objective):
             (float(rates[0]), float(rates[-1])),
             encoder.remat,
             encoder.unroll,
+            encoder.block,
             first=early + 1,
         )
 

@@ -4,7 +4,9 @@ Dosovitskiy et al., arXiv 2010.11929; official code google-research/vision_trans
 `models_vit.py`: class token or mean of all tokens after the last norm, an optional tanh
 layer (the paper's pre-training head; the released weights of AugReg have none), a
 linear head that starts at zero (behind Swin from a normal of 0.02, as all its layers
-do), softmax cross-entropy.
+do), softmax cross-entropy. Fine-tuned MAE, BEiT and SimMIM average the patches before
+the last norm and normalise the mean: facebookresearch/mae `models_vit.py` and
+microsoft/unilm beit `modeling_finetune.py` (`fc_norm`).
 """
 
 import jax
@@ -12,14 +14,21 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mimjax.backbones import hybrid, sizes, starts, swin, vit
+from mimjax.backbones import hybrid, layers, sizes, starts, swin, vit
+
+POOLS = ("token", "gap", "mean")
 
 # More is a slip of the keyboard.
 MOST_CLASSES = 2**24
 
 
 class Objective(nn.Module):
-    """`pool` is "token" or "gap"; `representation` the tanh layer's width, 0 none."""
+    """A classifier; `representation` is the width of the tanh layer, 0 for none.
+
+    `pool` says what the head sees: the class "token" or the mean of all tokens ("gap"),
+    both after the encoder's last norm, or the "mean" of the patches alone, before that
+    norm and through one of its own, `fc_norm`.
+    """
 
     encoder: vit.Encoder | swin.Encoder | hybrid.Encoder
     num_classes: int = 1000
@@ -30,12 +39,22 @@ class Objective(nn.Module):
     def problems(self) -> list[str]:
         """What cannot work, one line each."""
         found = []
-        if self.pool not in ("token", "gap"):
-            found.append(f"pool: {self.pool!r} is neither 'token' nor 'gap'")
+        if self.pool not in POOLS:
+            found.append(f"pool: {self.pool!r} is none of {', '.join(POOLS)}")
         if self.pool == "token" and not self.encoder.cls:
-            found.append("pool: 'token' needs config.encoder.cls=True (or use 'gap')")
+            found.append(
+                "pool: 'token' needs config.encoder.cls=True (or use 'gap' or 'mean')"
+            )
         if self.pool == "gap" and self.encoder.cls:
-            found.append("pool: 'gap' is for encoders with config.encoder.cls=False")
+            found.append(
+                "pool: 'gap' is for encoders with config.encoder.cls=False (or use "
+                "'mean')"
+            )
+        if self.pool == "gap" and self.encoder.registers:
+            found.append(
+                "pool: 'gap' is the mean of all tokens, but config.encoder.registers "
+                "are of no place in the image (must be 0, or use 'mean')"
+            )
         if not 2 <= self.num_classes <= MOST_CLASSES:
             found.append(
                 f"num_classes: {self.num_classes} must be from 2 to {MOST_CLASSES}"
@@ -48,6 +67,8 @@ class Objective(nn.Module):
         return found
 
     def setup(self) -> None:
+        if self.pool == "mean":
+            self.fc_norm = layers.layer_norm(self.encoder.norm_eps, "float32")
         if self.representation:
             self.pre_logits = nn.Dense(self.representation, dtype=jnp.float32)
         start = nn.initializers.zeros
@@ -69,9 +90,22 @@ class Objective(nn.Module):
         self, image: Float[Array, "B H W C"], *, train: bool = False
     ) -> Float[Array, "B V"]:
         """Scores of the classes, float32."""
-        x = self.encoder(self.encoder.embed(image), train=train)
-        x = x.astype(jnp.float32)
-        x = x[:, 0] if self.pool == "token" else x.mean(axis=1)
+        x = self.pooled(image, train=train)
         if self.representation:
             x = jnp.tanh(self.pre_logits(x))
         return self.head(x)
+
+    def pooled(
+        self, image: Float[Array, "B H W C"], *, train: bool
+    ) -> Float[Array, "B D"]:
+        """What the head sees of an image, float32."""
+        tokens = self.encoder.embed(image)
+        if self.pool == "mean":
+            x, _ = self.encoder.run(tokens, train=train)
+            if self.is_initializing():
+                # Unused, but the encoder has the same tree whatever trains it.
+                self.encoder.norm(x)
+            x = self.encoder.patch_tokens(x).astype(jnp.float32)
+            return self.fc_norm(x.mean(axis=1))
+        x = self.encoder(tokens, train=train).astype(jnp.float32)
+        return x[:, 0] if self.pool == "token" else x.mean(axis=1)

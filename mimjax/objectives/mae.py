@@ -93,7 +93,7 @@ class Objective(tokenizers.Predicted, nn.Module):
             found += self.tokenizer_problems()
         elif self.norm_pixels and self.encoder.patch_values < 2:
             found.append("norm_pixels: a patch_size of one value has no variance")
-        if self.encoder.position == "relative":
+        if self.encoder.is_relative:
             found.append(
                 "name: mae drops patches, but a relative position table needs them all "
                 "(use config.encoder.position='sincos' or 'learned', or simmim)"
@@ -176,7 +176,7 @@ class Objective(tokenizers.Predicted, nn.Module):
             keep, drop = jnp.concatenate([keep, drop], axis=1), drop[:, :0]
         x = self.decoder_embed(self.encoder(tokens, keep, train=train))
         table = jnp.asarray(posembed.sincos_2d(self.encoder.grid, self.decoder_width))
-        # The class token has the position row of zeros.
+        # The class token has the position row of zeros; registers end here.
         cls, visible = x[:, : int(self.encoder.cls)], self.encoder.patch_tokens(x)
         visible = visible + table[keep].astype(x.dtype)
         x = jnp.concatenate([cls, visible], axis=1)
@@ -184,7 +184,7 @@ class Objective(tokenizers.Predicted, nn.Module):
             hidden = (self.mask_token + table[drop]).astype(x.dtype)
             x = jnp.concatenate([x, hidden], axis=1)
         x, _ = self.decoder(x)
-        return self.decoder_pred(self.encoder.patch_tokens(self.decoder_norm(x)))
+        return self.decoder_pred(self.decoder_norm(x)[:, cls.shape[1] :])
 
     def loss(
         self,

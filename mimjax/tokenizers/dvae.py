@@ -147,8 +147,6 @@ class Encoder(nn.Module, backbones.Patched):
         """The pixels, down and across, that a token stands for."""
         return (2 ** (self.groups - 1),) * 2
 
-    cell = patch_size
-
     @property
     def layer_widths(self) -> tuple[int, ...]:
         """No layer can be chosen for features."""

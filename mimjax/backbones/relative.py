@@ -1,0 +1,46 @@
+"""Relative positions: what a table adds to scores, and layers with a table each."""
+
+import dataclasses
+from typing import cast
+
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from mimjax import posembed
+from mimjax.backbones import layers
+
+
+def added(
+    table: Float[Array, "R A"], grid: tuple[int, int], cls: bool
+) -> Float[Array, "1 A T T"]:
+    """What a table adds to the scores of every pair of tokens."""
+    return table[posembed.relative_index(grid, cls)].transpose(2, 0, 1)[None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec(layers.Spec):
+    """What layers with a table each share: also the places of their tokens."""
+
+    grid: tuple[int, int] = (0, 0)
+    cls: bool = False
+
+
+class Block(layers.Block):
+    """A layer with a table of its own, which starts at zero.
+
+    BEiT's as it is fine-tuned (microsoft/unilm beit `modeling_finetune.py`).
+    """
+
+    def mix(
+        self,
+        x: Float[Array, "B T D"],
+        number: Int[Array, ""],
+        attn_mask: Bool[Array, "B T T"] | None,
+        bias: Float[Array, "n A T T"] | None,
+    ) -> Float[Array, "B T D"]:
+        """Attention that knows how far tokens are apart."""
+        spec = cast(Spec, self.spec)
+        shape = (posembed.relative_rows(spec.grid, spec.cls), spec.heads)
+        table = self.param("relative_table", nn.initializers.zeros, shape)
+        bias = added(table, spec.grid, spec.cls)
+        return layers.Attention(spec, name="attn")(x, number, attn_mask, bias)

@@ -136,16 +136,21 @@ def other_runs(
     return models, found
 
 
-@functools.cache
-def model_of(workdir: str) -> frozen.Model:
-    """The model of another run; ValueError saying why there is none."""
+def of_workdir(workdir: str) -> Config:
+    """The config of another run; ValueError saying why there is none."""
     path = pathlib.Path(workdir, "config.json")
     try:
-        config = rebuilt(json.loads(path.read_text()))
+        return rebuilt(json.loads(path.read_text()))
     except OSError:
         raise ValueError(f"{workdir} holds no run (no config.json)") from None
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+@functools.cache
+def model_of(workdir: str) -> frozen.Model:
+    """The model of another run; ValueError saying why there is none."""
+    config = of_workdir(workdir)
     constants = data_module.normalise_constants(config.data, config.encoder.channels)
     return frozen.Model(config.objective, *constants, workdir)
 

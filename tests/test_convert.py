@@ -13,8 +13,227 @@ from mimjax import config, warmstart
 from mimjax.convert import __main__ as command
 from mimjax.convert import files, layouts, weights
 
+VIT = {
+    "image_size": (16, 16),
+    "patch_size": (4, 4),
+    "width": 32,
+    "depth": 2,
+    "heads": 4,
+}
+LEARNED = {**VIT, "position": "learned", "start": "vit"}
+BEIT = {**VIT, "position": "relative", "qkv_bias": "qv", "layer_scale": 0.1}
+BEIT["start"] = "beit"
+SWIN = {
+    "name": "swin",
+    "image_size": (32, 32),
+    "patch_size": (2, 2),
+    "width": 16,
+    "depths": (2, 2),
+    "heads": (2, 4),
+    "window": 4,
+}
+AIM = {**VIT, "cls": False, "qkv_bias": "none", "bias": False, "patch_norm": True}
+AIM |= {"norm_eps": 1e-5, "start": "aim"}
+STEM = {**LEARNED, "name": "hybrid", "image_size": (32, 64), "patch_size": (8, 8)}
+STEM |= {"stages": (2, 1), "stem_width": 32}
+DVAE = {"name": "dvae", "image_size": (16, 16), "width": 16, "groups": 3, "blocks": 2}
+FIVE = {"name": "classify", "num_classes": 5}
+TOKENS = {"num_hidden": 6, "min_block": 2}
+
+# Of each layout: models it holds, the encoder and the objective.
+MODELS = {
+    "aim": [(AIM, {"name": "aim", "head": "none"})],
+    "aim_l3m": [
+        (AIM, {"name": "aim", "head_width": 16, "head_depth": 2}),
+        (AIM, {"name": "aim", "head": "none"}),
+        (
+            AIM,
+            {
+                "name": "aim",
+                "head_width": 16,
+                "head_depth": 2,
+                "head": "transformer",
+                "head_heads": 2,
+            },
+        ),
+    ],
+    "beit": [(BEIT, {"name": "beit", **TOKENS})],
+    "beit2": [(BEIT, {"name": "beit2", "early_layer": 1, "branch_depth": 1, **TOKENS})],
+    "dalle": [({**DVAE, "num_codes": 24}, {"name": "dvae", "decoder_first": 8})],
+    "dinov2": [
+        ({**LEARNED, "layer_scale": 1e-5}, {"name": "classify"}),
+        (
+            {**LEARNED, "layer_scale": 1e-5, "registers": 3, "swiglu": True},
+            {"name": "classify"},
+        ),
+    ],
+    "mae": [
+        (
+            VIT,
+            {
+                "name": "mae",
+                "decoder_width": 24,
+                "decoder_depth": 2,
+                "decoder_heads": 3,
+            },
+        )
+    ],
+    "simmim": [(BEIT, {"name": "simmim", "mask_cell": 4})],
+    "simmim_swin": [(SWIN, {"name": "simmim", "mask_cell": 8})],
+    "swin": [(SWIN, {**FIVE, "pool": "gap"})],
+    "timm_beit": [
+        (BEIT, FIVE),
+        ({**BEIT, "position": "relative_layers"}, {**FIVE, "pool": "mean"}),
+    ],
+    "timm_swin": [(SWIN, {**FIVE, "pool": "gap"})],
+    "timm_vit": [
+        (LEARNED, FIVE),
+        ({**LEARNED, "layer_scale": 0.1}, {**FIVE, "pool": "mean"}),
+        ({**LEARNED, "cls": False}, {**FIVE, "pool": "gap"}),
+        (
+            {**STEM, "stages": (2, 2, 2, 2), "stem_width": 64, "patch_size": (32, 32)},
+            FIVE,
+        ),
+    ],
+    "transformers_beit": [
+        (BEIT, {"name": "beit", **TOKENS}),
+        (BEIT, FIVE),
+        ({**BEIT, "position": "relative_layers"}, {**FIVE, "pool": "mean"}),
+    ],
+    "transformers_dinov2": [
+        ({**LEARNED, "layer_scale": 1e-5}, {"name": "classify"}),
+        (
+            {**LEARNED, "layer_scale": 1e-5, "registers": 3, "swiglu": True},
+            {"name": "classify"},
+        ),
+    ],
+    "transformers_swin": [
+        (SWIN, {"name": "simmim", "mask_cell": 8}),
+        (SWIN, {**FIVE, "pool": "gap"}),
+    ],
+    "transformers_vit": [
+        (LEARNED, {"name": "simmim", "mask_cell": 4}),
+        (LEARNED, FIVE),
+    ],
+    "transformers_vit_mae": [
+        (
+            VIT,
+            {
+                "name": "mae",
+                "decoder_width": 24,
+                "decoder_depth": 2,
+                "decoder_heads": 3,
+            },
+        )
+    ],
+    "vit_jax": [
+        ({**LEARNED, "gelu_tanh": True}, {**FIVE, "representation": 8}),
+        ({**LEARNED, "gelu_tanh": True, "cls": False}, {**FIVE, "pool": "gap"}),
+        ({**STEM, "gelu_tanh": True}, FIVE),
+    ],
+    "vqkd": [
+        (
+            {**LEARNED, "qkv_bias": "qv", "start": "beit"},
+            {
+                "name": "vqkd",
+                "num_codes": 24,
+                "code_width": 8,
+                "decoder_width": 24,
+                "decoder_depth": 1,
+                "decoder_heads": 3,
+            },
+        )
+    ],
+}
+CASES = [(name, number) for name in MODELS for number in range(len(MODELS[name]))]
+# What shapes do not tell, and is said on the command line.
+UNTOLD = (
+    "heads",
+    "decoder_heads",
+    "mask_cell",
+    "num_hidden",
+    "min_block",
+    "early_layer",
+)
+UNTOLD += ("head_heads", "image_size")
+# A file of that layout is of the encoder alone.
+UNTOLD_OF = {"aim": ("head",)}
+# Where LayerScale starts and how weights do matter to a new run alone.
+STARTS = ("layer_scale", "start")
+
+
+def built(encoder: dict, objective: dict) -> config.Config:
+    """A model of these fields."""
+    return config.rebuilt(
+        {"encoder": {"name": "vit", **encoder}, "objective": objective}
+    )
+
+
+def changes_of(
+    layout: str, encoder: dict, objective: dict
+) -> tuple[tuple[str, str], ...]:
+    """What has to be said of such a model."""
+    groups = {"encoder": encoder, "objective": objective}
+    return tuple(
+        (f"{group}.{name}", str(value))
+        for group, fields in groups.items()
+        for name, value in fields.items()
+        if name in UNTOLD + UNTOLD_OF.get(layout, ())
+        and not (name == "heads" and isinstance(value, tuple))
+    )
+
+
+def random_params(given: config.Config) -> dict:
+    """All parameters, and what moves beside them."""
+    rng = np.random.default_rng(0)
+    leaves = {
+        name: rng.normal(size=x.shape).astype(x.dtype)
+        for name, x in weights.shapes_of(given).items()
+    }
+    return warmstart.nested(leaves)
+
+
+def saved(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> pathlib.Path:
+    """A file of these arrays."""
+    np.savez(folder / "weights.npz", **arrays)
+    return folder / "weights.npz"
+
+
+def test_every_layout_has_models():
+    assert set(layouts.names()) == set(MODELS)
+
+
+@pytest.mark.parametrize(("layout", "number"), CASES)
+def test_parameters_go_out_and_come_back(tmp_path, layout, number):
+    """To the bit, recognised by their names, and their config by the shapes."""
+    encoder, objective = MODELS[layout][number]
+    given = built(encoder, objective)
+    assert layouts.load(layout).misfit(given.objective) == ""
+    params = random_params(given)
+    arrays = weights.written(given.objective, params, layout)
+    path, changes = saved(tmp_path, arrays), changes_of(layout, encoder, objective)
+    found = weights.convert([path], changes=changes)
+    assert (found.layout, found.unexpected) == (layout, [])
+    table = layouts.load(layout).entries(given.objective)
+    assert sorted(found.matched) == sorted(entry.ours for entry in table)
+    there = warmstart.named_leaves(found.params)
+    for name, x in warmstart.named_leaves(params).items():
+        if name in there:
+            np.testing.assert_array_equal(there[name], x, strict=True)
+        else:
+            assert "/".join(name) not in found.matched
+    for group, fields in (("encoder", encoder), ("objective", objective)):
+        for name, value in fields.items():
+            if name not in STARTS:
+                assert found.config.values[group][name] == value, name
+    again = weights.written(found.config.objective, found.params, layout)
+    assert again.keys() == arrays.keys()
+    for name, x in arrays.items():
+        np.testing.assert_array_equal(again[name], x, err_msg=name, strict=True)
+
+
 # Of each layout: a golden file, how the tests read it, and what the shapes do not tell.
-CASES = {
+GOLDEN = {
     "mae": (
         "mae_normpix",
         lambda source: official.mae(source, 4, 3),
@@ -37,27 +256,17 @@ HEADS = {"beit": {"lm_head.weight": (8192, 32), "lm_head.bias": (8192,)}}
 
 def golden(layout: str) -> dict[str, np.ndarray]:
     """The weights of a golden file under their official names."""
-    arrays = dict(official.load(CASES[layout][0]).weights.arrays)
+    arrays = dict(official.load(GOLDEN[layout][0]).weights.arrays)
     wider = HEADS.get(layout, {})
     return arrays | {n: np.resize(arrays[n], shape) for n, shape in wider.items()}
 
 
-def saved(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> pathlib.Path:
-    """A file of these arrays."""
-    np.savez(folder / "weights.npz", **arrays)
-    return folder / "weights.npz"
-
-
-def test_every_layout_has_a_case():
-    assert set(layouts.names()) == set(CASES)
-
-
-@pytest.mark.parametrize("layout", CASES)
+@pytest.mark.parametrize("layout", GOLDEN)
 def test_weights_go_in_and_out_without_a_change(tmp_path, layout):
     """Recognised, equal to what the tests' own table makes, and back to the bit."""
     arrays = golden(layout)
-    _, read, changes = CASES[layout]
-    found = weights.convert(saved(tmp_path, arrays), changes=changes)
+    _, read, changes = GOLDEN[layout]
+    found = weights.convert([saved(tmp_path, arrays)], changes=changes)
     assert (found.layout, found.missing, found.unexpected) == (layout, [], [])
     wanted = read(official.Source(arrays))
     assert jax.tree.structure(found.params) == jax.tree.structure(wanted)
@@ -69,20 +278,6 @@ def test_weights_go_in_and_out_without_a_change(tmp_path, layout):
         # The fixed tables are computed anew.
         atol = 1e-6 if name.endswith("pos_embed") else 0.0
         np.testing.assert_allclose(back[name], array, rtol=0, atol=atol, err_msg=name)
-
-
-@pytest.mark.parametrize("layout", CASES)
-def test_random_parameters_come_back_from_their_names(tmp_path, layout):
-    changes = CASES[layout][2]
-    found = weights.convert(saved(tmp_path, golden(layout)), changes=changes)
-    objective = found.config.objective
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda x: rng.normal(size=x.shape).astype(np.float32), found.params
-    )
-    path = saved(tmp_path, weights.written(objective, params, layout))
-    again = weights.convert(path, layout, changes)
-    jax.tree.map(np.testing.assert_array_equal, again.params, params)
 
 
 def test_an_encoder_alone_and_names_too_many_are_told(tmp_path, capsys):
@@ -118,7 +313,10 @@ def test_an_encoder_alone_and_names_too_many_are_told(tmp_path, capsys):
             {"blocks.0.attn.qkv.weight": np.zeros((9, 32), np.float32)},
             "attn.qkv.weight",
         ),
-        ({"pos_embed": np.ones((1, 17, 32), np.float32)}, "no known layout (beit, mae"),
+        (
+            {"pos_embed": np.ones((1, 17, 32), np.float32)},
+            "no known layout (aim, aim_l3m, ",
+        ),
         ({"patch_embed.proj.weight": np.zeros((32, 3), np.float32)}, "is no mae model"),
     ],
 )
@@ -134,7 +332,7 @@ def test_another_models_arrays_are_refused_in_one_line(tmp_path, capsys, change,
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--layout=moo"], "--layout: 'moo' is none of beit, mae, simmim"),
+        (["--layout=moo"], "--layout: 'moo' is none of aim, aim_l3m, "),
         (["--config.encoder.head=4"], "is no mae model: config.encoder.head: no such"),
         (["--config.encoder.heads=5"], "is no mae model: "),
         (["--what"], "unknown flag --what"),
@@ -152,4 +350,4 @@ def test_a_workdir_that_is_there_is_left_alone(tmp_path, capsys):
     assert command.main([str(path), f"--out={tmp_path}"]) == 78
     assert "is not empty" in capsys.readouterr().err
     with pytest.raises(files.BadFileError, match="does not exist"):
-        weights.convert(tmp_path / "nothing.pth")
+        weights.convert([tmp_path / "nothing.pth"])

@@ -1,4 +1,4 @@
-"""python -m mimjax.convert FILE --out=DIR [--config.a.b=value]
+"""python -m mimjax.convert FILE [FILE ...] --out=DIR [--config.a.b=value]
 
 Makes a workdir of a file of another project: for config.init_from, or as the teacher of
 another run. Exit status: 0 done, 74 storage, 78 a file that cannot be used.
@@ -27,7 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
         "such as --config.encoder.heads=4 or --config.objective.norm_pixels=False.",
         allow_abbrev=False,
     )
-    parser.add_argument("file", help="a .pth, .safetensors or .npz file, or a folder")
+    parser.add_argument(
+        "files", nargs="+", help="a .pth, .safetensors or .npz file, or a folder"
+    )
     parser.add_argument("--out", required=True, help="the workdir to make")
     parser.add_argument("--layout", default="", help="default: seen from the names")
     try:
@@ -52,7 +54,9 @@ def convert(flags: argparse.Namespace, changes: tuple[tuple[str, str], ...]) -> 
         known = ", ".join(layouts.names())
         raise ConfigError([f"--layout: {flags.layout!r} is none of {known}"])
     try:
-        found = weights.convert(pathlib.Path(flags.file), flags.layout, changes)
+        found = weights.convert(
+            [*map(pathlib.Path, flags.files)], flags.layout, changes
+        )
         weights.save(found, out)
     except BadFileError as error:
         raise ConfigError([str(error)]) from None

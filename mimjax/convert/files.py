@@ -10,6 +10,7 @@ import math
 import mmap
 import pathlib
 import struct
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,25 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         if all(name.startswith(prefix) for name in weights):
             weights = {n.removeprefix(prefix): x for n, x in weights.items()}
     return weights
+
+
+def told(path: pathlib.Path) -> dict[str, Any]:
+    """What the configuration in a folder says beside the weights; {} beside a file.
+
+    By transformers' names; of timm's, what the weights do not tell.
+    """
+    place = path / "config.json"
+    if not path.is_dir() or not place.exists():
+        return {}
+    try:
+        if place.stat().st_size > HEADER_LIMIT:
+            raise ValueError
+        said = json.loads(place.read_bytes())
+        own = said.get("model_args", {})
+    except (OSError, ValueError, AttributeError, RecursionError):
+        raise BadFileError(f"{place} is no configuration in JSON") from None
+    names = {"num_heads": "num_attention_heads", "img_size": "image_size"}
+    return said | {names[n]: x for n, x in own.items() if n in names}
 
 
 def file_in(folder: pathlib.Path) -> pathlib.Path:

@@ -6,8 +6,7 @@ PyTorch: a linear layer's weight is [out, in], a convolution's [out, in, rows, c
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -31,12 +30,14 @@ class Entry:
         theirs: their names; with `layers`, "{}" stands for the number of the layer.
         rule: from `theirs` to `ours`.
         layers: length of the leading axis of ours; 0 where there is none.
+        droppable: of another shape there it is left out, and nothing is wrong.
     """
 
     ours: str
     theirs: tuple[str, ...]
     rule: Rule
     layers: int = 0
+    droppable: bool = False
 
     def names(self) -> list[str]:
         """All names of theirs that it needs."""
@@ -69,8 +70,8 @@ class Entry:
 
 COPY = Rule(lambda x: x, lambda x: (x,))
 TRANSPOSED = Rule(lambda x: x.T, lambda x: (x.T,))
-# BEiT's one table for all layers, in timm too.
-RELATIVE_TABLE = "rel_pos_bias.relative_position_bias_table"
+# A convolution; ours is [rows, columns, in, out].
+CONV = Rule(lambda x: x.transpose(2, 3, 1, 0), lambda x: (x.transpose(3, 2, 0, 1),))
 
 
 def reshaped(ours: tuple[int, ...], theirs: tuple[int, ...]) -> Rule:
@@ -116,68 +117,21 @@ def shuffle_bias(side: int) -> Rule:
     )
 
 
-def norm(ours: str, theirs: str, count: int = 0) -> Iterator[Entry]:
-    """Scale and bias of a norm."""
-    for name, other in (("scale", "weight"), ("bias", "bias")):
-        yield Entry(f"{ours}/{name}", (f"{theirs}.{other}",), COPY, count)
+def stacked_kernel(heads: tuple[int, int]) -> Rule:
+    """Weights of query, key and value apart, of so many heads and width of one."""
+
+    def take(*weights: np.ndarray) -> np.ndarray:
+        return np.stack([w.T.reshape(len(w.T), *heads) for w in weights], axis=1)
+
+    def give(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(x[:, i].reshape(len(x), -1).T for i in range(3))
+
+    return Rule(take, give)
 
 
-def linear(
-    ours: str, theirs: str, count: int = 0, bias: bool = True
-) -> Iterator[Entry]:
-    """Kernel and bias of a linear layer."""
-    yield Entry(f"{ours}/kernel", (f"{theirs}.weight",), TRANSPOSED, count)
-    if bias:
-        yield Entry(f"{ours}/bias", (f"{theirs}.bias",), COPY, count)
-
-
-def patch(ours: str, theirs: str, encoder: Any) -> Iterator[Entry]:
-    """The patch embedding."""
-    rule = patch_kernel(encoder.patch_size, encoder.channels)
-    yield Entry(f"{ours}/kernel", (f"{theirs}.weight",), rule)
-    yield Entry(f"{ours}/bias", (f"{theirs}.bias",), COPY)
-
-
-def attention(ours: str, theirs: str, spec: Any, count: int) -> Iterator[Entry]:
-    """Attention of a `layers.Spec`; query, key and value share one weight."""
-    width, heads = spec.width, (spec.heads, spec.width // spec.heads)
-    rule = kernel((width, 3, *heads), (3 * width, width))
-    yield Entry(f"{ours}/qkv/kernel", (f"{theirs}.qkv.weight",), rule, count)
-    if spec.qkv_bias == "all":
-        rule = reshaped((3, *heads), (3 * width,))
-        yield Entry(f"{ours}/qkv/bias", (f"{theirs}.qkv.bias",), rule, count)
-    if spec.qkv_bias == "qv":
-        for name in ("q_bias", "v_bias"):
-            rule = reshaped(heads, (width,))
-            yield Entry(f"{ours}/{name}", (f"{theirs}.{name}",), rule, count)
-    rule = kernel((*heads, width), (width, width))
-    yield Entry(f"{ours}/out/kernel", (f"{theirs}.proj.weight",), rule, count)
-    if spec.bias:
-        yield Entry(f"{ours}/out/bias", (f"{theirs}.proj.bias",), COPY, count)
-
-
-def layers(ours: str, theirs: str, spec: Any, count: int) -> Iterator[Entry]:
-    """All layers of a stack; `theirs` holds "{}" for the number of one."""
-    yield from norm(f"{ours}/norm1", f"{theirs}.norm1", count)
-    yield from attention(f"{ours}/attn", f"{theirs}.attn", spec, count)
-    yield from norm(f"{ours}/norm2", f"{theirs}.norm2", count)
-    yield from linear(f"{ours}/mlp/up", f"{theirs}.mlp.fc1", count, spec.bias)
-    yield from linear(f"{ours}/mlp/down", f"{theirs}.mlp.fc2", count, spec.bias)
-    if spec.layer_scale:
-        for name, other in (("scale1", "gamma_1"), ("scale2", "gamma_2")):
-            yield Entry(f"{ours}/{name}", (f"{theirs}.{other}",), COPY, count)
-
-
-def vit_encoder(encoder: Any, prefix: str = "") -> Iterator[Entry]:
-    """A vision transformer under the names of timm, below "encoder"."""
-    spec = encoder.spec(encoder.width, encoder.heads)
-    yield from patch("encoder/patch", f"{prefix}patch_embed.proj", encoder)
-    if encoder.cls:
-        yield Entry("encoder/cls_token", (f"{prefix}cls_token",), COPY)
-    if encoder.position == "learned":
-        yield Entry("encoder/pos_embed", (f"{prefix}pos_embed",), COPY)
-    if encoder.position == "relative":
-        yield Entry("encoder/relative_table", (prefix + RELATIVE_TABLE,), COPY)
-    stack = ("encoder/blocks/layers", f"{prefix}blocks.{{}}")
-    yield from layers(*stack, spec, encoder.depth)
-    yield from norm("encoder/norm", f"{prefix}norm")
+def stacked_bias(heads: tuple[int, int]) -> Rule:
+    """Their biases."""
+    return Rule(
+        lambda *biases: np.stack(biases).reshape(3, *heads),
+        lambda x: tuple(x.reshape(3, -1)),
+    )

@@ -1,21 +1,27 @@
-"""What the shapes of weights say of a vision transformer."""
+"""What the names and shapes of weights say of a transformer."""
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from mimjax import posembed
 from mimjax.convert.names import Arrays
+from mimjax.convert.schemes import TIMM, Vit
 
 HEAD_WIDTH = 64
 """Of every ViT from Ti to L; H has 80 (arXiv 2010.11929, table 1)."""
 
+FIXED_ATOL = 1e-5
+"""How far a file's sine-cosine table may be from ours, whose entries are up to 1."""
 
-def count(arrays: Arrays, prefix: str) -> int:
-    """How many layers go by PREFIX.0., PREFIX.1., ..."""
-    found = (re.match(re.escape(prefix) + r"\.(\d+)\.", name) for name in arrays)
+
+def count(arrays: Arrays, blocks: str) -> int:
+    """How many layers go by the names of `blocks`, "{}" standing for the number."""
+    pattern = re.escape(blocks).replace(r"\{\}", r"(\d+)") + r"\."
+    found = (re.match(pattern, name) for name in arrays)
     return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
@@ -24,24 +30,149 @@ def heads_of(width: int) -> int:
     return 16 if width == 1280 else max(1, width // HEAD_WIDTH)
 
 
-def vit(arrays: Arrays, prefix: str = "", tokens: int = 0) -> dict[str, Any]:
-    """Fields of an encoder under timm's names; of `tokens` patches, a square."""
-    weight = arrays[f"{prefix}patch_embed.proj.weight"]
-    width, channels, *patch = weight.shape
-    grid = math.isqrt(tokens)
-    return {
+def square(tokens: int) -> int:
+    """The side of a grid of so many patches; ValueError where it is no square."""
+    side = math.isqrt(tokens)
+    if side * side != tokens:
+        raise ValueError(f"positions of {tokens} are no square: say encoder.image_size")
+    return side
+
+
+def vit(
+    arrays: Arrays,
+    prefix: str = "",
+    names: Vit = TIMM,
+    said: Any = None,
+    stride: int = 1,
+) -> dict[str, Any]:
+    """Fields of the encoder under these names.
+
+    `said` is what a configuration beside the weights tells, by transformers' names;
+    `stride` that of a ResNet before it.
+    """
+    arrays = {n.removeprefix(prefix): x for n, x in arrays.items()}
+    said, block, layer = said or {}, names.blocks.format(0), names.layer
+    width, channels, *patch = convolution(arrays, names.patch)
+    up, down = (arrays[f"{block}.{name}.weight"] for name in layer.mlp)
+    found = {
         "name": "vit",
         "width": width,
-        "depth": count(arrays, f"{prefix}blocks"),
-        "heads": heads_of(width),
-        "mlp_ratio": arrays[f"{prefix}blocks.0.mlp.fc1.weight"].shape[0] / width,
+        "depth": count(arrays, names.blocks),
+        "heads": said.get("num_attention_heads") or heads_of(width),
+        "mlp_ratio": down.shape[1] / width,
+        "swiglu": up.shape[0] == 2 * down.shape[1],
         "channels": channels,
-        "patch_size": tuple(patch),
-        "image_size": tuple(grid * side for side in patch),
-        "cls": f"{prefix}cls_token" in arrays,
+        "patch_size": tuple(p * stride for p in patch),
+        "patch_norm": f"{names.patch_norm}.weight" in arrays,
+        "cls": names.cls in arrays,
+        "registers": registers(arrays, names),
+        "qkv_bias": qkv_bias(arrays, block, names),
+        "bias": f"{block}.{layer.out}.bias" in arrays,
+        # Where LayerScale started is not kept; that there is one decides.
+        "layer_scale": 0.1 if f"{block}.{layer.scales[0]}" in arrays else 0.0,
+        "norm_eps": said.get("layer_norm_eps", 1e-6),
     }
+    return {**found, **place(arrays, names, found, said)}
+
+
+def convolution(arrays: Arrays, name: str) -> tuple[int, ...]:
+    """Channels out of and into a convolution, and its sides."""
+    shape = arrays[f"{name}.weight"].shape
+    if len(shape) != 4:
+        raise ValueError(f"{name}.weight of {shape} is no convolution")
+    return shape
+
+
+def registers(arrays: Arrays, names: Vit) -> int:
+    """How many register tokens there are."""
+    return arrays[names.registers].shape[1] if names.registers in arrays else 0
+
+
+def qkv_bias(arrays: Arrays, block: str, names: Vit) -> str:
+    """Which of query, key and value have a bias."""
+    layer = names.layer
+    if f"{block}.{layer.qv_bias[0]}" in arrays:
+        return "qv"
+    biases = [f"{block}.{part}.bias" in arrays for part in layer.qkv]
+    return "all" if all(biases) else "qv" if any(biases) else "none"
+
+
+def place(
+    arrays: Arrays, names: Vit, found: dict[str, Any], said: dict[str, Any]
+) -> dict[str, Any]:
+    """How positions are told, and the image size that goes with the tables.
+
+    That is a square, unless the size that is told goes with them.
+    """
+    patch, size = found["patch_size"], sized(said.get("image_size"))
+    own = f"{names.blocks.format(0)}.{names.layer.table}"
+    for name, position in ((names.table, "relative"), (own, "relative_layers")):
+        if name in arrays:
+            rows, heads = arrays[name].shape
+            # A row a distance of patches, and three of the class token.
+            rows -= 3 * found["cls"]
+            told = (size[0] // patch[0], size[1] // patch[1]) if size else (0, 0)
+            if posembed.relative_rows(told, cls=False) != rows:
+                told = ((square(rows) + 1) // 2,) * 2
+            told = {"image_size": (told[0] * patch[0], told[1] * patch[1])}
+            return {**told, "position": position, "heads": heads}
+    if names.position not in arrays:
+        return {"position": "none", **({"image_size": size} if size else {})}
+    table = arrays[names.position][0]
+    grid = grid_of(len(table) - found["cls"], patch, said)
+    fixed = is_sincos(table, grid, found["cls"])
+    size = grid[0] * patch[0], grid[1] * patch[1]
+    return {"position": "sincos" if fixed else "learned", "image_size": size}
+
+
+def grid_of(tokens: int, patch: Sequence[int], said: dict[str, Any]) -> tuple[int, int]:
+    """Rows and columns of so many patches: as the size that is told, or a square."""
+    size = sized(said.get("image_size"))
+    if size and size[0] // patch[0] * (size[1] // patch[1]) == tokens:
+        return size[0] // patch[0], size[1] // patch[1]
+    side = square(tokens)
+    return side, side
+
+
+def sized(said: Any) -> tuple[int, int] | None:
+    """Height and width of an image that a configuration tells."""
+    if isinstance(said, int):
+        return said, said
+    return tuple(said) if isinstance(said, list) and len(said) == 2 else None
+
+
+def is_sincos(table: np.ndarray, grid: tuple[int, int], cls: bool) -> bool:
+    """Whether a table of positions [T, D] is the fixed one of MAE and AIM."""
+    if table.shape[1] % 4 or len(table) != grid[0] * grid[1] + cls:
+        return False
+    return bool(np.abs(table - sincos(grid, table.shape[1], cls)).max() < FIXED_ATOL)
+
+
+def sincos(grid: tuple[int, int], width: int, cls: bool) -> np.ndarray:
+    """The fixed table [T, D]; the class token has no position."""
+    table = posembed.sincos_2d(grid, width)
+    return np.concatenate([np.zeros_like(table[:1]), table]) if cls else table
 
 
 def index(encoder: Any) -> np.ndarray:
     """Which row of the relative table two tokens share, int64 as PyTorch keeps it."""
     return np.asarray(posembed.relative_index(encoder.grid, encoder.cls), np.int64)
+
+
+def positions(encoder: Any, prefix: str = "", names: Vit = TIMM) -> dict[str, Any]:
+    """The fixed table of positions by their name, where the encoder has it."""
+    if encoder.position != "sincos":
+        return {}
+    table = sincos(encoder.grid, encoder.width, encoder.cls)
+    return {prefix + names.position: table[None]}
+
+
+def indices(encoder: Any, prefix: str = "", names: Vit = TIMM) -> dict[str, Any]:
+    """Their tables of distances by name, where the encoder has relative positions."""
+    if not encoder.position.startswith("relative"):
+        return {}
+    name, count = names.table, 1
+    if encoder.position == "relative_layers":
+        name, count = f"{names.blocks}.{names.layer.table}", encoder.depth
+    name = prefix + name.removesuffix("_bias_table") + "_index"
+    return {name.format(i): index(encoder) for i in range(count)}

@@ -9,58 +9,57 @@ from typing import Any
 
 import numpy as np
 
-from mimjax import posembed
-from mimjax.convert import names, shapes
-from mimjax.convert.names import Arrays, Entry
+from mimjax.convert import schemes, shapes
+from mimjax.convert.names import COPY, Arrays, Entry
 
 DECODER_HEADS = 16
 """Of every released decoder (models_mae.py); the shapes do not tell."""
 
 
 def recognises(arrays: Arrays) -> bool:
-    """A fixed table of positions whose class token has none, and no classifier."""
-    plain = "patch_embed.proj.weight" in arrays and "blocks.0.attn.qkv.bias" in arrays
+    """A table of positions whose class token has none, and no classifier."""
+    plain = {"patch_embed.proj.weight", "blocks.0.attn.qkv.bias", "norm.weight"}
     return (
-        plain
-        and not {"head.weight", "fc_norm.weight", "lm_head.weight"} & set(arrays)
+        plain <= set(arrays)
+        and not {"head.weight", "lm_head.weight"} & set(arrays)
         and "pos_embed" in arrays
         and not arrays["pos_embed"][0, 0].any()
     )
 
 
-def values(arrays: Arrays) -> dict[str, dict[str, Any]]:
+def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model."""
-    tokens = arrays["pos_embed"].shape[1] - 1
-    encoder = {**shapes.vit(arrays, tokens=tokens), "position": "sincos"}
     objective: dict[str, Any] = {"name": "mae"}
     if "decoder_embed.weight" in arrays:
         objective["decoder_width"] = arrays["decoder_embed.weight"].shape[0]
-        objective["decoder_depth"] = shapes.count(arrays, "decoder_blocks")
+        objective["decoder_depth"] = shapes.count(arrays, "decoder_blocks.{}")
         objective["decoder_heads"] = DECODER_HEADS
-    return {"encoder": encoder, "objective": objective}
+    return {"encoder": shapes.vit(arrays), "objective": objective}
+
+
+def misfit(objective: Any) -> str:
+    """Why it cannot be written so, if it cannot."""
+    return schemes.misfit(objective, ("vit",), ("mae",), FIELDS)
+
+
+FIELDS = {**schemes.PLAIN, "position": ("sincos",)}
 
 
 def entries(objective: Any) -> Iterator[Entry]:
     """The table of names."""
     encoder = objective.encoder
-    yield from names.vit_encoder(encoder)
-    yield from names.linear("decoder_embed", "decoder_embed")
-    yield Entry("mask_token", ("mask_token",), names.COPY)
+    yield from schemes.vit(encoder)
+    yield from schemes.linear("decoder_embed", "decoder_embed")
+    yield Entry("mask_token", ("mask_token",), COPY)
     spec = encoder.spec(objective.decoder_width, objective.decoder_heads)
     stack = ("decoder/layers", "decoder_blocks.{}")
-    yield from names.layers(*stack, spec, objective.decoder_depth)
-    yield from names.norm("decoder_norm", "decoder_norm")
-    yield from names.linear("decoder_pred", "decoder_pred")
+    yield from schemes.layers(*stack, spec, objective.decoder_depth)
+    yield from schemes.norm("decoder_norm", "decoder_norm")
+    yield from schemes.linear("decoder_pred", "decoder_pred")
 
 
 def constants(objective: Any) -> dict[str, np.ndarray]:
     """Both fixed tables of positions, the class token's zeros first."""
     encoder = objective.encoder
-    tables = {
-        "pos_embed": posembed.sincos_2d(encoder.grid, encoder.width),
-        "decoder_pos_embed": posembed.sincos_2d(encoder.grid, objective.decoder_width),
-    }
-    return {
-        name: np.concatenate([np.zeros_like(table[:1]), table])[None]
-        for name, table in tables.items()
-    }
+    table = shapes.sincos(encoder.grid, objective.decoder_width, encoder.cls)
+    return {**shapes.positions(encoder), "decoder_pos_embed": table[None]}

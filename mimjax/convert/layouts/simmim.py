@@ -5,28 +5,40 @@ from typing import Any
 
 import numpy as np
 
-from mimjax.convert import names, shapes
+from mimjax.convert import names, schemes, shapes
 from mimjax.convert.layouts import beit
 from mimjax.convert.names import Arrays, Entry
 
 PREFIX = "encoder."
+RESIZE = beit.RESIZE
 
 
 def recognises(arrays: Arrays) -> bool:
     """A pixel-shuffle decoder behind an encoder with a relative table."""
-    table = PREFIX + names.RELATIVE_TABLE
+    table = PREFIX + beit.NAMES.table
     return {"decoder.0.weight", f"{PREFIX}mask_token", table} <= set(arrays)
 
 
-def values(arrays: Arrays) -> dict[str, dict[str, Any]]:
+def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model."""
-    return {"encoder": beit.shared(arrays, PREFIX), "objective": {"name": "simmim"}}
+    encoder = {**shapes.vit(arrays, PREFIX), "start": "beit"}
+    return {"encoder": encoder, "objective": {"name": "simmim"}}
+
+
+def misfit(objective: Any) -> str:
+    """Why it cannot be written so, if it cannot."""
+    return schemes.misfit(objective, ("vit",), ("simmim",), beit.FIELDS)
 
 
 def entries(objective: Any) -> Iterator[Entry]:
     """The table of names."""
-    yield from names.vit_encoder(objective.encoder, PREFIX)
-    yield Entry("mask_token", (f"{PREFIX}mask_token",), names.COPY)
+    yield from schemes.vit(objective.encoder, PREFIX, beit.NAMES)
+    yield from pixels(objective, PREFIX)
+
+
+def pixels(objective: Any, prefix: str) -> Iterator[Entry]:
+    """What is put for hidden patches, and what makes pixels of tokens."""
+    yield Entry("mask_token", (f"{prefix}mask_token",), names.COPY)
     side = objective.encoder.cell[0]
     weight, bias = names.shuffle_kernel(side), names.shuffle_bias(side)
     yield Entry("decoder/kernel", ("decoder.0.weight",), weight)
@@ -35,5 +47,4 @@ def entries(objective: Any) -> Iterator[Entry]:
 
 def constants(objective: Any) -> dict[str, np.ndarray]:
     """The table of distances."""
-    name = f"{PREFIX}rel_pos_bias.relative_position_index"
-    return {name: shapes.index(objective.encoder)}
+    return shapes.indices(objective.encoder, PREFIX)

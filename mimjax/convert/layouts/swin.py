@@ -1,0 +1,176 @@
+"""microsoft/Swin-Transformer `models/swin_transformer.py`, and its variants' names."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mimjax import posembed
+from mimjax.backbones import windows
+from mimjax.convert import schemes, shapes
+from mimjax.convert.names import Arrays, Entry
+
+VIT = schemes.Vit(blocks="layers.{}.blocks.{}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """Names of a Swin transformer; `late` 1: stages merge at the start of the next."""
+
+    vit: schemes.Vit = VIT
+    merge: str = "layers.{}.downsample"
+    late: int = 0
+    head: str = "head"
+    # Buffers of a layer, where they are kept.
+    index: str = "attn.relative_position_index"
+    mask: str = "attn_mask"
+
+
+NAMES = Names()
+FIELDS: dict[str, tuple[Any, ...]] = {}
+
+
+def recognises(arrays: Arrays) -> bool:
+    """Stages of layers with a relative table each, merging at their end."""
+    return (
+        "layers.0.blocks.0.attn.relative_position_bias_table" in arrays
+        and "layers.0.downsample.reduction.weight" in arrays
+    )
+
+
+def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The config groups of the model."""
+    encoder = fields(arrays, said, "", NAMES)
+    return {"encoder": encoder, "objective": classifier(arrays, NAMES.head)}
+
+
+def classifier(arrays: Arrays, head: str) -> dict[str, Any]:
+    """The objective of a classifier of the mean of all tokens."""
+    found: dict[str, Any] = {"name": "classify", "pool": "gap"}
+    if f"{head}.weight" in arrays:
+        found["num_classes"] = arrays[f"{head}.weight"].shape[0]
+    return found
+
+
+def fields(
+    arrays: Arrays, said: dict[str, Any], prefix: str, names: Names
+) -> dict[str, Any]:
+    """The encoder; how large images are the shapes do not tell, but a mask may."""
+    arrays = {n.removeprefix(prefix): x for n, x in arrays.items()}
+    vit = names.vit
+    width, channels, *patch = shapes.convolution(arrays, vit.patch)
+    depths, heads, windows_ = [], [], []
+    while f"{vit.blocks.format(len(depths), 0)}.{vit.layer.norm1}.weight" in arrays:
+        stage = len(depths)
+        rows, count = arrays[f"{vit.blocks.format(stage, 0)}.{vit.layer.table}"].shape
+        depths.append(shapes.count(arrays, vit.blocks.replace("{}", str(stage), 1)))
+        heads.append(count)
+        windows_.append((math.isqrt(rows) + 1) // 2)
+    window, first = max(windows_), vit.blocks.format(0, 0)
+    up = arrays[f"{first}.{vit.layer.mlp[0]}.weight"]
+    found = {
+        "name": "swin",
+        "width": width,
+        "depths": tuple(depths),
+        "heads": tuple(heads),
+        "window": window,
+        "mlp_ratio": up.shape[0] / width,
+        "channels": channels,
+        "patch_size": tuple(patch),
+        "norm_eps": said.get("layer_norm_eps", 1e-5),
+    }
+    size = shapes.sized(said.get("image_size"))
+    size = size or size_of(arrays, names, found, windows_)
+    return {**found, "image_size": size}
+
+
+def size_of(
+    arrays: Arrays, names: Names, found: dict[str, Any], sides: list[int]
+) -> tuple[int, int]:
+    """A square image: by the mask of a shifted layer, or the last stage's window.
+
+    Without masks the last stage is as large as its window, as officially (7 of 224
+    pixels, 12 of 384; 6 of 192 in SimMIM).
+    """
+    last = len(sides) - 1
+    for stage, side in enumerate(sides):
+        mask = f"{names.vit.blocks.format(stage, 1)}.{names.mask}"
+        if mask in arrays:
+            grid = side * shapes.square(len(arrays[mask])) * 2**stage
+            break
+    else:
+        grid = sides[last] * 2**last
+    return tuple(grid * p for p in found["patch_size"])
+
+
+def misfit(objective: Any) -> str:
+    """Why it cannot be written so, if it cannot."""
+    return schemes.misfit(objective, ("swin",), ("classify",), FIELDS)
+
+
+def entries(objective: Any) -> Iterator[Entry]:
+    """The table of names."""
+    yield from encoder(objective.encoder, "", NAMES)
+    yield from schemes.linear("head", NAMES.head)
+
+
+def encoder(swin: Any, prefix: str, names: Names) -> Iterator[Entry]:
+    """The table of names of the encoder."""
+    vit = names.vit
+    yield from schemes.patch("encoder/patch", prefix + vit.patch, swin)
+    yield from schemes.norm("encoder/patch_scale", prefix + vit.patch_norm)
+    for stage, spec in enumerate(specs(swin)):
+        stack = (
+            f"encoder/stages_{stage}/layers",
+            prefix + vit.blocks.replace("{}", str(stage), 1),
+        )
+        depth = swin.depths[stage]
+        yield from schemes.layers(*stack, spec, depth, vit.layer, True)
+        if stage + 1 < len(swin.depths):
+            ours = f"encoder/merges_{stage}"
+            merge = prefix + names.merge.format(stage + names.late)
+            yield from schemes.norm(f"{ours}/norm", f"{merge}.norm")
+            reduction = (f"{ours}/reduction", f"{merge}.reduction")
+            yield from schemes.linear(*reduction, bias=False)
+    yield from schemes.norm("encoder/norm", prefix + vit.norm)
+
+
+def specs(swin: Any) -> list[Any]:
+    """The layers of every stage."""
+    grid, found = swin.grid, []
+    for stage, heads in enumerate(swin.heads):
+        found.append(
+            windows.Spec(
+                width=swin.width * 2**stage,
+                heads=heads,
+                mlp_width=0,
+                grid=grid,
+                window=min(swin.window, *grid),
+            )
+        )
+        grid = (grid[0] // 2, grid[1] // 2)
+    return found
+
+
+def constants(objective: Any) -> dict[str, np.ndarray]:
+    """Tables of distances, and masks of the layers that shift."""
+    return buffers(objective.encoder, "", NAMES)
+
+
+def buffers(swin: Any, prefix: str, names: Names) -> dict[str, np.ndarray]:
+    """What their layers keep beside parameters."""
+    found = {}
+    for stage, spec in enumerate(specs(swin)):
+        index = posembed.relative_index((spec.window, spec.window), cls=False)
+        apart = (
+            windows.apart(spec.grid, spec.window, spec.shift) if spec.shift else None
+        )
+        for number in range(swin.depths[stage]):
+            block = prefix + names.vit.blocks.format(stage, number)
+            found[f"{block}.{names.index}"] = np.asarray(index, np.int64)
+            if apart is not None and number % 2 and names.mask:
+                mask = np.where(apart, np.float32(windows.APART), np.float32(0.0))
+                found[f"{block}.{names.mask}"] = mask
+    return found

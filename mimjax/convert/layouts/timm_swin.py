@@ -1,0 +1,62 @@
+"""timm `SwinTransformer`: stages merge at the start of the next, not at their end."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mimjax.convert import schemes
+from mimjax.convert.layouts import swin, timm_vit
+from mimjax.convert.names import Arrays, Entry
+
+NAMES = dataclasses.replace(swin.NAMES, late=1, head="head.fc")
+
+
+def recognises(arrays: Arrays) -> bool:
+    """Stages of layers with a relative table each, merging at their start."""
+    return (
+        "layers.0.blocks.0.attn.relative_position_bias_table" in arrays
+        and "layers.0.downsample.reduction.weight" not in arrays
+    )
+
+
+def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The config groups of the model."""
+    encoder = swin.fields(arrays, said, "", NAMES)
+    return {"encoder": encoder, "objective": swin.classifier(arrays, NAMES.head)}
+
+
+def misfit(objective: Any) -> str:
+    """Why it cannot be written so, if it cannot."""
+    wrong = schemes.misfit(objective, ("swin",), (), {"norm_eps": (1e-5,)})
+    return wrong or timm_vit.headless(objective)
+
+
+def entries(objective: Any) -> Iterator[Entry]:
+    """The table of names."""
+    yield from swin.encoder(objective.encoder, "", NAMES)
+    if hasattr(objective, "num_classes"):
+        yield from schemes.linear("head", NAMES.head)
+
+
+def constants(objective: Any) -> dict[str, np.ndarray]:
+    """Nothing: timm computes its tables of distances."""
+    return {}
+
+
+def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:
+    """The configuration beside the weights."""
+    encoder = objective.encoder
+    args = {
+        "img_size": list(encoder.image_size),
+        "patch_size": encoder.patch_size[0],
+        "in_chans": encoder.channels,
+        "embed_dim": encoder.width,
+        "depths": list(encoder.depths),
+        "num_heads": list(encoder.heads),
+        "window_size": encoder.window,
+        "mlp_ratio": encoder.mlp_ratio,
+    }
+    name = "swin_base_patch4_window7_224"
+    return timm_vit.configuration(name, objective, args, mean, std)

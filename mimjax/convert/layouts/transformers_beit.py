@@ -1,0 +1,104 @@
+"""transformers `BeitModel`, its classifier and `BeitForMaskedImageModeling`."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mimjax.convert import resize, schemes, shapes
+from mimjax.convert.layouts import timm_beit, timm_vit, transformers_vit
+from mimjax.convert.layouts.transformers_vit import NAMES
+from mimjax.convert.names import COPY, Arrays, Entry
+
+PREFIX = "beit."
+RESIZE = resize.bilinear
+NORM = "pooler.layernorm"
+FIELDS = {**timm_beit.FIELDS, "gelu_tanh": (False, True)}
+
+
+def recognises(arrays: Arrays) -> bool:
+    """Its names, with LayerScale or relative tables."""
+    first = NAMES.blocks.format(0)
+    marks = {
+        f"{first}.{NAMES.layer.scales[0]}",
+        f"{first}.{NAMES.layer.table}",
+        NAMES.table,
+    }
+    query = f"{first}.attention.attention.query.weight"
+    return query in arrays and bool(marks & set(arrays))
+
+
+def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The config groups of the model."""
+    encoder = shapes.vit(arrays, names=NAMES, said=said)
+    encoder |= {"start": "beit", **transformers_vit.activation(said)}
+    if "lm_head.weight" in arrays:
+        return {"encoder": encoder, "objective": {"name": "beit"}}
+    pool = "mean" if f"{NORM}.weight" in arrays else "token"
+    objective = {"name": "classify", "pool": pool}
+    objective |= transformers_vit.classes(arrays)
+    return {"encoder": encoder, "objective": objective}
+
+
+def misfit(objective: Any) -> str:
+    """Why it cannot be written so, if it cannot."""
+    wrong = schemes.misfit(objective, ("vit",), (), FIELDS)
+    wrong = wrong or transformers_vit.square_image(objective)
+    return wrong or timm_vit.headless(objective)
+
+
+def entries(objective: Any) -> Iterator[Entry]:
+    """The table of names."""
+    kind = schemes.kind_of(objective)
+    front = prefix(objective)
+    # The last norm of a model with a head over a vocabulary is the head's.
+    for entry in schemes.vit(objective.encoder, front, NAMES):
+        theirs = entry.theirs
+        if kind == "beit" and entry.ours.startswith("encoder/norm/"):
+            theirs = tuple(name.removeprefix(front) for name in theirs)
+        yield dataclasses.replace(entry, theirs=theirs)
+    if kind == "beit":
+        yield Entry("mask_token", (f"{front}embeddings.mask_token",), COPY)
+        yield from schemes.linear("head", "lm_head")
+    if kind == "classify":
+        if objective.pool == "mean":
+            yield from schemes.norm("fc_norm", f"{front}{NORM}")
+        yield from schemes.linear("head", "classifier")
+
+
+def prefix(objective: Any) -> str:
+    """What the names of the encoder begin with."""
+    return PREFIX if schemes.kind_of(objective) in ("beit", "classify") else ""
+
+
+def constants(objective: Any) -> dict[str, np.ndarray]:
+    """Nothing: tables of distances are computed there too."""
+    return {}
+
+
+def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:
+    """The configuration beside the weights, and that of the image processor."""
+    encoder, kind = objective.encoder, schemes.kind_of(objective)
+    heads = {
+        "beit": "BeitForMaskedImageModeling",
+        "classify": "BeitForImageClassification",
+    }
+    shared = encoder.position == "relative"
+    said = {
+        "model_type": "beit",
+        "architectures": [heads.get(kind, "BeitModel")],
+        **transformers_vit.transformer(encoder),
+        "layer_scale_init_value": encoder.layer_scale,
+        "use_absolute_position_embeddings": False,
+        "use_relative_position_bias": not shared,
+        "use_shared_relative_position_bias": shared,
+        "use_mask_token": kind == "beit",
+        "use_mean_pooling": getattr(objective, "pool", "token") == "mean",
+        "vocab_size": objective.tokenizer.objective.num_codes
+        if kind == "beit"
+        else 8192,
+        **transformers_vit.labels(objective),
+    }
+    images = transformers_vit.processor(objective, mean, std)
+    return {"config.json": said, **images}

@@ -1,0 +1,81 @@
+"""transformers `Dinov2Model`, and the same with registers."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mimjax.convert import schemes, shapes
+from mimjax.convert.layouts import dinov2, transformers_vit
+from mimjax.convert.names import Arrays, Entry
+
+SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")
+RESIZE = dinov2.RESIZE
+GATED = ("mlp.weights_in", "mlp.weights_out")
+FIELDS = {**dinov2.FIELDS, "gelu_tanh": (False, True)}
+
+
+def names_of(gated: bool) -> schemes.Vit:
+    """The names of a model."""
+    layer = dataclasses.replace(
+        transformers_vit.LAYER,
+        norm1="norm1",
+        norm2="norm2",
+        mlp=GATED if gated else ("mlp.fc1", "mlp.fc2"),
+        scales=SCALES,
+    )
+    return dataclasses.replace(transformers_vit.NAMES, layer=layer)
+
+
+def recognises(arrays: Arrays) -> bool:
+    """Its names, with LayerScale."""
+    return f"encoder.layer.0.{SCALES[0]}" in arrays
+
+
+def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The config groups of the model: its encoder, and a classifier without a head.
+
+    Theirs is of the class token beside the mean of patches, which is not here.
+    """
+    gated = f"encoder.layer.0.{GATED[0]}.weight" in arrays
+    encoder = shapes.vit(arrays, "", names_of(gated), said)
+    encoder |= {"start": "vit", **transformers_vit.activation(said)}
+    return {"encoder": encoder, "objective": {"name": "classify"}}
+
+
+def misfit(objective: Any) -> str:
+    """Why it cannot be written so, if it cannot."""
+    wrong = schemes.misfit(objective, ("vit",), (), FIELDS)
+    if not wrong and not objective.encoder.layer_scale:
+        wrong = "encoder.layer_scale: it has one in every layer"
+    return wrong or transformers_vit.square_image(objective)
+
+
+def entries(objective: Any) -> Iterator[Entry]:
+    """The table of names."""
+    encoder = objective.encoder
+    yield from schemes.vit(encoder, names=names_of(encoder.swiglu))
+
+
+def constants(objective: Any) -> dict[str, np.ndarray]:
+    """What is put for hidden patches in its own pretraining, which is not here."""
+    return {"embeddings.mask_token": dinov2.constants(objective)["mask_token"]}
+
+
+def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:
+    """The configuration beside the weights, and that of the image processor."""
+    encoder = objective.encoder
+    said = {
+        "model_type": "dinov2_with_registers" if encoder.registers else "dinov2",
+        "architectures": [
+            "Dinov2WithRegistersModel" if encoder.registers else "Dinov2Model"
+        ],
+        **transformers_vit.transformer(encoder),
+        "mlp_ratio": encoder.mlp_ratio,
+        "layerscale_value": encoder.layer_scale,
+        "num_register_tokens": encoder.registers,
+        "use_swiglu_ffn": encoder.swiglu,
+    }
+    images = transformers_vit.processor(objective, mean, std)
+    return {"config.json": said, **images}

@@ -1,0 +1,62 @@
+"""Tables of positions of one encoder for another of another image size or window."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from mimjax.convert import resize
+from mimjax.convert.resize import Grid, Way
+
+TABLES = ("pos_embed", "relative_table")
+"""The names of the parameters."""
+
+
+def fitted(
+    place: tuple[str, ...],
+    table: np.ndarray,
+    encoder: Any,
+    how: Way,
+    source: Any = None,
+) -> np.ndarray:
+    """A table of positions for an encoder; another parameter as it is.
+
+    Args:
+        place: the path of the parameter below the encoder.
+        table: [1, extra + N, D] of absolute positions, [rows, heads] of relative ones,
+            or [layers, rows, heads].
+        encoder: what it is to fit.
+        how: how the code that made it resizes tables.
+        source: the encoder that has it; without, it is of a square.
+
+    Raises:
+        ValueError: it cannot be made to fit; one line.
+    """
+    if place[-1] not in TABLES:
+        return table
+    if place[-1] == "pos_embed":
+        grid = source.grid if source else None
+        extra = int(encoder.cls)
+        return resize.positions(table, encoder.grid, how, extra=extra, source=grid)
+    extra = 3 if encoder.cls else 0
+    old = area(place, source) if source else square(table.shape[-2] - extra)
+    grids = (old, area(place, encoder))
+    if table.ndim == 2:
+        return resize.relative(table, *grids, how, extra=extra)
+    return np.stack([resize.relative(x, *grids, how, extra=extra) for x in table])
+
+
+def area(place: tuple[str, ...], encoder: Any) -> Grid:
+    """Rows and columns of the patches whose distances are told apart."""
+    if not hasattr(encoder, "window"):
+        return encoder.grid
+    stage = int(place[0].removeprefix("stages_"))
+    rows, columns = encoder.grid
+    side = min(encoder.window, rows // 2**stage, columns // 2**stage)
+    return side, side
+
+
+def square(distances: int) -> Grid:
+    """The square of so many distances."""
+    side = (math.isqrt(max(distances, 0)) + 1) // 2
+    return side, side

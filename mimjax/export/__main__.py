@@ -1,0 +1,81 @@
+"""python -m mimjax.export --workdir=DIR --layout=NAME --out=DIR [--verify]
+
+Writes what a run has trained as files that load elsewhere in one line. Exit status: 0
+done, 70 --verify found another result, 74 storage, 78 what cannot be written so.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+
+from mimjax.main import BAD_CONFIG, INTERNAL, STORAGE, Parser
+from mimjax.schema import ConfigError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    # Numbers are moved about, and checked on a few images: no accelerator is needed.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    parser = Parser(
+        prog="python -m mimjax.export",
+        description="Writes a trained model for other programs.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--workdir", required=True, help="of a run, or a file of another project"
+    )
+    parser.add_argument(
+        "--layout",
+        required=True,
+        help="timm, transformers, official, stablehlo, or one of the names of "
+        "mimjax/convert/layouts",
+    )
+    parser.add_argument("--out", required=True, help="the folder to make")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="run both models on the same images and print how far they are apart",
+    )
+    try:
+        return export(parser.parse_args(given))
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return BAD_CONFIG
+
+
+def export(flags: argparse.Namespace) -> int:
+    """Loads, writes, and compares where that is asked for."""
+    from mimjax import models
+    from mimjax.checkpoint import StorageError
+    from mimjax.convert.files import BadFileError
+    from mimjax.export import folder, verify
+
+    out = pathlib.Path(flags.out)
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError([f"--out: {out} is not empty; name another folder"])
+    try:
+        model = models.load(flags.workdir)
+        layout = folder.chosen(model, flags.layout)
+        left_out = folder.write(model, layout, out, flags.workdir)
+    except (BadFileError, folder.NoLayoutError, ValueError) as error:
+        raise ConfigError([str(error)]) from None
+    except (OSError, StorageError) as error:
+        print(error, file=sys.stderr)
+        return STORAGE
+    print(f"{layout}: {out}, to be loaded as its README.md says")
+    if left_out:
+        print(f"left out, for it has no place there: {', '.join(left_out)}")
+    if not flags.verify:
+        return 0
+    found = verify.compare(model, layout, out)
+    for line in verify.lines(found):
+        print(line)
+    folder.add_to_card(out, verify.lines(found))
+    return 0 if all(one.agrees for one in found) else INTERNAL
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""The folder of an exported model: weights, configuration, and the model card."""
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from mimjax import metrics, models
+from mimjax.convert import layouts, weights
+from mimjax.export import program
+from mimjax.metrics import replacing
+from mimjax.warmstart import named_leaves
+
+FAMILIES = ("official", "timm", "transformers")
+PROGRAM = "stablehlo"
+WEIGHTS = "model.safetensors"
+CARD = "README.md"
+# How each loads, in one line; {} is the folder.
+LINES = {
+    "timm": 'timm.create_model("local-dir:{}", pretrained=True)',
+    "transformers": 'transformers.{kind}.from_pretrained("{}")',
+    "official": 'model.load_state_dict(safetensors.torch.load_file("{}/'
+    + WEIGHTS
+    + '"))',
+    "vit_jax": 'numpy.load("{}/model.npz")',
+    PROGRAM: 'jax.export.deserialize(bytearray(open("{}/'
+    + program.NAME
+    + '", "rb").read()))',
+}
+
+
+class NoLayoutError(Exception):
+    """A model cannot be written so; the message is one line."""
+
+
+def chosen(model: models.Model, asked: str) -> str:
+    """The layout of that name, or the one of a family that holds most of the model."""
+    if asked == PROGRAM:
+        return PROGRAM
+    names = [n for n in layouts.names() if asked in (n, layouts.family(n))]
+    if not names:
+        known = ", ".join([*FAMILIES, PROGRAM, *layouts.names()])
+        raise NoLayoutError(f"--layout: {asked!r} is none of {known}")
+    objective = model.config.objective
+    wrong = {name: layouts.load(name).misfit(objective) for name in names}
+    fitting = [name for name in names if not wrong[name]]
+    if not fitting:
+        why = "; ".join(f"{name}: {said}" for name, said in wrong.items())
+        raise NoLayoutError(f"--layout: {asked} cannot hold this model ({why})")
+    return max(fitting, key=lambda name: len(held(model, name)))
+
+
+def held(model: models.Model, layout: str) -> set[str]:
+    """The parameters that the layout has a place for."""
+    return {e.ours for e in layouts.load(layout).entries(model.config.objective)}
+
+
+def write(
+    model: models.Model, layout: str, out: pathlib.Path, source: str
+) -> list[str]:
+    """Writes the folder; returns the names of parameters that are not in it.
+
+    Args:
+        source: where the model comes from, for the card.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    leaves = ["/".join(name) for name in named_leaves(model.variables["params"])]
+    if layout == PROGRAM:
+        program.write(model, out)
+        left_out, line = program.left_out(model), LINES[PROGRAM]
+        line = line.format(out)
+    else:
+        files = pack(model, layout, out)
+        left_out = sorted(set(leaves) - held(model, layout))
+        kind = files.get("config.json", {}).get("architectures", ["AutoModel"])[0]
+        way = layout if layout in LINES else layouts.family(layout)
+        line = LINES[way].format(out, kind=kind)
+    with replacing(out / CARD) as temporary:
+        temporary.write_text(card(model, layout, out, source, line, left_out))
+    return groups(left_out)
+
+
+def pack(model: models.Model, layout: str, out: pathlib.Path) -> dict[str, Any]:
+    """Writes weights and configuration; returns the latter by file name."""
+    objective = model.config.objective
+    variables = dict(model.variables)
+    arrays = weights.written(objective, variables.pop("params") | variables, layout)
+    with replacing(out / (WEIGHTS if layout != "vit_jax" else "model.npz")) as file:
+        if layout == "vit_jax":
+            with file.open("wb") as opened:
+                np.savez(opened, **arrays)
+        else:
+            save_file(arrays, file, metadata={"format": "pt"})
+    table = layouts.load(layout)
+    mean, std = ([float(x) for x in part] for part in model.constants)
+    found = table.package(objective, mean, std) if hasattr(table, "package") else {}
+    for name, content in found.items():
+        with replacing(out / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+    return found
+
+
+def groups(names: list[str]) -> list[str]:
+    """The parts of a model that the names are of."""
+    return sorted({name.partition("/")[0] for name in names})
+
+
+def card(
+    model: models.Model,
+    layout: str,
+    out: pathlib.Path,
+    source: str,
+    line: str,
+    left_out: list[str],
+) -> str:
+    """The model card, Markdown."""
+    values, (mean, std) = model.config.values, model.constants
+    encoder, objective = values["encoder"], values["objective"]
+    text = [
+        f"# {objective['name']} on {encoder['name']}, {layout}",
+        f"Load it with `{line}`.",
+        f"Images: {encoder['image_size']} pixels (rows, columns), divided by 255, "
+        f"minus {rounded(mean)}, over {rounded(std)}.",
+        f"From `{source}` after {model.step:,} updates.",
+    ]
+    if left_out:
+        text.append(f"Left out: {', '.join(groups(left_out))}.")
+    if model.fresh:
+        fresh = ", ".join(groups(model.fresh))
+        text.append(f"Not in the source, and so as it starts: {fresh}.")
+    text += run_facts(pathlib.Path(source), model.step)
+    text += ["## Files", table_of(out)]
+    text += ["## Config", f"```json\n{json.dumps(values, indent=1, default=str)}\n```"]
+    return "\n\n".join(text) + "\n"
+
+
+def rounded(numbers: Any) -> list[float]:
+    """The shortest decimals that are these float32 numbers."""
+    return [float(str(x)) for x in np.asarray(numbers, np.float32)]
+
+
+def run_facts(workdir: pathlib.Path, step: int) -> list[str]:
+    """What a run says of its data, versions and results, as far as it is one."""
+    text, record = [], workdir / "run.json"
+    if record.exists():
+        facts = json.loads(record.read_text())
+        for name in ("data", "versions"):
+            said = ", ".join(f"{k} {v}" for k, v in facts.get(name, {}).items())
+            text.append(f"{name.capitalize()}: {said}.")
+    if (workdir / metrics.METRICS).exists():
+        last: dict[str, Any] = {}
+        for row in metrics.read_metrics(workdir):
+            if row.get("step", 0) <= step:
+                last |= {k: v for k, v in row.items() if isinstance(v, int | float)}
+        said = ", ".join(f"{k} {v:.4g}" for k, v in last.items() if k != "step")
+        text.append(f"Last measured: {said}.")
+    return text
+
+
+def table_of(out: pathlib.Path) -> str:
+    """The files and their SHA-256."""
+    rows = ["| file | bytes | SHA-256 |", "|---|---|---|"]
+    for path in sorted(p for p in out.iterdir() if p.name != CARD):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        rows.append(f"| {path.name} | {path.stat().st_size:,} | `{digest}` |")
+    return "\n".join(rows)
+
+
+def add_to_card(out: pathlib.Path, found: list[str]) -> None:
+    """Adds what the comparison found."""
+    text = (out / CARD).read_text()
+    with replacing(out / CARD) as temporary:
+        temporary.write_text(f"{text}\n## Verified\n\n" + "\n".join(found) + "\n")

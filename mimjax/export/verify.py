@@ -1,0 +1,193 @@
+"""An exported model beside ours on the same images."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mimjax import masking, models, patches
+from mimjax.convert import layouts, schemes, weights
+from mimjax.convert.files import read
+from mimjax.export import program
+from mimjax.schema import ConfigError
+from mimjax.warmstart import named_leaves
+
+IMAGES = 2
+RELATIVE = 1e-4
+"""Float32 sums in another order differ by less; a wrong eps or activation by more."""
+# Where timm computes a hybrid otherwise: it adds 1e-8 to the variance of a kernel and
+# 1e-5 to that of a group, officially 1e-5 to the deviation and 1e-6.
+HYBRID = 3e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far an output is from ours; `relative` is to the largest entry of ours."""
+
+    output: str
+    absolute: float
+    relative: float
+    allowed: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it is as near as rounding explains."""
+        return self.relative <= self.allowed
+
+
+def lines(found: list[Difference]) -> list[str]:
+    """The differences, one line each."""
+    return [
+        f"{one.output}: largest difference {one.absolute:.2g}, relative "
+        f"{one.relative:.2g}{'' if one.agrees else ': NOT the same'}"
+        for one in found
+    ]
+
+
+def compare(model: models.Model, layout: str, folder: pathlib.Path) -> list[Difference]:
+    """Every output of both, on images of noise; what is hidden is drawn once."""
+    encoder, rng = model.encoder, np.random.default_rng(0)
+    size = (IMAGES, *encoder.image_size, encoder.channels)
+    pixels = rng.integers(0, 256, size, dtype=np.uint8)
+    image = np.asarray(patches.normalise(jnp.asarray(pixels), *model.constants))
+    allowed = HYBRID if hasattr(encoder, "stages") else RELATIVE
+    if layout == program.NAME.rpartition(".")[2]:
+        return differences(program.ours(model, pixels), program.run(folder, pixels))
+    family = layouts.family(layout)
+    if family == "official":
+        return reread(model, layout, folder)
+    drawn = draw(model.config.objective)
+    ours = {name: np.asarray(x) for name, x in answers(model, image, drawn).items()}
+    theirs = PEERS[family](folder, image.transpose(0, 3, 1, 2), drawn)
+    return differences(ours, theirs, allowed)
+
+
+def differences(
+    ours: dict[str, np.ndarray],
+    theirs: dict[str, np.ndarray],
+    allowed: float = RELATIVE,
+) -> list[Difference]:
+    """Of every output that both have."""
+    found = []
+    for name, x in ours.items():
+        if name in theirs:
+            y = np.asarray(theirs[name]).reshape(x.shape)
+            gap = float(np.abs(x - y).max())
+            found.append(Difference(name, gap, gap / float(np.abs(x).max()), allowed))
+    return found
+
+
+def reread(model: models.Model, layout: str, folder: pathlib.Path) -> list[Difference]:
+    """The file read again: the official code cannot be installed."""
+    files = {"vit_jax": folder / "model.npz"}
+    arrays = read(files.get(layout, folder))
+    again = weights.matching(folder, weights.plainly(arrays), layout, model.config)
+    ours = {"/".join(n): x for n, x in named_leaves(model.variables["params"]).items()}
+    theirs = {"/".join(n): x for n, x in named_leaves(again.params).items()}
+    shared = [name for name in ours if name in theirs]
+    gap = max(float(np.abs(ours[n] - theirs[n]).max()) for n in shared)
+    return [Difference(f"{len(shared)} parameters, read again", gap, gap, 0.0)]
+
+
+def draw(objective: Any) -> dict[str, np.ndarray]:
+    """What is hidden: a place for every patch, and which patches are."""
+    encoder, rng = objective.encoder, np.random.default_rng(1)
+    noise = rng.random((IMAGES, encoder.num_tokens)).astype(np.float32)
+    grid = patches.grid_of(encoder.image_size, encoder.cell)
+    count = grid[0] * grid[1]
+    hidden = np.argsort(rng.random((IMAGES, count)), axis=1) < count // 2
+    times = encoder.cell[0] // encoder.patch_size[0]
+    fine = np.asarray(masking.spread(jnp.asarray(hidden), grid, times))
+    return {"noise": noise, "hidden": hidden, "patches": fine}
+
+
+def answers(
+    model: models.Model, image: np.ndarray, drawn: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Our tokens, and what the head makes of them."""
+    objective = model.config.objective
+    kind = schemes.kind_of(objective)
+    own = {"params": model.params}
+
+    def tokens() -> Any:
+        if getattr(objective, "pool", "") == "mean":
+            # The norm comes after the mean.
+            start = model.encoder.apply(own, image, method="embed")
+            return model.encoder.apply(own, start, method="run")[0]
+        return program.tokens_of(model.encoder, own, image)
+
+    def call(method: str, *args: Any) -> Any:
+        return objective.apply(model.variables, image, *args, method=method)
+
+    found = {"tokens": jax.jit(tokens)()}
+    if kind == "mae":
+        order = np.argsort(drawn["noise"], axis=1)
+        kept = objective.num_kept
+        found["predicted"] = call("predict", order[:, :kept], order[:, kept:])
+        back = np.argsort(order, axis=1)[:, :, None]
+        found["predicted"] = np.take_along_axis(found["predicted"], back, axis=1)
+    if kind == "simmim":
+        found["predicted"] = call("predict", drawn["hidden"])
+    if kind == "classify":
+        found["logits"] = call("logits")
+    return found
+
+
+def timm_outputs(
+    folder: pathlib.Path, image: np.ndarray, drawn: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What timm says, from the folder alone."""
+    timm, torch = required("timm"), required("torch")
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.no_grad():
+        tokens = model.forward_features(torch.from_numpy(image))
+        found = {"tokens": tokens.numpy()}
+        if model.num_classes:
+            found["logits"] = model.forward_head(tokens).numpy()
+    return found
+
+
+def transformers_outputs(
+    folder: pathlib.Path, image: np.ndarray, drawn: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What transformers says, from the folder alone."""
+    transformers, torch = required("transformers"), required("torch")
+    x, seen = torch.from_numpy(image), {}
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    kind = transformers.AutoConfig.from_pretrained(folder).architectures[0]
+    noise = torch.from_numpy(drawn["noise"])
+    if "MAE" in kind:
+        model.config.mask_ratio = 0.0
+        seen["noise"] = torch.arange(noise.shape[1]).expand(noise.shape)
+    with torch.no_grad():
+        found = {"tokens": model(x, **seen).last_hidden_state.numpy()}
+        whole = getattr(transformers, kind).from_pretrained(folder).eval()
+        if "MAE" in kind:
+            found["predicted"] = whole(x, noise=noise).logits.numpy()
+        elif "MaskedImage" in kind and not kind.startswith("Beit"):
+            hidden = torch.from_numpy(drawn["patches"])
+            picture = whole(x, bool_masked_pos=hidden).reconstruction.numpy()
+            cell = whole.config.encoder_stride
+            picture = jnp.asarray(picture.transpose(0, 2, 3, 1))
+            found["predicted"] = np.asarray(patches.patchify(picture, (cell, cell)))
+        elif "Classification" in kind:
+            found["logits"] = whole(x).logits.numpy()
+    return found
+
+
+PEERS = {"timm": timm_outputs, "transformers": transformers_outputs}
+
+
+def required(name: str) -> Any:
+    """A package of PyTorch, which is not installed with this one."""
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            [f"--verify: needs {name} (pip install {name}): {error}"]
+        ) from None

@@ -32,7 +32,7 @@ from transformers import (
     ViTMAEForPreTraining,
 )
 
-from mimjax import frozen, masking, patches, posembed
+from mimjax import frozen, masking, patches, posembed, train
 from mimjax.backbones import swin, vit
 from mimjax.objectives import beit, classify, dvae, mae, simmim
 from mimjax.tokenizers import dvae as dvae_net
@@ -377,6 +377,32 @@ def test_dinov2(size, patch, swiglu, depth, registers):
     result = closeness.Answer(value, *outputs, grads)
     wanted = official.hugging_face_dinov2(peers.gradients(theirs), 4)
     peers.agree(result, loss, heard, told.detach().numpy(), wanted)
+
+
+def test_dinov2_g_has_as_many_parameters():
+    with torch.device("meta"):
+        theirs = Dinov2Model(
+            Dinov2Config(
+                image_size=518,
+                patch_size=14,
+                hidden_size=1536,
+                num_hidden_layers=40,
+                num_attention_heads=24,
+                use_swiglu_ffn=True,
+                use_mask_token=False,
+            )
+        )
+    fields = {**vit.SIZES["g"], "mlp_ratio": 2.6667, "swiglu": True}
+    fields |= {"position": "learned", "layer_scale": 1.0}
+    encoder = vit.Encoder((518, 518), (14, 14), **fields)
+    assert encoder.spec(encoder.width, encoder.heads).mlp_width == 4096
+    image = jnp.zeros((1, 518, 518, 3))
+    shapes = jax.eval_shape(
+        lambda: encoder.init(
+            jax.random.key(0), image, method=lambda m, x: m(m.embed(x))
+        )
+    )
+    assert train.count(shapes["params"]) == theirs.num_parameters()
 
 
 SWINS = [

@@ -13,10 +13,12 @@ import struct
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from mimjax.convert.archives import of_zip
 from mimjax.convert.pickles import DTYPES, Flaw, short
 from mimjax.convert.states import of_stream
+from mimjax.metrics import replacing
 
 
 class BadFileError(Exception):
@@ -50,6 +52,14 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         if all(name.startswith(prefix) for name in weights):
             weights = {n.removeprefix(prefix): x for n, x in weights.items()}
     return weights
+
+
+def write(path: pathlib.Path, weights: dict[str, np.ndarray]) -> None:
+    """Writes a safetensors file, whole or not at all; PyTorch's libraries take it."""
+    with replacing(path) as temporary:
+        save_file(weights, temporary, metadata={"format": "pt"})
+        # It is made for its owner alone; others may read what the folder lets them.
+        temporary.chmod(0o644)
 
 
 def told(path: pathlib.Path) -> dict[str, Any]:

@@ -6,17 +6,16 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from mimjax import metrics, models
-from mimjax.convert import layouts, weights
+from mimjax.convert import files, layouts, weights
 from mimjax.export import program
 from mimjax.metrics import replacing
 from mimjax.warmstart import named_leaves
 
 FAMILIES = ("official", "timm", "transformers")
 PROGRAM = "stablehlo"
-WEIGHTS = "model.safetensors"
+WEIGHTS, NPZ = "model.safetensors", "model.npz"
 CARD = "README.md"
 # How each loads, in one line; {} is the folder.
 LINES = {
@@ -25,7 +24,7 @@ LINES = {
     "official": 'model.load_state_dict(safetensors.torch.load_file("{}/'
     + WEIGHTS
     + '"))',
-    "vit_jax": 'numpy.load("{}/model.npz")',
+    "vit_jax": 'numpy.load("{}/' + NPZ + '")',
     PROGRAM: 'jax.export.deserialize(bytearray(open("{}/'
     + program.NAME
     + '", "rb").read()))',
@@ -73,9 +72,9 @@ def write(
         left_out, line = program.left_out(model), LINES[PROGRAM]
         line = line.format(out)
     else:
-        files = pack(model, layout, out)
+        said = pack(model, layout, out)
         left_out = sorted(set(leaves) - held(model, layout))
-        kind = files.get("config.json", {}).get("architectures", ["AutoModel"])[0]
+        kind = said.get("config.json", {}).get("architectures", ["AutoModel"])[0]
         way = layout if layout in LINES else layouts.family(layout)
         line = LINES[way].format(out, kind=kind)
     with replacing(out / CARD) as temporary:
@@ -88,12 +87,11 @@ def pack(model: models.Model, layout: str, out: pathlib.Path) -> dict[str, Any]:
     objective = model.config.objective
     variables = dict(model.variables)
     arrays = weights.written(objective, variables.pop("params") | variables, layout)
-    with replacing(out / (WEIGHTS if layout != "vit_jax" else "model.npz")) as file:
-        if layout == "vit_jax":
-            with file.open("wb") as opened:
-                np.savez(opened, **arrays)
-        else:
-            save_file(arrays, file, metadata={"format": "pt"})
+    if layout == "vit_jax":
+        with replacing(out / NPZ) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)
+    else:
+        files.write(out / WEIGHTS, arrays)
     table = layouts.load(layout)
     mean, std = ([float(x) for x in part] for part in model.constants)
     found = table.package(objective, mean, std) if hasattr(table, "package") else {}

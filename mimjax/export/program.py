@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from mimjax import models, patches
+from mimjax.convert import files
 from mimjax.metrics import replacing
 from mimjax.warmstart import named_leaves, nested
 
@@ -36,8 +37,7 @@ def write(model: models.Model, out: pathlib.Path) -> None:
     )
     with replacing(out / NAME) as temporary:
         temporary.write_bytes(exported.serialize())
-    with replacing(out / "model.safetensors") as temporary:
-        save_file(arrays, temporary)
+    files.write(out / "model.safetensors", arrays)
 
 
 def answers(model: models.Model, flat: dict[str, Any], images: Any) -> dict[str, Any]:

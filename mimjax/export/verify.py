@@ -1,8 +1,11 @@
 """An exported model beside ours on the same images."""
 
 import dataclasses
+import importlib
+import importlib.util
 import pathlib
-from typing import Any
+import sys
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -155,6 +158,9 @@ def transformers_outputs(
 ) -> dict[str, np.ndarray]:
     """What transformers says, from the folder alone."""
     transformers, torch = required("transformers"), required("torch")
+    # Its reports of what a model without a head does not take are no news.
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     x, seen = torch.from_numpy(image), {}
     model = transformers.AutoModel.from_pretrained(folder).eval()
     kind = transformers.AutoConfig.from_pretrained(folder).architectures[0]
@@ -183,11 +189,17 @@ PEERS = {"timm": timm_outputs, "transformers": transformers_outputs}
 
 def required(name: str) -> Any:
     """A package of PyTorch, which is not installed with this one."""
-    import importlib
-
+    if not importlib.util.find_spec(name):
+        raise ConfigError([f"--verify: needs {name}: pip install {name}"])
+    try:
+        importlib.import_module("torchvision")
+    except Exception as error:
+        if name == "timm":
+            what = f"timm needs torchvision, which does not import: {error}"
+            raise ConfigError([f"--verify: {what}"]) from None
+        # Built for another PyTorch it breaks transformers, which can do without.
+        sys.modules["torchvision"] = cast(Any, None)
     try:
         return importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigError(
-            [f"--verify: needs {name} (pip install {name}): {error}"]
-        ) from None
+    except Exception as error:
+        raise ConfigError([f"--verify: {name} does not import: {error}"]) from None

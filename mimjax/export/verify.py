@@ -55,7 +55,7 @@ def compare(model: models.Model, layout: str, folder: pathlib.Path) -> list[Diff
     encoder, rng = model.encoder, np.random.default_rng(0)
     size = (IMAGES, *encoder.image_size, encoder.channels)
     pixels = rng.integers(0, 256, size, dtype=np.uint8)
-    image = np.asarray(patches.normalise(jnp.asarray(pixels), *model.constants))
+    image = np.array(patches.normalise(jnp.asarray(pixels), *model.constants))
     allowed = HYBRID if hasattr(encoder, "stages") else RELATIVE
     if layout == program.NAME.rpartition(".")[2]:
         return differences(program.ours(model, pixels), program.run(folder, pixels))

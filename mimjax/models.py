@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageOps
 
-from mimjax import config, data, patches, settings, train, warmstart
+from mimjax import config, data, patches, settings, train, trees, warmstart
 from mimjax.checkpoint import StorageError
 from mimjax.convert import weights
 from mimjax.objectives import MOVING
@@ -93,17 +93,17 @@ def of_run(workdir: pathlib.Path) -> Model:
 
 def complete(given: config.Config, params: dict[str, Any], step: int) -> Model:
     """A model whose missing parameters start as those of a new run do."""
-    there = warmstart.named_leaves(params)
+    there = trees.named_leaves(params)
     wanted = weights.shapes_of(given)
     fresh = [name for name in wanted if name not in there]
     if any(there[n].shape != x.shape for n, x in wanted.items() if n in there):
         raise StorageError("its parameters are not those of its config.json")
     if fresh:
         state = jax.jit(lambda: train.init_state(given))()
-        start = warmstart.named_leaves(state.params)
-        start |= warmstart.named_leaves({MOVING: (state.frozen or {}).get(MOVING, {})})
+        start = trees.named_leaves(state.params)
+        start |= trees.named_leaves({MOVING: (state.frozen or {}).get(MOVING, {})})
         there |= {name: start[name] for name in fresh}
-    whole = warmstart.nested(there)
+    whole = trees.nested(there)
     moving = whole.pop(MOVING, None)
     variables = {"params": whole} | ({MOVING: moving} if moving else {})
     return Model(given, variables, ["/".join(name) for name in fresh], step)

@@ -1,6 +1,7 @@
 """A trained model in a notebook: where it lies, its encoder, features of images."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageOps
 
-from mimjax import config, data, patches, settings, train, trees, warmstart
+from mimjax import config, data, origins, patches, settings, train, trees
 from mimjax.checkpoint import StorageError
 from mimjax.convert import weights
 from mimjax.objectives import MOVING
@@ -69,44 +70,48 @@ def load(path: str | pathlib.Path) -> Model:
         BadFileError, StorageError: it cannot be read; the message is one line.
     """
     place = pathlib.Path(path)
-    if settings.has_checkpoint(str(place)):
-        return of_run(place)
+    if settings.holds_model(str(place)):
+        return of_workdir(place)
     found = weights.convert([place])
-    return complete(found.config, found.params, 0)
+    there = {name: part.like for name, part in found.parts.items()}
+    return complete(found.config, there, weights.origin(found).load, 0)
 
 
-def of_run(workdir: pathlib.Path) -> Model:
-    """The newest checkpoint of a run."""
-    given = config.of_workdir(str(workdir))
-    path, tree = warmstart.newest(workdir)
-    origin = "ema" if tree.get("ema") else "params"
-    moving = (tree["frozen"] or {}).get(MOVING, {})
-    wanted = {origin: tree[origin]} | ({"frozen": {MOVING: moving}} if moving else {})
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted
-    )
-    loaded = warmstart.read_part(path, abstract)
-    moved = loaded.get("frozen", {})
-    return complete(given, {**loaded[origin], **moved}, int(path.parent.name))
+def of_workdir(workdir: pathlib.Path) -> Model:
+    """The newest checkpoint of a run, or what a file was made into."""
+    origin = origins.of_workdir(workdir)
+    there = origin.there | trees.named_leaves({MOVING: origin.moving})
+    return complete(config.of_workdir(str(workdir)), there, origin.load, origin.step)
 
 
-def complete(given: config.Config, params: dict[str, Any], step: int) -> Model:
+def complete(given: config.Config, there: trees.Leaves, load: Any, step: int) -> Model:
     """A model whose missing parameters start as those of a new run do."""
-    there = trees.named_leaves(params)
     wanted = weights.shapes_of(given)
-    fresh = [name for name in wanted if name not in there]
     if any(there[n].shape != x.shape for n, x in wanted.items() if n in there):
         raise StorageError("its parameters are not those of its config.json")
+    fresh = [name for name in wanted if name not in there]
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    leaves = load(
+        {
+            n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
+            for n, x in wanted.items()
+            if n in there
+        }
+    )
     if fresh:
-        state = jax.jit(lambda: train.init_state(given))()
-        start = trees.named_leaves(state.params)
-        start |= trees.named_leaves({MOVING: (state.frozen or {}).get(MOVING, {})})
-        there |= {name: start[name] for name in fresh}
-    whole = trees.nested(there)
-    moving = whole.pop(MOVING, None)
-    variables = {"params": whole} | ({MOVING: moving} if moving else {})
-    return Model(given, variables, ["/".join(name) for name in fresh], step)
+        leaves |= jax.jit(functools.partial(starts_of, given, tuple(fresh)))()
+    params = trees.nested({n: x for n, x in leaves.items() if n[0] != MOVING})
+    moving = trees.nested({n: x for n, x in leaves.items() if n[0] == MOVING})
+    names = ["/".join(name) for name in fresh]
+    return Model(given, {"params": params, **moving}, names, step)
+
+
+def starts_of(given: config.Config, names: tuple[tuple[str, ...], ...]) -> trees.Leaves:
+    """Some of the parameters of a new run."""
+    state = train.init_state(given)
+    moving = {MOVING: (state.frozen or {}).get(MOVING, {})}
+    leaves = trees.named_leaves(state.params) | trees.named_leaves(moving)
+    return {name: leaves[name] for name in names}
 
 
 def features(

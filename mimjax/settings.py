@@ -81,6 +81,15 @@ def has_checkpoint(workdir: str) -> bool:
     return any(folder.name.isdigit() for folder in found)
 
 
+PARAMS = "params.safetensors"
+"""What stands in a workdir for a checkpoint where no run has trained the model."""
+
+
+def holds_model(workdir: str) -> bool:
+    """Whether there are parameters to start from, or to build on."""
+    return has_checkpoint(workdir) or Path(workdir, PARAMS).is_file()
+
+
 def is_file(path: str) -> bool:
     """Whether it is a file, or a folder of transformers or timm."""
     place = Path(path)
@@ -104,7 +113,7 @@ def problems(run: Run) -> list[str]:
             found.append(f"{name}: {getattr(run, name)} must not be negative")
     if run.epochs > MOST_EPOCHS:
         found.append(f"epochs: {run.epochs} is more than {MOST_EPOCHS}")
-    if run.init_from and not (has_checkpoint(run.init_from) or is_file(run.init_from)):
+    if run.init_from and not (holds_model(run.init_from) or is_file(run.init_from)):
         found.append(
             f"init_from: {run.init_from} holds no checkpoint; name the workdir of a "
             "run, or a file of another project"

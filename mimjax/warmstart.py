@@ -1,46 +1,21 @@
 """A new run from the parameters of others: `init_from`, and models kept frozen."""
 
 import dataclasses
-import json
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
-from mimjax import config, sharding
-from mimjax.checkpoint import StorageError, attempt, differing
-from mimjax.convert import resize, tables
-from mimjax.convert.resize import Way
+from mimjax import origins, sharding
+from mimjax.checkpoint import StorageError
+from mimjax.convert import tables
 from mimjax.frozen import COLLECTION
 from mimjax.objectives import MOVING
+from mimjax.origins import Origin, put
 from mimjax.train import State
 from mimjax.trees import Leaves, named_leaves, nested, placed_like, shapes_of
-
-
-@dataclasses.dataclass(frozen=True)
-class Origin:
-    """Where parameters come from.
-
-    Attributes:
-        name: for people.
-        there: the arrays, or their shapes and types, by path.
-        moving: the same of what an update moves beside the parameters, nested.
-        load: arrays for some of these (paths of `moving` begin with MOVING), given
-            their shapes, types and shardings.
-        encoder: of that model, None where it is not known.
-        how: how its tables of positions are taken to another size.
-    """
-
-    name: str
-    there: Leaves
-    moving: Any
-    load: Callable[[Leaves], Leaves]
-    encoder: Any = None
-    how: Way = resize.bicubic
 
 
 def warm_start(
@@ -51,30 +26,7 @@ def warm_start(
     The averaged parameters are taken where the other run has them. Raises StorageError
     if there is no checkpoint, it is damaged, or nothing matches.
     """
-    return begin(state, of_run(source), scope, encoder)
-
-
-def of_run(source: pathlib.Path) -> Origin:
-    """The newest checkpoint of a run."""
-    path, tree = newest(source)
-    origin = "ema" if tree.get("ema") else "params"
-
-    def load(wanted: Leaves) -> Leaves:
-        heads = {name: "frozen" if name[0] == MOVING else origin for name in wanted}
-        abstract = nested({(heads[name], *name): x for name, x in wanted.items()})
-        loaded = named_leaves(read_part(path, abstract))
-        return {name[1:]: x for name, x in loaded.items()}
-
-    encoder, how = None, resize.bicubic
-    if (source / "config.json").exists():
-        try:
-            other = config.of_workdir(str(source))
-        except ValueError as error:
-            raise StorageError(str(error)) from None
-        encoder, how = other.encoder, tables.way_of(other.objective)
-    moving = (tree["frozen"] or {}).get(MOVING, {})
-    there = named_leaves(tree[origin])
-    return Origin(str(path.parent), there, moving, load, encoder, how)
+    return begin(state, origins.of_workdir(source), scope, encoder)
 
 
 def begin(
@@ -148,28 +100,6 @@ def made_tables(origin: Origin, wanted: Leaves, encoder: Any) -> Leaves:
     return found
 
 
-def put(array: np.ndarray, like: jax.Array) -> jax.Array:
-    """An array that every process has as another one lies on the devices."""
-    array = np.asarray(array, like.dtype)
-    return jax.make_array_from_callback(
-        like.shape, like.sharding, lambda index: array[index]
-    )
-
-
-def newest(source: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
-    """The saved state of another run's newest checkpoint, and what it holds."""
-    folder = source / "checkpoints"
-    steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
-    if not steps:
-        raise StorageError(f"{source} holds no checkpoint to start from")
-    path = (folder / str(max(steps)) / "state").absolute()
-    # Orbax answers None, not an error, where the description cannot be read.
-    described = ocp.PyTreeCheckpointer().metadata(path).item_metadata
-    if described is None:
-        raise StorageError(f"the description of {path.parent} cannot be read")
-    return path, described.tree
-
-
 def with_frozen(state: State, sources: dict[str, str]) -> tuple[State, list[str]]:
     """A fresh state with the models of other runs in it, and where they come from.
 
@@ -179,41 +109,21 @@ def with_frozen(state: State, sources: dict[str, str]) -> tuple[State, list[str]
     """
     models, remarks = {}, []
     for name, source in sources.items():
-        path, tree = newest(pathlib.Path(source))
-        origin = "ema" if tree.get("ema") else "params"
+        origin = origins.of_workdir(pathlib.Path(source))
         wanted = dict(state.frozen[COLLECTION][name])
-        abstract = {origin: wanted.pop("params"), "frozen": wanted}
-        abstract = jax.tree.map(placed_like, {k: v for k, v in abstract.items() if v})
-        there = named_leaves(tree)
-        for place, x in named_leaves(abstract).items():
+        params = named_leaves(wanted.pop("params"))
+        leaves = params | {n: x for n, x in named_leaves(wanted).items() if n}
+        there = origin.there | named_leaves({MOVING: origin.moving})
+        for place, x in leaves.items():
             if place not in there or there[place].shape != x.shape:
                 what = "/".join(place)
-                raise StorageError(f"{path.parent} holds no {what} of {x.shape}")
-        loaded = read_part(path, abstract)
-        models[name] = {"params": loaded[origin], **loaded.get("frozen", {})}
-        remarks.append(f"{name}: {path.parent}")
+                raise StorageError(f"{origin.name} holds no {what} of {x.shape}")
+        loaded = origin.load({place: placed_like(x) for place, x in leaves.items()})
+        own = {place: x for place, x in loaded.items() if place in params}
+        moving = {place: x for place, x in loaded.items() if place not in params}
+        models[name] = {"params": nested(own), **nested(moving)}
+        remarks.append(f"{name}: {origin.name}")
     if not models:
         return state, []
     kept = {**state.frozen, COLLECTION: models}
     return dataclasses.replace(state, frozen=kept), remarks
-
-
-def read_part(path: pathlib.Path, abstract: dict[str, Any]) -> dict[str, Any]:
-    """Some of the arrays of a saved state, verified."""
-    arguments = ocp.args.PyTreeRestore(
-        item=abstract,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-        partial_restore=True,
-    )
-    loaded, problem = attempt(
-        lambda: ocp.PyTreeCheckpointer().restore(path, args=arguments)
-    )
-    meta, torn = attempt(
-        lambda: json.loads((path.parent / "meta" / "metadata").read_text())
-    )
-    if problem or torn:
-        raise StorageError(f"cannot read {path.parent}: {problem or torn}")
-    wrong = differing(loaded, meta)
-    if wrong:
-        raise StorageError(f"{path.parent}: {wrong[0]} is not what was saved")
-    return loaded

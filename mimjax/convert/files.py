@@ -13,12 +13,10 @@ import struct
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from mimjax.convert.archives import of_zip
 from mimjax.convert.pickles import DTYPES, Flaw, short
 from mimjax.convert.states import of_stream
-from mimjax.metrics import replacing
 
 
 class BadFileError(Exception):
@@ -54,14 +52,6 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     return weights
 
 
-def write(path: pathlib.Path, weights: dict[str, np.ndarray]) -> None:
-    """Writes a safetensors file, whole or not at all; PyTorch's libraries take it."""
-    with replacing(path) as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
-        # It is made for its owner alone; others may read what the folder lets them.
-        temporary.chmod(0o644)
-
-
 def told(path: pathlib.Path) -> dict[str, Any]:
     """What the configuration in a folder says beside the weights; {} beside a file.
 
@@ -90,6 +80,16 @@ def file_in(folder: pathlib.Path) -> pathlib.Path:
     raise BadFileError(f"{folder} holds neither {wanted}: name the file itself")
 
 
+def release(array: np.ndarray) -> None:
+    """Lets go of the pages of the file that an array is a view of, until it is used."""
+    base: Any = array
+    while hasattr(base, "base"):  # numpy's strided views are of something else
+        base = base.base
+    whole = base.obj if isinstance(base, memoryview) else None
+    if isinstance(whole, mmap.mmap):
+        whole.madvise(mmap.MADV_DONTNEED)
+
+
 def check_finite(path: pathlib.Path, weights: dict[str, np.ndarray]) -> None:
     """Raises BadFileError naming the first array that holds NaN or an infinity."""
     for name, x in weights.items():
@@ -99,6 +99,7 @@ def check_finite(path: pathlib.Path, weights: dict[str, np.ndarray]) -> None:
         # Neither copies the array, and both hand NaN on.
         with np.errstate(invalid="ignore"):
             ends = x.min(), x.max()
+        release(x)
         if not np.isfinite(ends).all():
             what = f"{path}: {short(name)} holds NaN or infinity"
             raise BadFileError(f"{what}: take an earlier checkpoint, or fetch it again")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mimjax import metrics, models
-from mimjax.convert import files, layouts, weights
+from mimjax.convert import layouts, weights, writing
 from mimjax.export import program
 from mimjax.metrics import replacing
 from mimjax.trees import named_leaves
@@ -91,7 +91,7 @@ def pack(model: models.Model, layout: str, out: pathlib.Path) -> dict[str, Any]:
         with replacing(out / NPZ) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
     else:
-        files.write(out / WEIGHTS, arrays)
+        writing.write(out / WEIGHTS, arrays, arrays.__getitem__)
     table = layouts.load(layout)
     mean, std = ([float(x) for x in part] for part in model.constants)
     found = table.package(objective, mean, std) if hasattr(table, "package") else {}

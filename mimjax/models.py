@@ -12,7 +12,17 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from mimjax import checks, config, data, evaluate, patches, settings, train, warmstart
+from mimjax import (
+    checks,
+    config,
+    data,
+    evaluate,
+    patches,
+    settings,
+    train,
+    trees,
+    warmstart,
+)
 from mimjax.checkpoint import StorageError, first_line
 from mimjax.convert import files, weights
 from mimjax.data import given as given_images
@@ -77,7 +87,7 @@ def load(path: str | pathlib.Path) -> Model:
     place = pathlib.Path(path)
     if settings.has_checkpoint(str(place)):
         return of_run(place)
-    if place.is_dir() and not any((place / name).exists() for name in files.NAMES):
+    if place.is_dir() and not settings.is_file(str(place)):
         names = ", ".join(files.NAMES)
         raise StorageError(f"{place} holds no checkpoint of a run, and none of {names}")
     found = weights.convert([place])
@@ -113,7 +123,7 @@ def of_run(workdir: pathlib.Path) -> Model:
 
 def complete(given: config.Config, params: dict[str, Any], step: int) -> Model:
     """A model whose missing parameters start as those of a new run do."""
-    there = warmstart.named_leaves(params)
+    there = trees.named_leaves(params)
     wanted = weights.shapes_of(given)
     fresh = [name for name in wanted if name not in there]
     # What is beside the encoder may depend on another run, which need not be here.
@@ -122,10 +132,10 @@ def complete(given: config.Config, params: dict[str, Any], step: int) -> Model:
         raise StorageError("the encoder's parameters are not those of its config.json")
     if fresh:
         state = jax.jit(lambda: train.init_state(given))()
-        start = warmstart.named_leaves(state.params)
-        start |= warmstart.named_leaves({MOVING: (state.frozen or {}).get(MOVING, {})})
+        start = trees.named_leaves(state.params)
+        start |= trees.named_leaves({MOVING: (state.frozen or {}).get(MOVING, {})})
         there |= {name: start[name] for name in fresh}
-    whole = warmstart.nested(there)
+    whole = trees.nested(there)
     moving = whole.pop(MOVING, None)
     variables = {"params": whole} | ({MOVING: moving} if moving else {})
     return Model(given, variables, ["/".join(name) for name in fresh], step)
@@ -142,7 +152,7 @@ def features(
             [h, w] or [h, w, 1 to 4] of uint8 or uint16, Pillow images or names of
             files. An array of the encoder's size is taken as it is; everything else as
             a run takes held-out files: 256/224 of that size, then the centre.
-        pool: "mean", "max" or "cls"; as the model's config has it where it is empty.
+        pool: as in `Evaluate`; that of the model's config where it is empty.
         layers: mean of these, from 1 or back from -1, before the last norm; none: what
             comes out of the encoder. As the model's config has it where it is None.
 

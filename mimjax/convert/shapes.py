@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mimjax import posembed
+from mimjax.convert import tables
 from mimjax.convert.names import Arrays
 from mimjax.convert.schemes import TIMM, Vit
 
@@ -145,13 +146,9 @@ def is_sincos(table: np.ndarray, grid: tuple[int, int], cls: bool) -> bool:
     """Whether a table of positions [T, D] is the fixed one of MAE and AIM."""
     if table.shape[1] % 4 or len(table) != grid[0] * grid[1] + cls:
         return False
-    return bool(np.abs(table - sincos(grid, table.shape[1], cls)).max() < FIXED_ATOL)
-
-
-def sincos(grid: tuple[int, int], width: int, cls: bool) -> np.ndarray:
-    """The fixed table [T, D]; the class token has no position."""
-    table = posembed.sincos_2d(grid, width)
-    return np.concatenate([np.zeros_like(table[:1]), table]) if cls else table
+    return bool(
+        np.abs(table - tables.sincos(grid, table.shape[1], cls)).max() < FIXED_ATOL
+    )
 
 
 def index(encoder: Any) -> np.ndarray:
@@ -163,7 +160,7 @@ def positions(encoder: Any, prefix: str = "", names: Vit = TIMM) -> dict[str, An
     """The fixed table of positions by their name, where the encoder has it."""
     if encoder.position != "sincos":
         return {}
-    table = sincos(encoder.grid, encoder.width, encoder.cls)
+    table = tables.sincos(encoder.grid, encoder.width, encoder.cls)
     return {prefix + names.position: table[None]}
 
 

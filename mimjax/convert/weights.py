@@ -16,7 +16,8 @@ from mimjax.convert.names import Arrays
 from mimjax.objectives import MOVING
 from mimjax.run.workdir import write
 from mimjax.schema import coerce
-from mimjax.warmstart import named_leaves, nested
+from mimjax.trees import Leaves, named_leaves, nested
+from mimjax.warmstart import Origin, put
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +174,20 @@ def shapes_of(given: config.Config) -> dict[tuple[str, ...], jax.ShapeDtypeStruc
     state = jax.eval_shape(lambda: train.init_state(given))
     moving = {MOVING: (state.frozen or {}).get(MOVING, {})}
     return named_leaves(state.params) | named_leaves(moving)
+
+
+def origin(found: Converted, name: str) -> Origin:
+    """What a run starts from."""
+    params = dict(found.params)
+    moving = params.pop(MOVING, {})
+    leaves = named_leaves(found.params)
+    how = layouts.resize_of(found.layout)
+
+    def load(wanted: Leaves) -> Leaves:
+        return {place: put(leaves[place], like) for place, like in wanted.items()}
+
+    there = named_leaves(params)
+    return Origin(name, there, moving, load, found.config.encoder, how)
 
 
 def save(found: Converted, workdir: pathlib.Path) -> None:

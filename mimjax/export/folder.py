@@ -11,7 +11,7 @@ from mimjax import metrics, models
 from mimjax.convert import files, layouts, weights
 from mimjax.export import program
 from mimjax.metrics import replacing
-from mimjax.warmstart import named_leaves
+from mimjax.trees import named_leaves
 
 FAMILIES = ("official", "timm", "transformers")
 PROGRAM = "stablehlo"

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from mimjax import models, patches
 from mimjax.convert import files
 from mimjax.metrics import replacing
-from mimjax.warmstart import named_leaves, nested
+from mimjax.trees import named_leaves, nested
 
 NAME = "encoder.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")

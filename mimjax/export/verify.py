@@ -16,7 +16,7 @@ from mimjax.convert import layouts, schemes, weights
 from mimjax.convert.files import read
 from mimjax.export import program
 from mimjax.schema import ConfigError
-from mimjax.warmstart import named_leaves
+from mimjax.trees import named_leaves
 
 IMAGES = 2
 RELATIVE = 1e-4

@@ -11,9 +11,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mimjax import batches, checkpoint, data, flops, metrics, sharding, train, warmstart
+from mimjax import (
+    batches,
+    checkpoint,
+    data,
+    flops,
+    metrics,
+    settings,
+    sharding,
+    train,
+    warmstart,
+)
 from mimjax.backbones.sizes import MOST_DEPTH
 from mimjax.config import Config, ConfigError
+from mimjax.convert import weights
+from mimjax.convert.files import BadFileError
 from mimjax.report.progress import Progress
 from mimjax.run import feed
 
@@ -142,16 +154,31 @@ def first_state(
     for remark in remarks:
         progress.note(remark)
     if config.run.init_from:
-        source = pathlib.Path(config.run.init_from)
-        state, found = warmstart.warm_start(state, source, config.run.init_scope)
+        source, encoder = pathlib.Path(config.run.init_from), config.encoder
+        origin = origin_of(source, encoder)
+        state, found = warmstart.begin(state, origin, config.run.init_scope, encoder)
         matched = len(found["matched"])
         wanted = matched + len(found["missing"]) + len(found["shape"])
         progress.note(f"started from {source}: {matched} of {wanted} arrays matched")
-        for kind in ("missing", "shape", "unexpected"):
+        for kind in ("resized", "missing", "shape", "unexpected"):
             for name in found[kind]:
                 progress.note(f"  {kind}: {name}")
     progress.note(sizes(state))
     return state, 0
+
+
+def origin_of(source: pathlib.Path, encoder: Any) -> warmstart.Origin:
+    """Parameters to start from: a run's, or of a file of another project."""
+    if settings.has_checkpoint(str(source)):
+        return warmstart.of_run(source)
+    # How many heads share the weights of attention most files do not tell.
+    heads = getattr(encoder, "heads", None)
+    changes = (("encoder.heads", str(heads)),) if isinstance(heads, int) else ()
+    try:
+        found = weights.convert([source], changes=changes)
+        return weights.origin(found, str(source))
+    except BadFileError as error:
+        raise ConfigError([f"config.init_from: {error}"]) from None
 
 
 def thawed(state: train.State) -> train.State:

@@ -100,10 +100,13 @@ def newest(source: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
     if not steps:
         raise StorageError(f"{source} holds no checkpoint to start from")
     path = (folder / str(max(steps)) / "state").absolute()
-    # Orbax answers None, not an error, where the description cannot be read.
-    described = ocp.PyTreeCheckpointer().metadata(path).item_metadata
+    described, problem = attempt(
+        lambda: ocp.PyTreeCheckpointer().metadata(path).item_metadata
+    )
+    # Orbax may answer None, not an error, where the description cannot be read.
     if described is None:
-        raise StorageError(f"the description of {path.parent} cannot be read")
+        what = f"the description of {path.parent} cannot be read"
+        raise StorageError(f"{what}: {problem}" if problem else what)
     return path, described.tree
 
 

@@ -112,7 +112,7 @@ def with_frozen(state: State, sources: dict[str, str]) -> tuple[State, list[str]
         origin = origins.of_workdir(pathlib.Path(source))
         wanted = dict(state.frozen[COLLECTION][name])
         params = named_leaves(wanted.pop("params"))
-        leaves = params | {n: x for n, x in named_leaves(wanted).items() if n}
+        leaves = params | named_leaves(wanted)
         there = origin.there | named_leaves({MOVING: origin.moving})
         for place, x in leaves.items():
             if place not in there or there[place].shape != x.shape:

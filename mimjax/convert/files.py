@@ -26,6 +26,8 @@ class BadFileError(Exception):
 # In a folder the first of these is taken: what transformers writes.
 NAMES = ("model.safetensors", "model.safetensors.index.json")
 NAMES += ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# timm's, in its configuration.
+GROUPS = ("model_args", "pretrained_cfg")
 # What wraps a model in PyTorch (several devices, compilation), and flax's collection.
 PREFIXES = ("module.", "_orig_mod.", "module.", "params/")
 
@@ -55,20 +57,34 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 def told(path: pathlib.Path) -> dict[str, Any]:
     """What the configuration in a folder says beside the weights; {} beside a file.
 
-    By transformers' names; of timm's, what the weights do not tell.
+    By transformers' names; of timm's, what the weights do not tell. What images are
+    normalised by is "mean" and "std", where it is there.
     """
-    place = path / "config.json"
-    if not path.is_dir() or not place.exists():
+    if not path.is_dir() or not (path / "config.json").exists():
         return {}
+    said = described(path / "config.json")
+    images = path / "preprocessor_config.json"
+    prepared = described(images) if images.exists() else {}
+    names = {
+        "num_attention_heads": said.get("model_args", {}).get("num_heads"),
+        "image_size": said.get("model_args", {}).get("img_size"),
+        "mean": prepared.get("image_mean", said.get("pretrained_cfg", {}).get("mean")),
+        "std": prepared.get("image_std", said.get("pretrained_cfg", {}).get("std")),
+    }
+    return said | {name: x for name, x in names.items() if x is not None}
+
+
+def described(place: pathlib.Path) -> dict[str, Any]:
+    """A file in JSON whose groups are groups."""
     try:
         if place.stat().st_size > HEADER_LIMIT:
             raise ValueError
-        said = json.loads(place.read_bytes())
-        own = said.get("model_args", {})
+        found = json.loads(place.read_bytes())
+        if not all(isinstance(found.get(x, {}), dict) for x in GROUPS):
+            raise ValueError
     except (OSError, ValueError, AttributeError, RecursionError):
         raise BadFileError(f"{place} is no configuration in JSON") from None
-    names = {"num_heads": "num_attention_heads", "img_size": "image_size"}
-    return said | {names[n]: x for n, x in own.items() if n in names}
+    return found
 
 
 def file_in(folder: pathlib.Path) -> pathlib.Path:

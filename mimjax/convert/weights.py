@@ -117,6 +117,10 @@ def convert(
             size = coerce(dict(changes)[SIZE], tuple[int, int])
             said |= {"image_size": list(size)}
         values = table.values(arrays, said)
+        colours = {name: said[name] for name in ("mean", "std") if name in said}
+        channels = values["encoder"].get("channels", 3)
+        if all(np.shape(x) == (channels,) for x in colours.values()):
+            values["data"] = values.get("data", {}) | colours
         for name, text in changes:
             group, _, field = name.partition(".")
             values.setdefault(group, {})[field] = text

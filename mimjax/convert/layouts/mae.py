@@ -34,7 +34,7 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
         objective["decoder_width"] = arrays["decoder_embed.weight"].shape[0]
         objective["decoder_depth"] = shapes.count(arrays, "decoder_blocks.{}")
         objective["decoder_heads"] = DECODER_HEADS
-    return {"encoder": shapes.vit(arrays), "objective": objective}
+    return {"encoder": shapes.vit(arrays, said=said), "objective": objective}
 
 
 def misfit(objective: Any) -> str:

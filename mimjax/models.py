@@ -43,7 +43,8 @@ class Model:
         config: of the run, or what the file tells.
         variables: of the whole objective: "params" (averaged, where the run has that),
             and what moves beside them.
-        fresh: names of parameters that were not there and have their first values.
+        fresh: names of parameters that were not there: those of the encoder have the
+            first values of a new run, others are left out of `variables`.
         step: updates it has seen.
     """
 
@@ -101,7 +102,7 @@ def of_workdir(workdir: pathlib.Path) -> Model:
 
 
 def complete(given: config.Config, origin: origins.Origin) -> Model:
-    """A model whose missing parameters start as those of a new run do."""
+    """A model whose encoder is whole: what is missing starts as in a new run."""
     wanted = weights.shapes_of(given)
     there = origin.there | trees.named_leaves({MOVING: origin.moving})
     # What is beside the encoder may depend on another run, which need not be here.
@@ -117,9 +118,10 @@ def complete(given: config.Config, origin: origins.Origin) -> Model:
             for n, x in there.items()
         }
     )
-    fresh = tuple(name for name in wanted if name not in there)
-    if fresh:
-        leaves |= jax.jit(functools.partial(starts_of, given, fresh))()
+    fresh = [name for name in wanted if name not in there]
+    started = tuple(name for name in fresh if name[0] == "encoder")
+    if started:
+        leaves |= jax.jit(functools.partial(starts_of, given, started))()
     params = trees.nested({n: x for n, x in leaves.items() if n[0] != MOVING})
     moving = trees.nested({n: x for n, x in leaves.items() if n[0] == MOVING})
     names = ["/".join(name) for name in fresh]
@@ -128,9 +130,7 @@ def complete(given: config.Config, origin: origins.Origin) -> Model:
 
 def starts_of(given: config.Config, names: tuple[tuple[str, ...], ...]) -> trees.Leaves:
     """Some of the parameters of a new run."""
-    state = train.init_state(given)
-    moving = {MOVING: (state.frozen or {}).get(MOVING, {})}
-    leaves = trees.named_leaves(state.params) | trees.named_leaves(moving)
+    leaves = trees.named_leaves(train.init_state(given).params)
     return {name: leaves[name] for name in names}
 
 

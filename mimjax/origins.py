@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from mimjax import config
 from mimjax.checkpoint import StorageError, attempt, differing
 from mimjax.convert import resize, tables
+from mimjax.convert.archives import release
 from mimjax.convert.files import BadFileError, read
 from mimjax.convert.resize import Way
 from mimjax.objectives import MOVING
@@ -88,7 +89,11 @@ def of_file(path: pathlib.Path, encoder: Any, how: Way) -> Origin:
     moving = nested({n: x for n, x in arrays.items() if n[0] == MOVING})
 
     def load(wanted: Leaves) -> Leaves:
-        return {place: put(arrays[place], like) for place, like in wanted.items()}
+        found = {}
+        for place, like in wanted.items():
+            found[place] = put(arrays[place], like)
+            release(arrays[place])
+        return found
 
     return Origin(str(path), there, moving.get(MOVING, {}), load, encoder, how)
 

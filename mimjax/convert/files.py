@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mimjax.convert.archives import of_zip
+from mimjax.convert.archives import of_zip, release
 from mimjax.convert.pickles import DTYPES, Flaw, short
 from mimjax.convert.states import of_stream
 
@@ -94,16 +94,6 @@ def file_in(folder: pathlib.Path) -> pathlib.Path:
             return folder / name
     wanted = "model.safetensors nor pytorch_model.bin"
     raise BadFileError(f"{folder} holds neither {wanted}: name the file itself")
-
-
-def release(array: np.ndarray) -> None:
-    """Lets go of the pages of the file that an array is a view of, until it is used."""
-    base: Any = array
-    while hasattr(base, "base"):  # numpy's strided views are of something else
-        base = base.base
-    whole = base.obj if isinstance(base, memoryview) else None
-    if isinstance(whole, mmap.mmap):
-        whole.madvise(mmap.MADV_DONTNEED)
 
 
 def check_finite(path: pathlib.Path, weights: dict[str, np.ndarray]) -> None:

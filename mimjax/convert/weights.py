@@ -12,7 +12,8 @@ import numpy as np
 
 from mimjax import backbones, config, train
 from mimjax.convert import layouts, tables, writing
-from mimjax.convert.files import BadFileError, release, told
+from mimjax.convert.archives import release
+from mimjax.convert.files import BadFileError, told
 from mimjax.convert.names import Arrays, Entry
 from mimjax.convert.plain import BUFFERS, plain, together
 from mimjax.objectives import MOVING

@@ -128,7 +128,7 @@ def card(
         text.append(f"Left out: {', '.join(groups(left_out))}.")
     if model.fresh:
         fresh = ", ".join(groups(model.fresh))
-        text.append(f"Not in the source, and so as it starts: {fresh}.")
+        text.append(f"Not in the source: {fresh}.")
     text += run_facts(pathlib.Path(source), model.step)
     text += ["## Files", table_of(out)]
     text += ["## Config", f"```json\n{json.dumps(values, indent=1, default=str)}\n```"]

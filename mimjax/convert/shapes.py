@@ -173,3 +173,22 @@ def indices(encoder: Any, prefix: str = "", names: Vit = TIMM) -> dict[str, Any]
         name, count = f"{names.blocks}.{names.layer.table}", encoder.depth
     name = prefix + name.removesuffix("_bias_table") + "_index"
     return {name.format(i): index(encoder) for i in range(count)}
+
+
+def hiding(encoder: dict[str, Any]) -> dict[str, int]:
+    """BEiT's masks at another grid than 14 x 14, where 75 are hidden in blocks of 16.
+
+    Files do not keep how much was hidden; the same shares are.
+    """
+    size, patch = encoder["image_size"], encoder["patch_size"]
+    tokens = size[0] // patch[0] * (size[1] // patch[1])
+    return {
+        "num_hidden": max(1, 75 * tokens // 196),
+        "min_block": max(1, 16 * tokens // 196),
+    }
+
+
+def cells(encoder: dict[str, Any], side: int) -> dict[str, int]:
+    """SimMIM's cells of 32 pixels, or of tokens of `side` where there are too few."""
+    many = all(n >= 64 and not n % 32 for n in encoder["image_size"])
+    return {"mask_cell": 32 if many and not 32 % side else side}

@@ -107,7 +107,8 @@ def size_of(
 
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
-    return schemes.misfit(objective, ("swin",), ("classify",), FIELDS)
+    wrong = schemes.misfit(objective, ("swin",), ("classify",), FIELDS)
+    return wrong or schemes.mispooled(objective, "gap")
 
 
 def entries(objective: Any) -> Iterator[Entry]:

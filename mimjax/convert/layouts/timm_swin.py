@@ -30,6 +30,7 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
     wrong = schemes.misfit(objective, ("swin",), (), {"norm_eps": (1e-5,)})
+    wrong = wrong or schemes.mispooled(objective, "gap")
     return wrong or timm_vit.headless(objective)
 
 

@@ -103,8 +103,13 @@ def entries(objective: Any) -> Iterator[Entry]:
             image_size=tuple(p // stride for p in encoder.image_size),
             channels=encoder.stem_width * 4 * 2 ** (len(encoder.stages) - 1),
         )
-    yield from schemes.vit(encoder, names=NAMES)
+    yield from schemes.vit(encoder, names=NAMES, normed=normed(objective))
     yield from head(objective)
+
+
+def normed(objective: Any) -> bool:
+    """Whether the encoder's last norm is used, and so is in a file."""
+    return getattr(objective, "pool", "") != "mean"
 
 
 def head(objective: Any) -> Iterator[Entry]:
@@ -213,7 +218,7 @@ def configuration(
         "num_classes": classes,
         "num_features": encoder.out_width,
         "global_pool": pool,
-        "model_args": {**args, "global_pool": pool},
+        "model_args": {**args, "global_pool": pool, "num_classes": classes},
         "pretrained_cfg": images,
     }
     return {"config.json": said}

@@ -49,6 +49,7 @@ def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
     wrong = schemes.misfit(objective, ("swin",), (), {})
     wrong = wrong or transformers_vit.square_patch(objective)
+    wrong = wrong or schemes.mispooled(objective, "gap")
     return wrong or timm_vit.headless(objective)
 
 

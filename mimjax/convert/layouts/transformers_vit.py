@@ -79,10 +79,7 @@ def headless(objective: Any) -> str:
     if schemes.kind_of(objective) == "simmim":
         wrong = objective.encoder.position != "learned"
         return "encoder.position: it masks before learned positions" if wrong else ""
-    pool = getattr(objective, "pool", "token")
-    if pool != "token":
-        return f"objective.pool: {pool} is not token"
-    return timm_vit.headless(objective)
+    return schemes.mispooled(objective, "token") or timm_vit.headless(objective)
 
 
 def square_patch(objective: Any) -> str:

@@ -89,7 +89,8 @@ def stages_of(arrays: Arrays) -> tuple[int, ...]:
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
     kinds = ("vit", "hybrid")
-    return schemes.misfit(objective, kinds, ("classify",), FIELDS)
+    wrong = schemes.misfit(objective, kinds, ("classify",), FIELDS)
+    return wrong or schemes.mispooled(objective, "token", "gap")
 
 
 def entries(objective: Any) -> Iterator[Entry]:

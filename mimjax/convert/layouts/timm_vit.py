@@ -101,7 +101,7 @@ def entries(objective: Any) -> Iterator[Entry]:
         encoder = encoder.clone(
             patch_size=tuple(p // stride for p in encoder.patch_size),
             image_size=tuple(p // stride for p in encoder.image_size),
-            channels=encoder.stem_width * 4 * 2 ** (len(encoder.stages) - 1),
+            channels=hybrid.width_of(encoder.stem_width, encoder.stages),
         )
     yield from schemes.vit(encoder, names=NAMES, normed=normed(objective))
     yield from head(objective)

@@ -140,7 +140,7 @@ def patch(encoder: Any, stem: bool) -> Iterator[Entry]:
     if stem:
         stride = hybrid.stride_of(encoder.stages)
         size = tuple(p // stride for p in size)
-        channels = encoder.stem_width * 4 * 2 ** (len(encoder.stages) - 1)
+        channels = hybrid.width_of(encoder.stem_width, encoder.stages)
     flat = (size[0] * size[1] * channels, encoder.width)
     rule = reshaped(flat, (*size, channels, encoder.width))
     yield Entry("encoder/patch/kernel", ("embedding/kernel",), rule)

@@ -185,6 +185,15 @@ def misfit(
     return ""
 
 
+def oblong(objective: Any, *fields: str) -> str:
+    """Why sizes cannot be told, if one of the encoder's is no square."""
+    for field in fields:
+        height, width = getattr(objective.encoder, field)
+        if height != width:
+            return f"encoder.{field}: {height} x {width} is no square"
+    return ""
+
+
 def mispooled(objective: Any, *allowed: str) -> str:
     """Why a classifier's head sees another mean than theirs, if it does."""
     pool = getattr(objective, "pool", allowed[0])

@@ -197,6 +197,13 @@ def transformers_outputs(
 PEERS = {"timm": timm_outputs, "transformers": transformers_outputs}
 
 
+def check(layout: str) -> None:
+    """Raises ConfigError where what it is to be compared with is not installed."""
+    family = layouts.family(layout)
+    for name in (family, "torch") if family in PEERS else ():
+        required(name)
+
+
 def required(name: str) -> Any:
     """A package of PyTorch, which is not installed with this one."""
     if not importlib.util.find_spec(name):

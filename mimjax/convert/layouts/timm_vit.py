@@ -71,13 +71,13 @@ def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
     encoder = objective.encoder
     wrong = schemes.misfit(objective, ("vit", "hybrid"), (), FIELDS)
-    return wrong or stemless(encoder) or headless(objective)
+    if isinstance(encoder, hybrid.Encoder):
+        wrong = wrong or schemes.oblong(objective, "patch_size") or stemless(encoder)
+    return wrong or headless(objective)
 
 
 def stemless(encoder: Any) -> str:
     """Why the ResNet of a hybrid cannot be written, if it cannot."""
-    if not isinstance(encoder, hybrid.Encoder):
-        return ""
     if encoder.stem_width != 64:
         return f"encoder.stem_width: {encoder.stem_width} is not 64"
     known = encoder.stages in HYBRIDS

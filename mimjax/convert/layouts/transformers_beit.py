@@ -44,7 +44,7 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
     wrong = schemes.misfit(objective, ("vit",), (), FIELDS)
-    wrong = wrong or transformers_vit.square_image(objective)
+    wrong = wrong or schemes.oblong(objective, "patch_size", "image_size")
     return wrong or timm_vit.headless(objective)
 
 

@@ -51,7 +51,7 @@ def misfit(objective: Any) -> str:
         wrong = "encoder.layer_scale: it has one in every layer"
     if not wrong and not ratio(objective.encoder):
         wrong = f"encoder.mlp_ratio: {objective.encoder.mlp_ratio} is no whole number"
-    return wrong or transformers_vit.square_image(objective)
+    return wrong or schemes.oblong(objective, "patch_size", "image_size")
 
 
 def ratio(encoder: Any) -> int:

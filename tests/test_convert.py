@@ -353,7 +353,9 @@ def test_weights_go_in_and_out_without_a_change(tmp_path, name):
 
 def test_an_encoder_alone_and_names_too_many_are_told(tmp_path, capsys):
     """As in a file without the decoder; the run that starts from it has its encoder."""
-    arrays = {n: x for n, x in golden("mae_normpix").items() if not n.startswith("decoder")}
+    arrays = {
+        n: x for n, x in golden("mae_normpix").items() if not n.startswith("decoder")
+    }
     del arrays["mask_token"]
     path = saved(tmp_path, {**arrays, "aux.weight": np.zeros(3, np.float32)})
     out = tmp_path / "out"

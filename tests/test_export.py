@@ -92,16 +92,41 @@ def test_a_head_of_another_mean_does_not_fit(layout):
     assert "pool: mean is not" in layouts.load(layout).misfit(given.objective)
 
 
+@pytest.mark.parametrize(
+    ("layout", "number", "changes", "wanted"),
+    [
+        ("timm_swin", 0, {"patch_size": (2, 4)}, "patch_size: 2 x 4 is no square"),
+        ("timm_swin", 0, {"image_size": (8, 32)}, "window: more than the last stage"),
+        ("timm_vit", 3, {"patch_size": (32, 64)}, "patch_size: 32 x 64 is no square"),
+        ("transformers_vit", 0, {"image_size": (16, 24)}, "16 x 24 is no square"),
+        ("transformers_vit", 1, {"patch_size": (4, 8)}, "4 x 8 is no square"),
+        ("transformers_beit", 1, {"patch_size": (4, 8)}, "4 x 8 is no square"),
+        ("transformers_swin", 0, {"image_size": (16, 32)}, "16 x 32 is no square"),
+        ("transformers_dinov2", 0, {"mlp_ratio": 2.5}, "mlp_ratio: 2.5 is no whole"),
+    ],
+)
+def test_sizes_that_theirs_do_not_have_do_not_fit(layout, number, changes, wanted):
+    encoder, objective = test_convert.MODELS[layout][number]
+    given = test_convert.built({**encoder, **changes}, objective)
+    assert wanted in layouts.load(layout).misfit(given.objective)
+
+
 def test_other_mistakes_are_told_in_one_line(run, tmp_path, capsys):
     (tmp_path / "x").write_text("")
     status, (line,) = told(
         capsys, f"--workdir={run}", "--layout=timm", f"--out={tmp_path}"
     )
     assert status == 78 and f"{tmp_path} is not empty" in line
+    status, (line,) = told(
+        capsys, f"--workdir={run}", "--layout=timm", f"--out={tmp_path / 'x'}"
+    )
+    assert status == 78 and "x is not empty" in line
     for flags, wanted in (
         ([f"--workdir={tmp_path / 'none'}", "--layout=timm"], "does not exist"),
         ([f"--workdir={run}"], "--layout"),
         ([f"--workdir={run}", "--layout=timm", "--verbose"], "--verbose"),
+        # There is no torchvision in these tests.
+        ([f"--workdir={run}", "--layout=timm", "--verify"], "--verify: "),
     ):
         status, (line,) = told(capsys, f"--out={tmp_path / 'out'}", *flags)
         assert status == 78 and wanted in line

@@ -175,6 +175,9 @@ MAE = test_convert.MODELS["mae"][0]
 MODELS += [("transformers_vit", *MAE), ("timm_vit", *MAE)]
 MODELS += [("timm_beit", *test_convert.MODELS["beit"][0])]
 MODELS += [("timm_swin", *test_convert.MODELS["simmim_swin"][0])]
+# Of an image that is no square, and grey.
+GREY = {**test_convert.LEARNED, "image_size": (16, 24), "channels": 1}
+MODELS += [(name, GREY, test_convert.FIVE) for name in ("transformers_vit", "timm_vit")]
 RELATIVE = 1e-5
 
 

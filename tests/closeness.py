@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import parity_table
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -30,7 +31,15 @@ def difference(ours: Any, theirs: Any) -> float:
     """The largest difference over the largest entry of `theirs`."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+    found = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+    parity_table.note("outputs", found)
+    return found
+
+
+def same_loss(ours: Any, theirs: Any, relative: float) -> None:
+    """Checks a scalar."""
+    parity_table.note("loss", abs(float(ours) / float(theirs) - 1))
+    np.testing.assert_allclose(ours, theirs, rtol=relative)
 
 
 def same_gradients(
@@ -39,11 +48,12 @@ def same_gradients(
     """Checks every tensor of every layer, kernels of queries, keys and values apart.
 
     The largest difference must be within `relative` times the tensor's largest entry
-    plus `floor`. Returns the largest ratio of the two that was seen.
+    plus `floor`. Returns the largest ratio of the two that was seen; the table of all
+    comparisons is given that to the entry plus what makes `floor` of it.
     """
     ours, theirs = flatten_dict(ours, sep="/"), flatten_dict(theirs, sep="/")
     assert set(ours) == set(theirs)
-    worst = 0.0
+    worst = noted = 0.0
     for name, expected in theirs.items():
         got, want = np.asarray(ours[name]), np.asarray(expected)
         assert got.shape == want.shape, name
@@ -57,6 +67,8 @@ def same_gradients(
         gap, largest = np.abs(got - want).max(axis=1), np.abs(want).max(axis=1)
         assert (gap <= relative * largest + floor).all(), (name, gap, largest)
         worst = max(worst, float((gap / largest).max()))
+        noted = max(noted, float((gap / (largest + floor / relative)).max()))
+    parity_table.note("gradients", noted)
     return worst
 
 

@@ -4,6 +4,7 @@ import gc
 import importlib.metadata
 import importlib.util
 import os
+import pathlib
 import sys
 from typing import Any, cast
 
@@ -34,6 +35,7 @@ NEEDS = {
     "test_parity.py": ("torch", "transformers"),
     "test_timm.py": ("torch", "timm"),
     "test_convert_torch.py": ("torch", "safetensors"),
+    "test_export_torch.py": ("torch", "timm", "transformers"),
     "test_resize_torch.py": ("torch", "timm"),
 }
 collect_ignore = [
@@ -44,6 +46,28 @@ collect_ignore = [
 # Nothing needs the torchvision that timm brings, and one built for another torch breaks
 # transformers.
 sys.modules.setdefault("torchvision", cast(Any, None))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds what writes docs/parity.md."""
+    told = "the page to write of all comparisons with models of others; with -n0"
+    parser.addoption("--parity-table", default="", metavar="FILE", help=told)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Other processes would have compared, and this one would know nothing of it."""
+    several = config.getoption("numprocesses", 0)
+    if several and config.getoption("--parity-table"):
+        raise pytest.UsageError("--parity-table: say -n0 too")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Writes it, after tests that have passed."""
+    path = session.config.getoption("--parity-table")
+    if path and not exitstatus:
+        import parity_table
+
+        parity_table.write(pathlib.Path(path))
 
 
 # Whole files go to the two workers in turn: the longest go first, so that none is left

@@ -8,12 +8,14 @@ which; `unread` then shows what a table of names has forgotten.
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import parity_table
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 
@@ -44,14 +46,23 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Golden:
-    """One file of tests/golden."""
+    """One file of tests/golden; `source` is whose code it is of, and where."""
 
+    name: str
+    source: str
     config: dict[str, Any]
     weights: Source
     grads: Source
     input: dict[str, np.ndarray]
     output: dict[str, np.ndarray]
     loss64: np.ndarray | None
+
+    def compares(self, encoder: Any) -> None:
+        """Says what a test compares, for the table of all comparisons."""
+        repository = re.split(r"[ @]", self.source)[0]
+        folder = re.search(r"folder ([\w-]+)", self.source)
+        place = f"{repository}/{folder[1]}" if folder else repository
+        parity_table.compares("official", f"{place}, `{self.name}`", encoder)
 
 
 def load(name: str) -> Golden:
@@ -67,6 +78,8 @@ def load(name: str) -> Golden:
         }
 
     return Golden(
+        name=name,
+        source=str(arrays["source"]),
         config=json.loads(str(arrays["config"])),
         weights=Source(group("weights/")),
         grads=Source(group("grad/")),

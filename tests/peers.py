@@ -10,8 +10,8 @@ from typing import Any
 
 import closeness
 import jax.numpy as jnp
-import numpy as np
 import official
+import parity_table
 import torch
 
 RELATIVE = 1e-5
@@ -55,6 +55,12 @@ def listen(model: torch.nn.Module, name: str) -> list[torch.Tensor]:
     return heard
 
 
+def compares(theirs: torch.nn.Module, encoder: Any) -> None:
+    """Says what a test compares, for the table of all comparisons."""
+    package = type(theirs).__module__.partition(".")[0]
+    parity_table.compares(package, f"`{type(theirs).__name__}`", encoder)
+
+
 def agree(
     ours: closeness.Answer,
     loss: Any,
@@ -63,7 +69,7 @@ def agree(
     grads: Any,
 ) -> None:
     """Loss, tokens of the encoder, prediction and gradients, all in our layout."""
-    np.testing.assert_allclose(ours.loss, loss.item(), rtol=RELATIVE)
+    closeness.same_loss(ours.loss, loss.item(), RELATIVE)
     (encoded,) = tokens
     encoded = encoded.numpy().reshape(ours.encoded.shape)
     assert closeness.difference(ours.encoded, encoded) <= RELATIVE
@@ -84,6 +90,7 @@ def classify_alike(
     Returns the weights that nobody has read.
     """
     encoder = ours.encoder
+    compares(theirs, encoder)
     image, label = pictures(encoder.image_size, encoder.channels), [4, 0, 2]
     heard = listen(theirs, norm)
     logits = theirs(image)

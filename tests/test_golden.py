@@ -192,11 +192,12 @@ def aim_case() -> Case:
 def check(case: Case, predicted: Any, encoded: Any) -> Any:
     """Everything the official code says about a case; returns our prediction."""
     golden = case.golden
+    golden.compares(case.objective.encoder)
     params = case.read(golden.weights)
     ours = closeness.ask(
         case.objective, params, case.image, *case.drawn, target=case.target
     )
-    np.testing.assert_allclose(ours.loss, golden.output["loss"], rtol=LOSS)
+    closeness.same_loss(ours.loss, golden.output["loss"], LOSS)
     assert closeness.difference(ours.predicted, predicted) < OUTPUT
     # The class token is not stored everywhere.
     tokens = ours.encoded[:, ours.encoded.shape[1] - encoded.shape[1] :]
@@ -253,11 +254,12 @@ def test_swin(name):
     objective = classify.Objective(
         encoder, num_classes=golden.config["kwargs"]["num_classes"], pool="gap"
     )
+    golden.compares(encoder)
     image = official.nhwc(golden.input["images"])
     label = jnp.asarray(golden.input["labels"], jnp.int32)
     params = read(golden.weights)
     ours = closeness.ask(objective, params, image, label)
-    np.testing.assert_allclose(ours.loss, golden.output["loss"], rtol=LOSS)
+    closeness.same_loss(ours.loss, golden.output["loss"], LOSS)
     assert closeness.difference(ours.predicted, golden.output["logits"]) < OUTPUT
     features = ours.encoded.mean(axis=1)
     assert closeness.difference(features, golden.output["features"]) < OUTPUT
@@ -292,6 +294,7 @@ def test_dalle():
         ),
         decoder_first=config["n_init"],
     )
+    golden.compares(objective.encoder)
     bound = objective.bind({"params": official.dalle(golden.weights)})
     assert not golden.weights.unread
     image = official.nhwc(golden.input["image"])
@@ -356,6 +359,7 @@ def check_layers(encoder, params, image, placed, layers, attn_mask=None) -> None
 def test_layers_of_aim_with_a_prefix():
     case = aim_case()
     output = case.golden.output
+    case.golden.compares(case.objective.encoder)
     params = case.read(case.golden.weights)["encoder"]
     layers = [output[f"block_{i}"] for i in range(2)]
     attn_mask = jnp.asarray(output["attention_mask"])
@@ -371,8 +375,10 @@ def test_layers_of_aim_without_a_mask():
     assert all(name.startswith("head.") for name in golden.weights.unread)
     layers = [output[f"block_{i}"] for i in range(3)]
     image, placed = official.nhwc(golden.input["image"]), output["tokens_with_position"]
-    check_layers(aim_encoder(golden.config), params, image, placed, layers)
-    norm = aim_encoder(golden.config).bind({"params": params}).norm
+    encoder = aim_encoder(golden.config)
+    golden.compares(encoder)
+    check_layers(encoder, params, image, placed, layers)
+    norm = encoder.bind({"params": params}).norm
     last = output["post_trunk_norm_of_last_block"]
     assert closeness.difference(norm(jnp.asarray(layers[-1])), last) < OUTPUT
 

@@ -89,6 +89,7 @@ def test_mae(size, patch, norm_pixels):
     answer.loss.backward()
 
     encoder = vit.Encoder(size, (patch, patch), width=32, depth=2, heads=4)
+    peers.compares(theirs, encoder)
     ours = mae.Objective(
         encoder,
         decoder_width=24,
@@ -192,7 +193,9 @@ def test_masked_image_modelling(side, patch):
     answer = theirs(image, bool_masked_pos=masked)
     answer.loss.backward()
 
-    ours = simmim.Objective(learned_encoder((side, side), patch), mask_cell=patch)
+    encoder = learned_encoder((side, side), patch)
+    peers.compares(theirs, encoder)
+    ours = simmim.Objective(encoder, mask_cell=patch)
 
     def tree(source: official.Source) -> Any:
         return {
@@ -252,6 +255,7 @@ def test_beit(side, patch, layer_scale, depth):
         num_hidden=num_tokens // 2,
         min_block=1,
     )
+    peers.compares(theirs, ours.encoder)
     hidden = masking.block_wise(jax.random.key(0), 3, grid, num_tokens // 2, 1)
     hidden = hidden.at[2].set(False)
     tokens = np.random.default_rng(0).integers(0, 50, (3, num_tokens)).astype(np.int32)
@@ -363,6 +367,8 @@ def test_dinov2(size, patch, swiglu, depth, registers):
         swiglu=swiglu,
     )
 
+    peers.compares(theirs, encoder)
+
     def loss_of(params: Any) -> Any:
         bound = encoder.bind({"params": params})
         tokens = bound(bound.embed(official.nhwc(image.numpy())))
@@ -465,6 +471,7 @@ def test_masked_image_modelling_on_swin(size, patch, window, depths):
     theirs = SwinForMaskedImageModeling(config).eval()
     peers.scatter(theirs, 5)
     image = peers.pictures((size, size))
+    peers.compares(theirs, encoder)
     ours = simmim.Objective(encoder, mask_cell=stride)
     cells = (3, size // stride * (size // stride))
     hidden = torch.rand(cells, generator=torch.manual_seed(6)) < 0.6

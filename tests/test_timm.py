@@ -1,35 +1,23 @@
 """timm with its random weights copied over: the same numbers."""
 
 import functools
-import sys
 from typing import Any
-from unittest import mock
 
 import official
 import peers
 import pytest
 import torch
+from timms import (
+    Beit,
+    HybridEmbed,
+    ResNetV2,
+    StdConv2dSame,
+    SwinTransformer,
+    VisionTransformer,
+)
 
 from mimjax.backbones import hybrid, swin, vit
 from mimjax.objectives import classify
-
-# What timm imports of torchvision, all of it for data sets and norms not used here.
-TORCHVISION = (
-    "torchvision",
-    "torchvision.datasets",
-    "torchvision.ops.misc",
-    "torchvision.transforms",
-    "torchvision.transforms.functional",
-)
-
-with pytest.MonkeyPatch.context() as absent:
-    for part in TORCHVISION:
-        absent.setitem(sys.modules, part, mock.MagicMock())
-    from timm.layers import HybridEmbed, StdConv2dSame
-    from timm.models.beit import Beit
-    from timm.models.resnetv2 import ResNetV2
-    from timm.models.swin_transformer import SwinTransformer
-    from timm.models.vision_transformer import VisionTransformer
 
 
 @pytest.mark.parametrize(

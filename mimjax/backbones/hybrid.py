@@ -33,6 +33,11 @@ def stride_of(stages: tuple[int, ...]) -> int:
     return 4 * 2 ** max(0, len(stages) - 1)
 
 
+def width_of(stem_width: int, stages: tuple[int, ...]) -> int:
+    """Channels of the last map; of the root's where there is no stage."""
+    return stem_width * 4 * 2 ** (len(stages) - 1) if stages else stem_width
+
+
 def problems(fields: dict[str, Any]) -> list[str]:
     """What cannot work among the fields of an encoder, one line each."""
     found, stages = [], fields["stages"]

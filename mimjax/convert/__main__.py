@@ -48,7 +48,7 @@ def convert(flags: argparse.Namespace, changes: tuple[tuple[str, str], ...]) -> 
     from mimjax.convert.files import BadFileError
 
     out = pathlib.Path(flags.out)
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError([f"--out: {out} is not empty; name another folder"])
     if flags.layout and flags.layout not in layouts.names():
         known = ", ".join(layouts.names())

@@ -123,8 +123,10 @@ def layers(
         yield Entry(f"{ours}/relative_table", (f"{theirs}.{names.table}",), COPY, count)
 
 
-def vit(encoder: Any, prefix: str = "", names: Vit = TIMM) -> Iterator[Entry]:
-    """The encoder of an objective."""
+def vit(
+    encoder: Any, prefix: str = "", names: Vit = TIMM, normed: bool = True
+) -> Iterator[Entry]:
+    """The encoder of an objective; `normed` says that they have its last norm."""
     spec = encoder.spec(encoder.width, encoder.heads)
     yield from patch("encoder/patch", prefix + names.patch, encoder)
     if encoder.patch_norm:
@@ -140,7 +142,8 @@ def vit(encoder: Any, prefix: str = "", names: Vit = TIMM) -> Iterator[Entry]:
     own = encoder.position == "relative_layers"
     stack = ("encoder/blocks/layers", prefix + names.blocks)
     yield from layers(*stack, spec, encoder.depth, names.layer, own)
-    yield from norm("encoder/norm", prefix + names.norm)
+    if normed:
+        yield from norm("encoder/norm", prefix + names.norm)
 
 
 # What timm's plain vision transformer is and no field of it can change.
@@ -180,6 +183,22 @@ def misfit(
             wanted = " or ".join(map(str, allowed))
             return f"encoder.{field}: {value} is not {wanted}"
     return ""
+
+
+def oblong(objective: Any, *fields: str) -> str:
+    """Why sizes cannot be told, if one of the encoder's is no square."""
+    for field in fields:
+        height, width = getattr(objective.encoder, field)
+        if height != width:
+            return f"encoder.{field}: {height} x {width} is no square"
+    return ""
+
+
+def mispooled(objective: Any, *allowed: str) -> str:
+    """Why a classifier's head sees another mean than theirs, if it does."""
+    pool = getattr(objective, "pool", allowed[0])
+    wanted = " or ".join(allowed)
+    return "" if pool in allowed else f"objective.pool: {pool} is not {wanted}"
 
 
 def kind_of(module: Any) -> str:

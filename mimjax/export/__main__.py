@@ -54,11 +54,13 @@ def export(flags: argparse.Namespace) -> int:
     from mimjax.export import folder, verify
 
     out = pathlib.Path(flags.out)
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError([f"--out: {out} is not empty; name another folder"])
     try:
         model = models.load(flags.workdir)
         layout = folder.chosen(model, flags.layout)
+        if flags.verify:
+            verify.check(layout)
         left_out = folder.write(model, layout, out, flags.workdir)
     except (BadFileError, folder.NoLayoutError, ValueError) as error:
         raise ConfigError([str(error)]) from None

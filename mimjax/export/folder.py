@@ -21,6 +21,7 @@ CARD = "README.md"
 LINES = {
     "timm": 'timm.create_model("local-dir:{}", pretrained=True)',
     "transformers": 'transformers.{kind}.from_pretrained("{}")',
+    # It would make a pooler, which no run here has trained.
     "official": 'model.load_state_dict(safetensors.torch.load_file("{}/'
     + WEIGHTS
     + '"))',
@@ -77,6 +78,9 @@ def write(
         kind = said.get("config.json", {}).get("architectures", ["AutoModel"])[0]
         way = layout if layout in LINES else layouts.family(layout)
         line = LINES[way].format(out, kind=kind)
+        if kind == "ViTModel":
+            # It makes a pooler of its own, which no weights are released of.
+            line = f"{line[:-1]}, add_pooling_layer=False)"
     with replacing(out / CARD) as temporary:
         temporary.write_text(card(model, layout, out, source, line, left_out))
     return groups(left_out)
@@ -102,8 +106,9 @@ def pack(model: models.Model, layout: str, out: pathlib.Path) -> dict[str, Any]:
 
 
 def groups(names: list[str]) -> list[str]:
-    """The parts of a model that the names are of."""
-    return sorted({name.partition("/")[0] for name in names})
+    """The parts of a model that the names are of, and the parts of its encoder."""
+    cut = {name: 2 if name.startswith("encoder/") else 1 for name in names}
+    return sorted({"/".join(name.split("/")[:n]) for name, n in cut.items()})
 
 
 def card(

@@ -102,9 +102,11 @@ def draw(objective: Any) -> dict[str, np.ndarray]:
     noise = rng.random((IMAGES, encoder.num_tokens)).astype(np.float32)
     grid = patches.grid_of(encoder.image_size, encoder.cell)
     count = grid[0] * grid[1]
-    hidden = np.argsort(rng.random((IMAGES, count)), axis=1) < count // 2
+    # BEiT predicts a number of patches that is fixed.
+    num = getattr(objective, "num_hidden", count // 2)
+    hidden = np.argsort(np.argsort(rng.random((IMAGES, count)), axis=1), axis=1) < num
     times = encoder.cell[0] // encoder.patch_size[0]
-    fine = np.asarray(masking.spread(jnp.asarray(hidden), grid, times))
+    fine = np.array(masking.spread(jnp.asarray(hidden), grid, times))
     return {"noise": noise, "hidden": hidden, "patches": fine}
 
 
@@ -114,32 +116,36 @@ def answers(
     """Our tokens, and what the head makes of them."""
     objective = model.config.objective
     kind = schemes.kind_of(objective)
-    own = {"params": model.params}
+    order = np.argsort(drawn["noise"], axis=1)
 
-    def tokens() -> Any:
-        if getattr(objective, "pool", "") == "mean":
-            # The norm comes after the mean.
-            start = model.encoder.apply(own, image, method="embed")
-            return model.encoder.apply(own, start, method="run")[0]
-        return program.tokens_of(model.encoder, own, image)
+    @jax.jit
+    def run(variables: Any, image: Any, order: Any, hidden: Any) -> dict[str, Any]:
+        def call(method: str, *args: Any) -> Any:
+            return objective.apply(variables, image, *args, method=method)
 
-    def call(method: str, *args: Any) -> Any:
-        return objective.apply(model.variables, image, *args, method=method)
+        found = {"tokens": tokens_before_pool(objective, variables, image)}
+        if not all(name.startswith("encoder/") for name in model.fresh):
+            return found  # there is no whole head
+        if kind == "mae":
+            kept = objective.num_kept
+            parts = call("predict", order[:, :kept], order[:, kept:])
+            found["predicted"] = masking.put_back(parts, order)
+        if kind in ("simmim", "beit"):
+            found["predicted"] = call("predict", hidden)
+        if kind == "classify":
+            found["logits"] = call("logits")
+        return found
 
-    found = {"tokens": jax.jit(tokens)()}
-    if not all(name.startswith("encoder/") for name in model.fresh):
-        return found  # there is no whole head
-    if kind == "mae":
-        order = np.argsort(drawn["noise"], axis=1)
-        kept = objective.num_kept
-        found["predicted"] = call("predict", order[:, :kept], order[:, kept:])
-        back = np.argsort(order, axis=1)[:, :, None]
-        found["predicted"] = np.take_along_axis(found["predicted"], back, axis=1)
-    if kind == "simmim":
-        found["predicted"] = call("predict", drawn["hidden"])
-    if kind == "classify":
-        found["logits"] = call("logits")
-    return found
+    return run(model.variables, image, order.astype(np.int32), drawn["hidden"])
+
+
+def tokens_before_pool(objective: Any, variables: Any, image: Any) -> Any:
+    """What the encoder gives; without its norm where that comes after the mean."""
+    encoder, own = objective.encoder, {"params": variables["params"]["encoder"]}
+    if getattr(objective, "pool", "") == "mean":
+        start = encoder.apply(own, image, method="embed")
+        return encoder.apply(own, start, method="run")[0]
+    return program.tokens_of(encoder, own, image)
 
 
 def timm_outputs(
@@ -164,30 +170,41 @@ def transformers_outputs(
     # Its reports of what a model without a head does not take are no news.
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    x, seen = torch.from_numpy(image), {}
-    model = transformers.AutoModel.from_pretrained(folder).eval()
     kind = transformers.AutoConfig.from_pretrained(folder).architectures[0]
-    noise = torch.from_numpy(drawn["noise"])
-    if "MAE" in kind:
-        model.config.mask_ratio = 0.0
-        seen["noise"] = torch.arange(noise.shape[1]).expand(noise.shape)
+    whole = getattr(transformers, kind).from_pretrained(folder).eval()
+    base, x, found, seen = whole.base_model, torch.from_numpy(image), {}, {}
+    noise, hidden = (torch.from_numpy(drawn[n]) for n in ("noise", "hidden"))
     with torch.no_grad():
-        found = {"tokens": model(x, **seen).last_hidden_state.numpy()}
-        whole = getattr(transformers, kind).from_pretrained(folder).eval()
         if "MAE" in kind:
-            found["predicted"] = whole(x, noise=noise).logits.numpy()
-        elif "MaskedImage" in kind and not kind.startswith("Beit"):
-            hidden = torch.from_numpy(drawn["patches"])
-            picture = whole(x, bool_masked_pos=hidden).reconstruction.numpy()
-            cell = whole.config.encoder_stride
-            picture = jnp.asarray(picture.transpose(0, 2, 3, 1))
-            found["predicted"] = np.asarray(patches.patchify(picture, (cell, cell)))
+            found["predicted"] = whole(x, noise=noise).logits
+            # Nothing is hidden, and every patch stays in its place.
+            whole.config.mask_ratio = 0.0
+            seen["noise"] = torch.arange(noise.shape[1]).expand(noise.shape)
+        elif kind == "BeitForMaskedImageModeling":
+            found["predicted"] = whole(x, bool_masked_pos=hidden).logits[hidden]
+        elif "MaskedImage" in kind:
+            fine = torch.from_numpy(drawn["patches"])
+            picture = whole(x, bool_masked_pos=fine).reconstruction
+            picture = jnp.asarray(picture.permute(0, 2, 3, 1).numpy())
+            cell = (whole.config.encoder_stride,) * 2
+            found["predicted"] = torch.tensor(np.array(patches.patchify(picture, cell)))
         elif "Classification" in kind:
-            found["logits"] = whole(x).logits.numpy()
-    return found
+            found["logits"] = whole(x).logits
+        tokens = base(x, **seen).last_hidden_state
+        # The last norm of that model is its head's.
+        beit = kind == "BeitForMaskedImageModeling"
+        found["tokens"] = whole.layernorm(tokens) if beit else tokens
+    return {name: value.numpy() for name, value in found.items()}
 
 
 PEERS = {"timm": timm_outputs, "transformers": transformers_outputs}
+
+
+def check(layout: str) -> None:
+    """Raises ConfigError where what it is to be compared with is not installed."""
+    family = layouts.family(layout)
+    for name in (family, "torch") if family in PEERS else ():
+        required(name)
 
 
 def required(name: str) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 from mimjax import posembed
 from mimjax.backbones import windows
 from mimjax.convert import schemes, shapes
+from mimjax.convert.layouts import timm_vit
 from mimjax.convert.names import Arrays, Entry
 
 VIT = schemes.Vit(blocks="layers.{}.blocks.{}")
@@ -113,7 +114,9 @@ def size_of(
 
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
-    return schemes.misfit(objective, ("swin",), ("classify",), FIELDS)
+    wrong = schemes.misfit(objective, ("swin",), ("classify",), FIELDS)
+    wrong = wrong or schemes.mispooled(objective, "gap")
+    return wrong or timm_vit.headless(objective)
 
 
 def entries(objective: Any) -> Iterator[Entry]:

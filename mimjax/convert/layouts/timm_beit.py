@@ -37,7 +37,8 @@ def misfit(objective: Any) -> str:
 
 def entries(objective: Any) -> Iterator[Entry]:
     """The table of names."""
-    yield from schemes.vit(objective.encoder, names=beit.NAMES)
+    normed = timm_vit.normed(objective)
+    yield from schemes.vit(objective.encoder, names=beit.NAMES, normed=normed)
     yield from timm_vit.head(objective)
 
 

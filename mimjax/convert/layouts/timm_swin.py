@@ -30,7 +30,21 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
     wrong = schemes.misfit(objective, ("swin",), (), {"norm_eps": (1e-5,)})
+    wrong = wrong or schemes.oblong(objective, "patch_size")
+    wrong = wrong or schemes.mispooled(objective, "gap") or shrinking(objective)
     return wrong or timm_vit.headless(objective)
+
+
+def shrinking(objective: Any) -> str:
+    """Why windows cannot be told: its own shrink on one side, here on both."""
+    encoder = objective.encoder
+    shrinks = swin.specs(encoder)[-1].window < encoder.window
+    height, width = encoder.grid
+    return (
+        "encoder.window: more than the last stage has"
+        if shrinks and height != width
+        else ""
+    )
 
 
 def entries(objective: Any) -> Iterator[Entry]:

@@ -71,13 +71,13 @@ def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
     encoder = objective.encoder
     wrong = schemes.misfit(objective, ("vit", "hybrid"), (), FIELDS)
-    return wrong or stemless(encoder) or headless(objective)
+    if isinstance(encoder, hybrid.Encoder):
+        wrong = wrong or schemes.oblong(objective, "patch_size") or stemless(encoder)
+    return wrong or headless(objective)
 
 
 def stemless(encoder: Any) -> str:
     """Why the ResNet of a hybrid cannot be written, if it cannot."""
-    if not isinstance(encoder, hybrid.Encoder):
-        return ""
     if encoder.stem_width != 64:
         return f"encoder.stem_width: {encoder.stem_width} is not 64"
     known = encoder.stages in HYBRIDS
@@ -101,10 +101,15 @@ def entries(objective: Any) -> Iterator[Entry]:
         encoder = encoder.clone(
             patch_size=tuple(p // stride for p in encoder.patch_size),
             image_size=tuple(p // stride for p in encoder.image_size),
-            channels=encoder.stem_width * 4 * 2 ** (len(encoder.stages) - 1),
+            channels=hybrid.width_of(encoder.stem_width, encoder.stages),
         )
-    yield from schemes.vit(encoder, names=NAMES)
+    yield from schemes.vit(encoder, names=NAMES, normed=normed(objective))
     yield from head(objective)
+
+
+def normed(objective: Any) -> bool:
+    """Whether the encoder's last norm is used, and so is in a file."""
+    return getattr(objective, "pool", "") != "mean"
 
 
 def head(objective: Any) -> Iterator[Entry]:
@@ -213,7 +218,7 @@ def configuration(
         "num_classes": classes,
         "num_features": encoder.out_width,
         "global_pool": pool,
-        "model_args": {**args, "global_pool": pool},
+        "model_args": {**args, "global_pool": pool, "num_classes": classes},
         "pretrained_cfg": images,
     }
     return {"config.json": said}

@@ -45,7 +45,7 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
     wrong = schemes.misfit(objective, ("vit",), (), FIELDS)
-    wrong = wrong or transformers_vit.square_image(objective)
+    wrong = wrong or schemes.oblong(objective, "patch_size", "image_size")
     return wrong or timm_vit.headless(objective)
 
 
@@ -54,7 +54,8 @@ def entries(objective: Any) -> Iterator[Entry]:
     kind = schemes.kind_of(objective)
     front = prefix(objective)
     # The last norm of a model with a head over a vocabulary is the head's.
-    for entry in schemes.vit(objective.encoder, front, NAMES):
+    normed = timm_vit.normed(objective)
+    for entry in schemes.vit(objective.encoder, front, NAMES, normed):
         theirs = entry.theirs
         if kind == "beit" and entry.ours.startswith("encoder/norm/"):
             theirs = tuple(name.removeprefix(front) for name in theirs)
@@ -95,7 +96,8 @@ def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:
         "use_relative_position_bias": not shared,
         "use_shared_relative_position_bias": shared,
         "use_mask_token": kind == "beit",
-        "use_mean_pooling": getattr(objective, "pool", "token") == "mean",
+        # The last norm of the encoder is another's: the mean's, or the head's.
+        "use_mean_pooling": kind == "beit" or not timm_vit.normed(objective),
         "vocab_size": objective.tokenizer.objective.num_codes
         if kind == "beit"
         else 8192,

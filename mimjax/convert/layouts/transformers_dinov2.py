@@ -49,7 +49,21 @@ def misfit(objective: Any) -> str:
     wrong = schemes.misfit(objective, ("vit",), (), FIELDS)
     if not wrong and not objective.encoder.layer_scale:
         wrong = "encoder.layer_scale: it has one in every layer"
-    return wrong or transformers_vit.square_image(objective)
+    if not wrong and not ratio(objective.encoder):
+        wrong = f"encoder.mlp_ratio: {objective.encoder.mlp_ratio} is no whole number"
+    return wrong or schemes.oblong(objective, "patch_size", "image_size")
+
+
+def ratio(encoder: Any) -> int:
+    """The whole number that makes its MLP as wide as ours; 0 where there is none."""
+    wanted = encoder.spec(encoder.width, encoder.heads).mlp_width
+    for number in range(1, 33):
+        width = encoder.width * number
+        if encoder.swiglu:
+            width = (int(width * 2 / 3) + 7) // 8 * 8
+        if width == wanted:
+            return number
+    return 0
 
 
 def entries(objective: Any) -> Iterator[Entry]:
@@ -72,7 +86,7 @@ def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:
             "Dinov2WithRegistersModel" if encoder.registers else "Dinov2Model"
         ],
         **transformers_vit.transformer(encoder),
-        "mlp_ratio": encoder.mlp_ratio,
+        "mlp_ratio": ratio(encoder),
         "layerscale_value": encoder.layer_scale,
         "num_register_tokens": encoder.registers,
         "use_swiglu_ffn": encoder.swiglu,

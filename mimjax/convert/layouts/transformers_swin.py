@@ -48,7 +48,10 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
     wrong = schemes.misfit(objective, ("swin",), (), {})
-    wrong = wrong or transformers_vit.square_patch(objective)
+    wrong = wrong or schemes.oblong(objective, "patch_size")
+    if schemes.kind_of(objective) == "simmim":  # it makes a square of the tokens
+        wrong = wrong or schemes.oblong(objective, "image_size")
+    wrong = wrong or schemes.mispooled(objective, "gap")
     return wrong or timm_vit.headless(objective)
 
 

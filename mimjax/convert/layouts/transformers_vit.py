@@ -71,30 +71,17 @@ def classes(arrays: Arrays) -> dict[str, int]:
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
     wrong = schemes.misfit(objective, ("vit",), (), FIELDS)
-    return wrong or square_patch(objective) or headless(objective)
+    return wrong or schemes.oblong(objective, "patch_size") or headless(objective)
 
 
 def headless(objective: Any) -> str:
     """Why the head cannot be written, if it cannot: theirs is of the class token."""
     if schemes.kind_of(objective) == "simmim":
-        wrong = objective.encoder.position != "learned"
-        return "encoder.position: it masks before learned positions" if wrong else ""
-    pool = getattr(objective, "pool", "token")
-    if pool != "token":
-        return f"objective.pool: {pool} is not token"
-    return timm_vit.headless(objective)
-
-
-def square_patch(objective: Any) -> str:
-    """Why patches cannot be told, if they cannot."""
-    height, width = objective.encoder.patch_size
-    return "" if height == width else "encoder.patch_size: it is no square"
-
-
-def square_image(objective: Any) -> str:
-    """Why images cannot be told, if they cannot."""
-    height, width = objective.encoder.image_size
-    return "" if height == width else "encoder.image_size: it is no square"
+        if objective.encoder.position != "learned":
+            return "encoder.position: it masks before learned positions"
+        # It makes a square of the tokens.
+        return schemes.oblong(objective, "image_size")
+    return schemes.mispooled(objective, "token") or timm_vit.headless(objective)
 
 
 def entries(objective: Any) -> Iterator[Entry]:

@@ -41,7 +41,7 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
     wrong = schemes.misfit(objective, ("vit",), ("mae",), FIELDS)
-    return wrong or transformers_vit.square_image(objective)
+    return wrong or schemes.oblong(objective, "patch_size", "image_size")
 
 
 def entries(objective: Any) -> Iterator[Entry]:

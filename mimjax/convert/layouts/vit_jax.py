@@ -89,7 +89,8 @@ def stages_of(arrays: Arrays) -> tuple[int, ...]:
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
     kinds = ("vit", "hybrid")
-    return schemes.misfit(objective, kinds, ("classify",), FIELDS)
+    wrong = schemes.misfit(objective, kinds, ("classify",), FIELDS)
+    return wrong or schemes.mispooled(objective, "token", "gap")
 
 
 def entries(objective: Any) -> Iterator[Entry]:
@@ -139,7 +140,7 @@ def patch(encoder: Any, stem: bool) -> Iterator[Entry]:
     if stem:
         stride = hybrid.stride_of(encoder.stages)
         size = tuple(p // stride for p in size)
-        channels = encoder.stem_width * 4 * 2 ** (len(encoder.stages) - 1)
+        channels = hybrid.width_of(encoder.stem_width, encoder.stages)
     flat = (size[0] * size[1] * channels, encoder.width)
     rule = reshaped(flat, (*size, channels, encoder.width))
     yield Entry("encoder/patch/kernel", ("embedding/kernel",), rule)

@@ -1,0 +1,224 @@
+"""What python -m mimjax.export writes and says; the libraries of PyTorch are absent."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+
+import exports
+import jax
+import numpy as np
+import pytest
+import test_convert
+
+from mimjax import models, patches, warmstart
+from mimjax.convert import layouts, weights
+from mimjax.convert.files import read
+from mimjax.export import __main__ as command
+from mimjax.export import verify
+
+LAYOUT, NUMBER = "timm_vit", 1  # its head is of the mean of patches
+MODEL = test_convert.MODELS[LAYOUT][NUMBER]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of a classifier."""
+    return exports.workdir(tmp_path_factory.mktemp("export"), *MODEL)
+
+
+def told(capsys, *flags):
+    """The exit status and the lines on standard error."""
+    status = command.main(list(flags))
+    return status, capsys.readouterr().err.splitlines()
+
+
+def test_the_card_tells_what_there_is(run, capsys):
+    (run / "run.json").write_text(
+        json.dumps({"data": {"source": "digits"}, "versions": {"jax": "0.1"}})
+    )
+    rows = [{"step": 0, "loss": 3.0}, {"step": 9, "loss": 1.0}]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    out = exports.export(run, LAYOUT)
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        f"{LAYOUT}: {out}, to be loaded as its README.md says",
+        "left out, for it has no place there: encoder/norm",
+    ]
+    card = (out / "README.md").read_text()
+    assert exports.line(out) == f'timm.create_model("local-dir:{out}", pretrained=True)'
+    assert "Images: (16, 16) pixels" in card
+    assert f"From `{run}` after 0 updates." in card
+    assert "Left out: encoder/norm." in card
+    assert "Data: source digits." in card and "Versions: jax 0.1." in card
+    assert "Last measured: loss 3." in card
+    values = json.loads(re.findall(r"```json\n(.*?)```", card, re.DOTALL)[0])
+    assert values == json.loads((run / "config.json").read_text())
+    rows = re.findall(r"^\| (\S+) \| ([\d,]+) \| `(\w+)` \|$", card, re.MULTILINE)
+    assert [name for name, _, _ in rows] == ["config.json", "model.safetensors"]
+    for name, size, digest in rows:
+        content = (out / name).read_bytes()
+        assert int(size.replace(",", "")) == len(content)
+        assert hashlib.sha256(content).hexdigest() == digest
+
+
+@pytest.mark.parametrize(
+    ("layout", "wanted"),
+    [
+        ("moo", "--layout: 'moo' is none of official, timm, transformers, stablehlo, "),
+        ("aim", "cannot hold this model (aim: objective.name: classify is not aim)"),
+        ("transformers_vit", "encoder.layer_scale: 0.1 is not 0.0)"),
+        ("swin", "encoder.name: vit is not swin)"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_told_in_one_line(
+    run, tmp_path, capsys, layout, wanted
+):
+    out = tmp_path / "out"
+    flags = (f"--workdir={run}", f"--layout={layout}", f"--out={out}")
+    status, (line,) = told(capsys, *flags)
+    assert status == 78 and line.startswith("--layout: ") and wanted in line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "layout", ["swin", "timm_swin", "transformers_swin", "transformers_vit", "vit_jax"]
+)
+def test_a_head_of_another_mean_does_not_fit(layout):
+    encoder, _ = test_convert.MODELS[layout][-1]
+    given = test_convert.built(encoder, {**test_convert.FIVE, "pool": "mean"})
+    assert "pool: mean is not" in layouts.load(layout).misfit(given.objective)
+
+
+@pytest.mark.parametrize(
+    ("layout", "number", "changes", "wanted"),
+    [
+        ("timm_swin", 0, {"patch_size": (2, 4)}, "patch_size: 2 x 4 is no square"),
+        ("timm_swin", 0, {"image_size": (8, 32)}, "window: more than the last stage"),
+        ("timm_vit", 3, {"patch_size": (32, 64)}, "patch_size: 32 x 64 is no square"),
+        ("transformers_vit", 0, {"image_size": (16, 24)}, "16 x 24 is no square"),
+        ("transformers_vit", 1, {"patch_size": (4, 8)}, "4 x 8 is no square"),
+        ("transformers_beit", 1, {"patch_size": (4, 8)}, "4 x 8 is no square"),
+        ("transformers_swin", 0, {"image_size": (16, 32)}, "16 x 32 is no square"),
+        ("transformers_dinov2", 0, {"mlp_ratio": 2.5}, "mlp_ratio: 2.5 is no whole"),
+    ],
+)
+def test_sizes_that_theirs_do_not_have_do_not_fit(layout, number, changes, wanted):
+    encoder, objective = test_convert.MODELS[layout][number]
+    given = test_convert.built({**encoder, **changes}, objective)
+    assert wanted in layouts.load(layout).misfit(given.objective)
+
+
+def test_other_mistakes_are_told_in_one_line(run, tmp_path, capsys):
+    (tmp_path / "x").write_text("")
+    status, (line,) = told(
+        capsys, f"--workdir={run}", "--layout=timm", f"--out={tmp_path}"
+    )
+    assert status == 78 and f"{tmp_path} is not empty" in line
+    status, (line,) = told(
+        capsys, f"--workdir={run}", "--layout=timm", f"--out={tmp_path / 'x'}"
+    )
+    assert status == 78 and "x is not empty" in line
+    for flags, wanted in (
+        ([f"--workdir={tmp_path / 'none'}", "--layout=timm"], "does not exist"),
+        ([f"--workdir={run}"], "--layout"),
+        ([f"--workdir={run}", "--layout=timm", "--verbose"], "--verbose"),
+        # There is no torchvision in these tests.
+        ([f"--workdir={run}", "--layout=timm", "--verify"], "--verify: "),
+    ):
+        status, (line,) = told(capsys, f"--out={tmp_path / 'out'}", *flags)
+        assert status == 78 and wanted in line
+    assert not (tmp_path / "out").exists()
+
+
+FAMILIES = (("official", ["--verify"]), ("timm", []), ("transformers", []))
+
+
+def test_a_family_is_the_layout_that_holds_most(tmp_path):
+    """Of MAE the official one has the decoder too, of the libraries one has not."""
+    run = exports.workdir(tmp_path, *test_convert.MODELS["mae"][0])
+    found = {name: exports.export(run, name, *flags) for name, flags in FAMILIES}
+    cards = {name: (out / "README.md").read_text() for name, out in found.items()}
+    titles = {name: card.splitlines()[0] for name, card in cards.items()}
+    assert titles == {
+        "official": "# mae on vit, mae",
+        "timm": "# mae on vit, timm_vit",
+        "transformers": "# mae on vit, transformers_vit_mae",
+    }
+    assert "Left out" not in cards["official"] + cards["transformers"]
+    assert "Left out: decoder, decoder_embed, decoder_norm, " in cards["timm"]
+    assert "parameters, read again: largest difference 0, rel" in cards["official"]
+    # As of a classifier by the class token.
+    assert "norm.weight" in read(found["timm"])
+
+
+@pytest.mark.parametrize("layout", ["vit_jax", "swin"])
+def test_official_files_are_read_again(tmp_path, capsys, layout):
+    run = exports.workdir(tmp_path, *test_convert.MODELS[layout][0])
+    out = exports.export(run, layout, "--verify")
+    assert "read again: largest difference 0, relative 0" in capsys.readouterr().out
+    name = "model.npz" if layout == "vit_jax" else "model.safetensors"
+    encoder, objective = test_convert.MODELS[layout][0]
+    changes = test_convert.changes_of(layout, encoder, objective)
+    found = weights.convert([out / name], changes=changes)
+    assert (found.layout, found.missing, found.unexpected) == (layout, [], [])
+    ours = warmstart.named_leaves(models.load(run).variables["params"])
+    theirs = warmstart.named_leaves(found.params)
+    assert ours.keys() == theirs.keys()
+    for place, x in ours.items():
+        np.testing.assert_array_equal(theirs[place], x)
+
+
+def test_another_result_is_an_error(run, capsys, monkeypatch):
+    """Exit status 70; the card says so too."""
+    monkeypatch.setattr(verify, "RELATIVE", -1.0)
+    monkeypatch.setattr(verify.Difference, "agrees", False)
+    out = run.with_name("other")
+    flags = [f"--workdir={run}", "--layout=stablehlo", f"--out={out}", "--verify"]
+    assert command.main(flags) == 70
+    assert "NOT the same" in capsys.readouterr().out
+    assert "NOT the same" in (out / "README.md").read_text()
+
+
+# What someone runs who has JAX and not this package.
+ELSEWHERE = """
+import sys
+import jax.export
+import numpy
+import safetensors.numpy
+
+sys.modules["mimjax"] = None
+program = {line}
+weights = safetensors.numpy.load_file("{out}/model.safetensors")
+for count in (1, 3):
+    images = numpy.load("{images}")[:count]
+    found = program.call(weights, images)
+    numpy.savez("{out}/" + str(count), **found)
+"""
+
+
+def test_the_program_runs_without_this_package(run, tmp_path):
+    """In a process that cannot import it, on batches of two sizes."""
+    out = exports.export(run, "stablehlo")
+    model = models.load(run)
+    shape = (3, *model.encoder.image_size, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    line = exports.line(out)
+    assert line.startswith("jax.export.deserialize(")
+    code = ELSEWHERE.format(line=line, out=out, images=tmp_path / "images.npy")
+    clean = {k: x for k, x in os.environ.items() if k != "PYTHONPATH"}
+    words = [sys.executable, "-W", "error", "-c", code]
+    subprocess.run(words, check=True, cwd=tmp_path, env=clean)
+    image = patches.normalise(jax.numpy.asarray(images), *model.constants)
+    objective = model.config.objective
+    logits = objective.apply(model.variables, image, method="logits")
+    wanted = {"features": models.features(model, images), "logits": logits}
+    for count in (1, 3):
+        with np.load(out / f"{count}.npz") as found:
+            assert found["tokens"].shape == (count, 17, 32)
+            for name, x in wanted.items():
+                gap = np.abs(found[name] - x[:count]).max()
+                assert gap <= 1e-5 * np.abs(x).max(), name

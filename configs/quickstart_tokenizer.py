@@ -3,8 +3,10 @@
     python -m mimjax.main --config=configs/quickstart_tokenizer.py \
         --workdir=runs/tokenizer
 
-Hardware: two CPU cores. Time: 3 minutes 20 seconds. Expected: the squared error of
-held-out images falls from 0.117 to 0.013; half of the 128 codes are used.
+Hardware: two CPU cores. Time: 4 minutes. Expected: the squared error of held-out images
+falls from 0.117 to 0.013; half of the 128 codes are used. From the untrained encoder to
+the last step kNN rises from 29 % to 73 %, the linear probe from 34 % to 68 %: of which
+neighbours have like tokens (evaluate.pool="edges").
 Next: configs/quickstart_beit.py.
 """
 
@@ -50,5 +52,5 @@ def get_config() -> ConfigDict:
     config.optim.weight_decay = 1e-4
 
     config.evaluate = ConfigDict()
-    config.evaluate.pool = "max"
+    config.evaluate.pool = "edges"
     return config

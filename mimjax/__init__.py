@@ -20,3 +20,8 @@ def __getattr__(name: str) -> Any:
     from mimjax import models
 
     return getattr(models, name)
+
+
+def __dir__() -> list[str]:
+    """What can be asked for, so that notebooks offer it."""
+    return sorted({*globals(), *__all__})

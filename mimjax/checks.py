@@ -63,6 +63,12 @@ def joint_problems(config: Config) -> list[str]:
         found.append(
             "config.evaluate.pool: 'cls' needs config.encoder.cls=True (or use 'mean')"
         )
+    edges = config.encoder.num_tokens > 1 and hasattr(config.encoder, "num_codes")
+    if config.evaluate.pool == "edges" and not edges:
+        found.append(
+            "config.evaluate.pool: 'edges' needs config.encoder.name='dvae' and more "
+            "than one token an image (or use 'mean')"
+        )
     lines = sizes.layer_problems(config.encoder.layer_widths, config.evaluate.layers)
     found += ["config.evaluate." + line for line in lines]
     if getattr(config.encoder, "takes_pixels", False) and (

@@ -129,7 +129,7 @@ def other_runs(
                 models[name] = model_of(workdir)
         except ValueError as error:
             problem = str(error)
-        if not problem and not settings.has_checkpoint(workdir):
+        if not problem and not settings.holds_model(workdir):
             problem = f"{workdir} holds no checkpoint yet"
         if problem and needed:
             found.append(f"config.objective.{name}: {problem}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mimjax import data, evaluate, frozen, optim, sharding
+from mimjax.convert import files
 
 # More is a slip of the keyboard, and no int32 of steps.
 MOST_EPOCHS = 1_000_000
@@ -15,8 +16,9 @@ class Run:
     """The top fields. Periods are in steps, 0 for never; set `steps` or `epochs`.
 
     `keep_last` checkpoints are kept, and one every `keep_every` steps for good.
-    `init_from` names the workdir of another run; `init_scope` says whether its
-    "encoder" or "all" its parameters start this one.
+    `init_from` names the workdir of another run, or a file of another project that
+    `python -m mimjax.convert` reads; `init_scope` says whether its "encoder" or "all"
+    its parameters start this one.
     """
 
     seed: int = 0
@@ -79,6 +81,21 @@ def has_checkpoint(workdir: str) -> bool:
     return any(folder.name.isdigit() for folder in found)
 
 
+PARAMS = "params.safetensors"
+"""What stands in a workdir for a checkpoint where no run has trained the model."""
+
+
+def holds_model(workdir: str) -> bool:
+    """Whether there are parameters to start from, or to build on."""
+    return has_checkpoint(workdir) or Path(workdir, PARAMS).is_file()
+
+
+def is_file(path: str) -> bool:
+    """Whether it is a file, or a folder of transformers or timm."""
+    place = Path(path)
+    return place.is_file() or any((place / name).exists() for name in files.NAMES)
+
+
 def problems(run: Run) -> list[str]:
     """What cannot work in the top fields, one line each."""
     found = []
@@ -96,9 +113,10 @@ def problems(run: Run) -> list[str]:
             found.append(f"{name}: {getattr(run, name)} must not be negative")
     if run.epochs > MOST_EPOCHS:
         found.append(f"epochs: {run.epochs} is more than {MOST_EPOCHS}")
-    if run.init_from and not has_checkpoint(run.init_from):
+    if run.init_from and not (holds_model(run.init_from) or is_file(run.init_from)):
         found.append(
-            f"init_from: {run.init_from} holds no checkpoint; name the workdir of a run"
+            f"init_from: {run.init_from} holds no checkpoint; name the workdir of a "
+            "run, or a file of another project"
         )
     if run.init_scope not in ("encoder", "all"):
         found.append(f"init_scope: {run.init_scope!r} is neither 'encoder' nor 'all'")

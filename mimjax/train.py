@@ -205,3 +205,13 @@ def start_state(config: Config, mesh: jax.sharding.Mesh) -> State:
 def count(tree: Any) -> int:
     """Numbers in a tree of arrays."""
     return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def sizes(config: Config, state: State) -> str:
+    """How many parameters there are, in words."""
+    encoder, whole = count(state.params["encoder"]), count(state.params)
+    told = f"parameters: encoder {encoder:,}, in all {whole:,}"
+    if not config.optim.frozen:
+        return told
+    learned = count(optim.trained(config.optim, state.params))
+    return f"{told}, trained {learned:,}"

@@ -12,7 +12,7 @@ import pytest
 import tiny
 from flax import linen as nn
 
-from mimjax import config, frozen, masking, warmstart
+from mimjax import config, frozen, masking, origins, warmstart
 from mimjax.backbones import vit
 from mimjax.objectives import beit2, classify, vqkd
 from mimjax.tokenizers import codebook
@@ -311,8 +311,8 @@ def test_a_run_goes_on_from_the_codes_of_another(run):
     """With everything of it, or a decoder would meet codes it does not know."""
     source = pathlib.Path(tiny.workdir_of("vqkd"))
     state = tiny.start(run.config, run.mesh)
-    saved = warmstart.read_part(
-        warmstart.newest(source)[0],
+    saved = origins.read_part(
+        origins.newest(source)[0],
         {"frozen": {"moving": jax.tree.map(jnp.copy, state.frozen["moving"])}},
     )["frozen"]["moving"]
     kept = tiny.bits(state.frozen)

@@ -273,6 +273,7 @@ def test_what_does_not_fit_keeps_its_start_and_is_named(tmp_path):
     found, report = warm_start(state, tmp_path, "all")
     assert report == {
         "matched": ["encoder/blocks/layers/up/kernel"],
+        "resized": [],
         "missing": ["head/bias"],
         "shape": ["head/kernel"],
         "unexpected": ["encoder/blocks/layers/up/bias", "encoder/cls_token"],

@@ -96,6 +96,7 @@ ONE = [
     ("evaluate.batch_size=12", "evaluate.batch_size: 12 must be a multiple of 8"),
     ("evaluate.pool=all", "evaluate.pool: 'all' is "),
     ("encoder.cls=False evaluate.pool=cls", "evaluate.pool: 'cls' needs config.enc"),
+    ("evaluate.pool=edges", "evaluate.pool: 'edges' needs config.encoder.name='dv"),
     ("evaluate.layers=(0,)", "evaluate.layers: (0,) must be from 1 to 12, the"),
     ("evaluate.layers=(-13,)", "evaluate.layers: (-13,) must be from 1 to 12,"),
     ("evaluate.layers=3,13", "evaluate.layers: (3, 13) must be from 1 to 12"),

@@ -42,17 +42,18 @@ def uses(name, library, lazily=True):
 # Lower layers first. A file may import from its own layer and those before.
 LAYERS = [
     "__init__.py schema.py patches.py masking.py posembed.py sharding.py flops.py "
-    "frozen.py orders.py "
+    "frozen.py orders.py trees.py "
     "metrics.py hosts/ report/page.py report/progress.py report/curves.py "
     "run/__init__.py run/stop.py convert/__init__.py "
     "convert/pickles.py convert/archives.py convert/states.py convert/files.py "
-    "convert/names.py convert/resize.py convert/tables.py convert/schemes.py",
+    "convert/names.py convert/resize.py convert/tables.py convert/schemes.py "
+    "convert/writing.py convert/plain.py",
     "backbones/ tokenizers/ convert/shapes.py convert/layouts/",
     "objectives/ data/ optim.py evaluate/",
     "settings.py standins.py checks.py config.py",
     "batches.py gradients.py train.py report/",
     "checkpoint.py run/workdir.py run/feed.py",
-    "warmstart.py run/judge.py",
+    "origins.py warmstart.py run/judge.py",
     "run/setup.py convert/weights.py",
     "run/",
     "main.py convert/__main__.py models.py",

@@ -13,7 +13,7 @@ import pytest
 import tiny
 from scipy import stats
 
-from mimjax import config, train, warmstart
+from mimjax import config, origins, train
 from mimjax.checkpoint import Checkpoints, StorageError
 from mimjax.objectives import dvae
 from mimjax.tokenizers import dvae as net
@@ -93,6 +93,35 @@ def test_loss_and_metrics_of_held_out_images(objective, params, batch):
     np.testing.assert_allclose(metrics["perplexity"], perplexity, rtol=1e-5)
 
 
+def test_edges_are_the_likeness_of_the_tokens_of_neighbours(params, batch):
+    """Pair by pair in numpy, on a grid that is not square; of the tokens alone."""
+    encoder = ENCODER.clone(image_size=(4, 8))
+    image = batch["image"][:, :4]
+    variables = {"params": params["encoder"]}
+    found = encoder.apply(variables, image, "edges", method="features")
+    ids = np.asarray(encoder.apply(variables, image, method="logits")).argmax(axis=-1)
+    codes = np.asarray(params["encoder"]["output"]["kernel"], np.float64)[0, 0].T
+    codes /= np.linalg.norm(codes, axis=1, keepdims=True)
+    pairs = [(4 * y + x, 4 * y + x + 1) for y in range(2) for x in range(3)]
+    pairs += [(x, 4 + x) for x in range(4)]
+    wanted = [[codes[i[a]] @ codes[i[b]] for a, b in pairs] for i in ids]
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert len(np.unique(np.round(found, 4))) > 3, "or any would do"
+    # The other pools are those of every encoder.
+    mean = encoder.apply(variables, image, "mean", method="features")
+    last = encoder.apply(variables, image, method=lambda m, x: m(m.embed(x)))
+    np.testing.assert_allclose(mean, last.mean(axis=1), rtol=1e-5, atol=1e-6)
+
+
+def test_edges_need_two_places():
+    given = {"evaluate__pool": "edges"}
+    tiny.resolve("dvae", **given)
+    with pytest.raises(config.ConfigError) as caught:
+        tiny.resolve("dvae", encoder__image_size=(4, 4), encoder__groups=3, **given)
+    (line,) = caught.value.problems
+    assert line.startswith("config.evaluate.pool: 'edges' needs ")
+
+
 def test_temperature_and_weight_follow_the_step():
     """At the start, half-way and from the last on, along half a cosine."""
     for step, done in (
@@ -143,7 +172,7 @@ def run():
 def test_a_frozen_tokenizer_moves_with_the_run_and_never_changes(run, tmp_path):
     teacher = run.state.frozen["frozen"]["tokenizer"]["params"]
     before = tiny.bits(teacher)
-    saved = warmstart.newest(pathlib.Path(tiny.workdir_of("dvae")))[0]
+    saved = origins.newest(pathlib.Path(tiny.workdir_of("dvae")))[0]
     assert saved.parent.name == "1"
     (workdir,) = run.config.builds_on.values()
     assert workdir == tiny.workdir_of("dvae")
@@ -209,7 +238,7 @@ def test_a_tokenizer_of_other_sizes_is_not_taken(tmp_path):
     values["encoder"]["width"] = 16
     (other / "config.json").write_text(json.dumps(values))
     given = tiny.resolve("beit", objective__tokenizer=str(other))
-    with pytest.raises(StorageError, match=r"1 holds no params/.* of \("):
+    with pytest.raises(StorageError, match=r"1 holds no (de|en)coder/.* of \("):
         tiny.start(given, tiny.mesh_of())
 
 

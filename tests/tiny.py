@@ -33,13 +33,20 @@ def workdir_of(objective: str) -> str:
     """A workdir as a run leaves it, with a random model."""
     workdir = pathlib.Path(tempfile.mkdtemp(prefix=objective))
     given = resolve(objective)
-    checkpoints = checkpoint.Checkpoints(workdir, 1, 0)
     # As a tokenizer starts, every token is the same.
-    checkpoints.save(random_state(given, mesh_of(), 0.4), 1)
-    checkpoints.close()
-    (workdir / "config.json").write_text(json.dumps(given.values))
+    save_workdir(workdir, given, random_state(given, mesh_of(), 0.4))
     atexit.register(shutil.rmtree, workdir, ignore_errors=True)
     return str(workdir)
+
+
+def save_workdir(
+    workdir: pathlib.Path, given: config.Config, state: train.State
+) -> None:
+    """Writes a workdir as a run leaves it after one step."""
+    checkpoints = checkpoint.Checkpoints(workdir, 1, 0)
+    checkpoints.save(state, 1)
+    checkpoints.close()
+    (workdir / "config.json").write_text(json.dumps(given.values))
 
 
 def resolve(objective: str = "simmim", **changes: Any) -> config.Config:

@@ -1,6 +1,7 @@
 """Zip files, which torch.save and numpy.savez both write, without unpacking bombs."""
 
 import math
+import mmap
 import pathlib
 import struct
 import zipfile
@@ -45,7 +46,9 @@ def member(archive: zipfile.ZipFile, whole: memoryview, name: str) -> memoryview
     data = whole[start : start + info.file_size]
     if signature != b"PK\3\4" or len(data) != info.file_size:
         raise Flaw(f"{short(name)} leaves the file: it is cut off")
-    if zlib.crc32(data) != info.CRC:
+    found = zlib.crc32(data)
+    release(data)
+    if found != info.CRC:
         raise Flaw(f"{short(name)} has not the checksum it was saved with: fetch again")
     return data
 
@@ -95,3 +98,15 @@ def npy_header(file: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     if dtype not in DTYPES.values():
         raise Flaw(f"{short(name)} is of type {short(str(dtype))}, and no numbers")
     return shape, fortran, dtype
+
+
+def release(part: Any) -> None:
+    """Lets go of the pages of the file that an array or a view is of, until it is used.
+
+    Without, all of a file that was looked at counts as this process's memory.
+    """
+    while getattr(part, "base", None) is not None:  # an array, or what it is a view of
+        part = part.base
+    whole = getattr(part, "obj", part)
+    if isinstance(whole, mmap.mmap):
+        whole.madvise(mmap.MADV_DONTNEED)

@@ -13,12 +13,10 @@ import struct
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
-from mimjax.convert.archives import of_zip
+from mimjax.convert.archives import of_zip, release
 from mimjax.convert.pickles import DTYPES, Flaw, short
 from mimjax.convert.states import of_stream
-from mimjax.metrics import replacing
 
 
 class BadFileError(Exception):
@@ -28,6 +26,8 @@ class BadFileError(Exception):
 # In a folder the first of these is taken: what transformers writes.
 NAMES = ("model.safetensors", "model.safetensors.index.json")
 NAMES += ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# timm's, in its configuration.
+GROUPS = ("model_args", "pretrained_cfg")
 # What wraps a model in PyTorch (several devices, compilation), and flax's collection.
 PREFIXES = ("module.", "_orig_mod.", "module.", "params/")
 
@@ -54,31 +54,37 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     return weights
 
 
-def write(path: pathlib.Path, weights: dict[str, np.ndarray]) -> None:
-    """Writes a safetensors file, whole or not at all; PyTorch's libraries take it."""
-    with replacing(path) as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
-        # It is made for its owner alone; others may read what the folder lets them.
-        temporary.chmod(0o644)
-
-
 def told(path: pathlib.Path) -> dict[str, Any]:
     """What the configuration in a folder says beside the weights; {} beside a file.
 
-    By transformers' names; of timm's, what the weights do not tell.
+    By transformers' names; of timm's, what the weights do not tell. What images are
+    normalised by is "mean" and "std", where it is there.
     """
-    place = path / "config.json"
-    if not path.is_dir() or not place.exists():
+    if not path.is_dir() or not (path / "config.json").exists():
         return {}
+    said = described(path / "config.json")
+    images = path / "preprocessor_config.json"
+    prepared = described(images) if images.exists() else {}
+    names = {
+        "num_attention_heads": said.get("model_args", {}).get("num_heads"),
+        "image_size": said.get("model_args", {}).get("img_size"),
+        "mean": prepared.get("image_mean", said.get("pretrained_cfg", {}).get("mean")),
+        "std": prepared.get("image_std", said.get("pretrained_cfg", {}).get("std")),
+    }
+    return said | {name: x for name, x in names.items() if x is not None}
+
+
+def described(place: pathlib.Path) -> dict[str, Any]:
+    """A file in JSON whose groups are groups."""
     try:
         if place.stat().st_size > HEADER_LIMIT:
             raise ValueError
-        said = json.loads(place.read_bytes())
-        own = said.get("model_args", {})
+        found = json.loads(place.read_bytes())
+        if not all(isinstance(found.get(x, {}), dict) for x in GROUPS):
+            raise ValueError
     except (OSError, ValueError, AttributeError, RecursionError):
         raise BadFileError(f"{place} is no configuration in JSON") from None
-    names = {"num_heads": "num_attention_heads", "img_size": "image_size"}
-    return said | {names[n]: x for n, x in own.items() if n in names}
+    return found
 
 
 def file_in(folder: pathlib.Path) -> pathlib.Path:
@@ -99,6 +105,7 @@ def check_finite(path: pathlib.Path, weights: dict[str, np.ndarray]) -> None:
         # Neither copies the array, and both hand NaN on.
         with np.errstate(invalid="ignore"):
             ends = x.min(), x.max()
+        release(x)
         if not np.isfinite(ends).all():
             what = f"{path}: {short(name)} holds NaN or infinity"
             raise BadFileError(f"{what}: take an earlier checkpoint, or fetch it again")

@@ -60,9 +60,9 @@ class Entry:
         return whole
 
     def write(self, ours: np.ndarray) -> dict[str, np.ndarray]:
-        """Their arrays from our parameter."""
+        """Their arrays from our parameter, views of it where that can be."""
         return {
-            name.format(i): np.ascontiguousarray(array)
+            name.format(i): array
             for i, part in enumerate(ours if self.layers else [ours])
             for name, array in zip(self.theirs, self.rule.give(part), strict=True)
         }

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mimjax import posembed
+from mimjax.convert import tables
 from mimjax.convert.names import Arrays
 from mimjax.convert.schemes import TIMM, Vit
 
@@ -145,13 +146,9 @@ def is_sincos(table: np.ndarray, grid: tuple[int, int], cls: bool) -> bool:
     """Whether a table of positions [T, D] is the fixed one of MAE and AIM."""
     if table.shape[1] % 4 or len(table) != grid[0] * grid[1] + cls:
         return False
-    return bool(np.abs(table - sincos(grid, table.shape[1], cls)).max() < FIXED_ATOL)
-
-
-def sincos(grid: tuple[int, int], width: int, cls: bool) -> np.ndarray:
-    """The fixed table [T, D]; the class token has no position."""
-    table = posembed.sincos_2d(grid, width)
-    return np.concatenate([np.zeros_like(table[:1]), table]) if cls else table
+    return bool(
+        np.abs(table - tables.sincos(grid, table.shape[1], cls)).max() < FIXED_ATOL
+    )
 
 
 def index(encoder: Any) -> np.ndarray:
@@ -163,7 +160,7 @@ def positions(encoder: Any, prefix: str = "", names: Vit = TIMM) -> dict[str, An
     """The fixed table of positions by their name, where the encoder has it."""
     if encoder.position != "sincos":
         return {}
-    table = sincos(encoder.grid, encoder.width, encoder.cls)
+    table = tables.sincos(encoder.grid, encoder.width, encoder.cls)
     return {prefix + names.position: table[None]}
 
 
@@ -176,3 +173,22 @@ def indices(encoder: Any, prefix: str = "", names: Vit = TIMM) -> dict[str, Any]
         name, count = f"{names.blocks}.{names.layer.table}", encoder.depth
     name = prefix + name.removesuffix("_bias_table") + "_index"
     return {name.format(i): index(encoder) for i in range(count)}
+
+
+def hiding(encoder: dict[str, Any]) -> dict[str, int]:
+    """BEiT's masks at another grid than 14 x 14, where 75 are hidden in blocks of 16.
+
+    Files do not keep how much was hidden; the same shares are.
+    """
+    size, patch = encoder["image_size"], encoder["patch_size"]
+    tokens = size[0] // patch[0] * (size[1] // patch[1])
+    return {
+        "num_hidden": max(1, 75 * tokens // 196),
+        "min_block": max(1, 16 * tokens // 196),
+    }
+
+
+def cells(encoder: dict[str, Any], side: int) -> dict[str, int]:
+    """SimMIM's cells of 32 pixels, or of tokens of `side` where there are too few."""
+    many = all(n >= 64 and not n % 32 for n in encoder["image_size"])
+    return {"mask_cell": 32 if many and not 32 % side else side}

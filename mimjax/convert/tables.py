@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mimjax import posembed
 from mimjax.convert import resize
 from mimjax.convert.resize import Grid, Way
 
@@ -60,3 +61,21 @@ def square(distances: int) -> Grid:
     """The square of so many distances."""
     side = (math.isqrt(max(distances, 0)) + 1) // 2
     return side, side
+
+
+def way_of(objective: Any) -> Way:
+    """How the official code takes the tables of such a model to another size.
+
+    BEiT and SimMIM know distances that grow, for relative tables; Swin as trained with
+    labels takes its own as pictures, and so does MAE with absolute ones.
+    """
+    encoder, kind = objective.encoder, type(objective).__module__
+    windows = hasattr(encoder, "window") and not kind.endswith(".simmim")
+    relative = getattr(encoder, "is_relative", True) and not windows
+    return resize.geometric if relative else resize.bicubic
+
+
+def sincos(grid: tuple[int, int], width: int, cls: bool) -> np.ndarray:
+    """The fixed table [T, D]; the class token has no position."""
+    table = posembed.sincos_2d(grid, width)
+    return np.concatenate([np.zeros_like(table[:1]), table]) if cls else table

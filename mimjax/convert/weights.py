@@ -1,63 +1,94 @@
 """Parameters of a model from the arrays of a file, and back, by a table of names."""
 
+import contextlib
 import dataclasses
+import functools
 import pathlib
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from mimjax import checkpoint, config, train
-from mimjax.convert import layouts, tables
-from mimjax.convert.files import BadFileError, read, told
-from mimjax.convert.names import Arrays
+from mimjax import backbones, config, train
+from mimjax.convert import layouts, tables, writing
+from mimjax.convert.archives import release
+from mimjax.convert.files import BadFileError, told
+from mimjax.convert.names import Arrays, Entry
+from mimjax.convert.plain import BUFFERS, plain, together
 from mimjax.objectives import MOVING
+from mimjax.origins import Origin, of_workdir, put
 from mimjax.run.workdir import write
 from mimjax.schema import coerce
-from mimjax.warmstart import named_leaves, nested
+from mimjax.settings import PARAMS, holds_model
+from mimjax.trees import Leaves, named_leaves, nested
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A parameter of ours in the arrays of a file."""
+
+    entry: Entry
+    like: jax.ShapeDtypeStruct
+    arrays: Arrays
+    fit: Callable[[np.ndarray], np.ndarray]
+
+    def read(self) -> np.ndarray:
+        """The parameter; ValueError where what is there does not make it."""
+        found = self.entry.read(self.arrays)
+        for name in self.entry.names():
+            release(self.arrays[name])
+        if found.shape != self.like.shape:
+            found = self.fit(found)
+        if found.shape != self.like.shape:
+            raise ValueError(f"{found.shape} is not {self.like.shape}")
+        return found.astype(self.like.dtype, copy=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """A model from a file: its config, its parameters, and what did not match."""
+    """A model in a file, of which a parameter is read when it is asked for.
 
+    Attributes:
+        path: of the file.
+        config: what it tells of the model.
+        layout: whose names these are.
+        parts: the parameters, by path; what moves beside them below MOVING.
+        missing: names of ours that have no array there.
+        unexpected: names of theirs that have no place here.
+    """
+
+    path: pathlib.Path
     config: config.Config
-    params: dict[str, Any]
     layout: str
-    matched: list[str]
+    parts: dict[tuple[str, ...], Part]
     missing: list[str]
     unexpected: list[str]
 
+    @property
+    def matched(self) -> list[str]:
+        """Names of ours that are there."""
+        return ["/".join(place) for place in self.parts]
 
-# What the same thing is called in files of the same layout; the first is kept out.
-SAME: tuple[tuple[str, str], ...] = (
-    # What a model of transformers that has a head calls its encoder; DINO and iBOT too.
-    (r"^(vit|beit|swin|dinov2|dinov2_with_registers|backbone)\.", ""),
-    # transformers 5.23 writes the decoder of ViTMAE so, and reads both.
-    (r"\.decoder_encoder\.layer\.", ".decoder_layers."),
-    (r"^preprocessor\.blocks\.0\.", "preprocessor."),  # ml-l3m
-    # vit_jax numbered all parts of a layer before flax linen, and each kind since.
-    (r"/MultiHeadDotProductAttention_1/", "/MultiHeadDotProductAttention_0/"),
-    (r"/LayerNorm_2/", "/LayerNorm_1/"),
-    (r"/MlpBlock_3/", "/MlpBlock_0/"),
-)
+    def read(self, place: tuple[str, ...]) -> np.ndarray:
+        """One parameter."""
+        part = self.parts[place]
+        try:
+            return part.read()
+        except ValueError:
+            name = part.entry.names()[0]
+            raise BadFileError(
+                f"{self.path}: {name} of {part.arrays[name].shape} does not make "
+                f"{part.entry.ours} of {part.like.shape}"
+            ) from None
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """All of them, nested."""
+        return nested({place: self.read(place) for place in self.parts})
+
+
 SIZE = "encoder.image_size"
-# What a file may hold beside parameters, computed from the sizes.
-BUFFERS = ("relative_position_index", "relative_coords_table", "attn_mask")
-
-
-def plain(name: str) -> str:
-    """A name as all files of its layout have it."""
-    for pattern, other in SAME:
-        name = re.sub(pattern, other, name)
-    return name
-
-
-def plainly(arrays: Arrays) -> dict[str, np.ndarray]:
-    """The same arrays by their plain names."""
-    return {plain(name): x for name, x in arrays.items()}
 
 
 def convert(
@@ -87,35 +118,23 @@ def convert(
             size = coerce(dict(changes)[SIZE], tuple[int, int])
             said |= {"image_size": list(size)}
         values = table.values(arrays, said)
+        colours = {name: said[name] for name in ("mean", "std") if name in said}
+        channels = values["encoder"].get("channels", 3)
+        if all(np.shape(x) == (channels,) for x in colours.values()):
+            values["data"] = values.get("data", {}) | colours
         for name, text in changes:
             group, _, field = name.partition(".")
             values.setdefault(group, {})[field] = text
         given = config.rebuilt(values)
-        wrong = given.objective.problems()
+        name = given.values["encoder"]["name"]
+        wrong = backbones.load(name).problems(given.values["encoder"])
+        wrong += given.objective.problems()
     except (LookupError, ValueError, TypeError) as error:
         said = error.args[0] if error.args else error
         raise BadFileError(f"{path} is no {layout} model: {said}") from None
     if wrong:
         raise BadFileError(f"{path} is no {layout} model: {wrong[0]}")
     return matching(path, arrays, layout, given)
-
-
-def together(paths: Sequence[pathlib.Path]) -> dict[str, np.ndarray]:
-    """The arrays of all files by their plain names."""
-    found: dict[str, np.ndarray] = {}
-    for path in paths:
-        arrays = plainly(read(path))
-        # DALL-E's two files call their parts alike; in a decoder all groups have it.
-        if "blocks.input.w" in arrays:
-            side = (
-                "decoder" if "blocks.group_1.block_1.id_path.w" in arrays else "encoder"
-            )
-            arrays = {f"{side}.{name}": x for name, x in arrays.items()}
-        twice = found.keys() & arrays.keys()
-        if twice:
-            raise BadFileError(f"{path} holds {min(twice)}, as another file does")
-        found |= arrays
-    return found
 
 
 def recognised(path: pathlib.Path, arrays: Arrays) -> str:
@@ -135,33 +154,37 @@ def matching(
     wanted = shapes_of(given)
     left = {name for name in arrays if not name.endswith(BUFFERS)}
     left -= set(map(plain, table.constants(given.objective)))
-    params, missing = {}, []
+    parts, missing = {}, []
     for entry in table.entries(given.objective):
         entry = dataclasses.replace(entry, theirs=tuple(map(plain, entry.theirs)))
         place, names = tuple(entry.ours.split("/")), entry.names()
         if not all(name in arrays for name in names):
             missing.append(entry.ours)
             continue
-        try:
-            found = entry.read(arrays)
-            if found.shape != wanted[place].shape:
-                found = tables.fitted(place[1:], found, given.encoder, how)
-        except ValueError:
-            found = np.empty(0)
-        if found.shape == wanted[place].shape:
-            params[place] = found.astype(wanted[place].dtype, copy=False)
-            left -= set(names)
-        elif entry.droppable:
+        fit = functools.partial(fitted, place, given.encoder, how)
+        part = Part(entry, wanted[place], arrays, fit)
+        if entry.droppable and not fits(part):
             missing.append(entry.ours)
-        else:
-            raise BadFileError(
-                f"{path}: {names[0]} of {arrays[names[0]].shape} does not make "
-                f"{entry.ours} of {wanted[place].shape}"
-            )
-    if not any(place[0] == "encoder" for place in params):
+            continue
+        parts[place] = part
+        left -= set(names)
+    if not any(place[0] == "encoder" for place in parts):
         raise BadFileError(f"{path} holds nothing of a {layout} encoder")
-    names = ["/".join(place) for place in params]
-    return Converted(given, nested(params), layout, names, missing, sorted(left))
+    return Converted(path, given, layout, parts, missing, sorted(left))
+
+
+def fitted(place: tuple[str, ...], encoder: Any, how: Any, x: np.ndarray) -> np.ndarray:
+    """A table of positions at the encoder's size."""
+    return tables.fitted(place[1:], x, encoder, how)
+
+
+def fits(part: Part) -> bool:
+    """Whether the parameter can be made."""
+    try:
+        part.read()
+    except ValueError:
+        return False
+    return True
 
 
 def shapes_of(given: config.Config) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
@@ -171,18 +194,42 @@ def shapes_of(given: config.Config) -> dict[tuple[str, ...], jax.ShapeDtypeStruc
     return named_leaves(state.params) | named_leaves(moving)
 
 
+def origin(found: Converted) -> Origin:
+    """What a run starts from."""
+    there = {place: part.like for place, part in found.parts.items()}
+    moving = nested({n: x for n, x in there.items() if n[0] == MOVING}).get(MOVING, {})
+
+    def load(wanted: Leaves) -> Leaves:
+        return {place: put(found.read(place), like) for place, like in wanted.items()}
+
+    own = {n: x for n, x in there.items() if n[0] != MOVING}
+    how, encoder = layouts.resize_of(found.layout), found.config.encoder
+    return Origin(str(found.path), own, moving, load, encoder, how)
+
+
+def origin_of(source: pathlib.Path, encoder: Any) -> Origin:
+    """What `init_from` names, for a run with that encoder.
+
+    Raises BadFileError or StorageError, one line.
+    """
+    if holds_model(str(source)):
+        return of_workdir(source)
+    # How many heads share the weights of attention most files do not tell.
+    heads = getattr(encoder, "heads", None)
+    changes = (("encoder.heads", str(heads)),) if isinstance(heads, int) else ()
+    return origin(convert([source], changes=changes))
+
+
 def save(found: Converted, workdir: pathlib.Path) -> None:
-    """Writes a workdir that holds the model as a run leaves it, after no update."""
-    zero = np.zeros((), np.int32)
-    params = dict(found.params)
-    moving = params.pop(MOVING, None)
-    frozen = {MOVING: moving} if moving else {}
-    state = train.State(params, frozen, {}, {}, zero, zero, zero)
-    checkpoints = checkpoint.Checkpoints(workdir, 1, 0)
+    """Writes a workdir that a run starts from, or builds on."""
+    places = {"/".join(place): place for place in found.parts}
+    shapes = {name: found.parts[place].like for name, place in places.items()}
     try:
-        checkpoints.save(state, 0)
-    finally:
-        checkpoints.close()
+        writing.write(workdir / PARAMS, shapes, lambda name: found.read(places[name]))
+    except BadFileError:
+        with contextlib.suppress(OSError):
+            workdir.rmdir()
+        raise
     write(workdir / "config.json", found.config.values)
 
 

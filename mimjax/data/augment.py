@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from mimjax.data.quiet import tf
+from mimjax.data.scaled import resize
 
 ATTEMPTS = 10
 NUM_UNIFORMS = 4 * ATTEMPTS + 10
@@ -58,29 +59,6 @@ def random_box(
     elif width / height > ratio[1]:
         w = round(h * ratio[1])
     return Box((height - h) // 2, (width - w) // 2, h, w)
-
-
-def resize(
-    image: UInt8[np.ndarray, "h w C"],
-    size: tuple[int, int],
-    interpolation: str,
-    antialias: bool,
-) -> UInt8[np.ndarray, "H W C"]:
-    """Resize to (H, W); with `antialias` bit for bit what Pillow does."""
-    if image.shape[:2] == size:
-        return image
-    if not antialias:
-        smooth = interpolation == "bicubic"
-        kernel: Any = tf.raw_ops.ResizeBicubic if smooth else tf.raw_ops.ResizeBilinear
-        floats = kernel(images=image[None], size=size, half_pixel_centers=True)
-        return np.clip(np.rint(floats.numpy()[0]), 0, 255).astype(np.uint8)
-    from PIL import Image
-
-    resampling = Image.Resampling[interpolation.upper()]
-    grey = image.shape[2] == 1
-    picture = Image.fromarray(image[..., 0] if grey else image)
-    resized = np.asarray(picture.resize((size[1], size[0]), resampling))
-    return resized[..., None] if grey else resized
 
 
 def second_view(

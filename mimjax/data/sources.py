@@ -151,14 +151,9 @@ def _evaluation_image(
     data: Data, found: Records, index: int, image_size: tuple[int, int], channels: int
 ) -> tuple[UInt8[np.ndarray, "H W C"], int]:
     """The shorter side at 256/224 of the size, then the centre; raises Unusable."""
-    from mimjax.data import augment, decode
+    from mimjax.data import decode, scaled
 
     content, label = found.read(index)
     picture = decode.open_picture(content, data.min_side, data.max_pixels)
     image = decode.crop(picture, decode.whole(picture), channels)
-    (height, width), (h, w) = image_size, image.shape[:2]
-    scale = max(height * 256 // 224 / h, width * 256 // 224 / w)
-    resized = (max(int(h * scale), height), max(int(w * scale), width))
-    image = augment.resize(image, resized, data.interpolation, data.antialias)
-    top, left = (resized[0] - height) // 2, (resized[1] - width) // 2
-    return image[top : top + height, left : left + width], label
+    return scaled.centre(image, image_size, data), label

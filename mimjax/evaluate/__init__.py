@@ -28,8 +28,8 @@ class Evaluate:
         train_images: labelled training images that the two classifiers learn from.
         test_images: held-out images that they are judged on.
         batch_size: images per forward pass, over all devices.
-        pool: the frozen feature of an image: "mean" or "max" of its patches, or
-            the "cls" token.
+        pool: the frozen feature of an image: "mean" or "max" of its patches, the "cls"
+            token or, of a dVAE, "edges": how alike the tokens of neighbours are.
         layers: the mean of which layers' outputs that is, as they are before the last
             norm, counted from 1, or from -1 back from the last; none: what the last
             norm gives. Behind a small decoder the last layers decode: BEiT is probed
@@ -71,9 +71,9 @@ def check(evaluate: Evaluate) -> list[str]:
         value = getattr(evaluate, name)
         if value < 1:
             problems.append(f"config.evaluate.{name}: {value} must be at least 1")
-    if evaluate.pool not in ("mean", "max", "cls"):
+    if evaluate.pool not in ("mean", "max", "cls", "edges"):
         problems.append(
-            f"config.evaluate.pool: {evaluate.pool!r} is none of mean, max, cls"
+            f"config.evaluate.pool: {evaluate.pool!r} is none of mean, max, cls, edges"
         )
     if evaluate.knn_k > evaluate.train_images >= 1:
         problems.append(

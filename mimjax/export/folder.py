@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from mimjax import metrics, models
-from mimjax.convert import files, layouts, weights
+from mimjax.convert import layouts, weights, writing
 from mimjax.export import program
 from mimjax.metrics import replacing
-from mimjax.warmstart import named_leaves
+from mimjax.trees import named_leaves
 
 FAMILIES = ("official", "timm", "transformers")
 PROGRAM = "stablehlo"
@@ -91,7 +91,7 @@ def pack(model: models.Model, layout: str, out: pathlib.Path) -> dict[str, Any]:
         with replacing(out / NPZ) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
     else:
-        files.write(out / WEIGHTS, arrays)
+        writing.write(out / WEIGHTS, arrays, arrays.__getitem__)
     table = layouts.load(layout)
     mean, std = ([float(x) for x in part] for part in model.constants)
     found = table.package(objective, mean, std) if hasattr(table, "package") else {}
@@ -128,7 +128,7 @@ def card(
         text.append(f"Left out: {', '.join(groups(left_out))}.")
     if model.fresh:
         fresh = ", ".join(groups(model.fresh))
-        text.append(f"Not in the source, and so as it starts: {fresh}.")
+        text.append(f"Not in the source: {fresh}.")
     text += run_facts(pathlib.Path(source), model.step)
     text += ["## Files", table_of(out)]
     text += ["## Config", f"```json\n{json.dumps(values, indent=1, default=str)}\n```"]

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from safetensors.numpy import load_file
 
 from mimjax import models, patches
-from mimjax.convert import files
+from mimjax.convert import writing
+from mimjax.convert.files import read
 from mimjax.metrics import replacing
 from mimjax.objectives import MOVING
-from mimjax.warmstart import named_leaves, nested
+from mimjax.trees import named_leaves, nested
 
 NAME = "encoder.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -38,7 +38,7 @@ def write(model: models.Model, out: pathlib.Path) -> None:
     )
     with replacing(out / NAME) as temporary:
         temporary.write_bytes(exported.serialize())
-    files.write(out / "model.safetensors", arrays)
+    writing.write(out / "model.safetensors", arrays, arrays.__getitem__)
 
 
 def answers(model: models.Model, flat: dict[str, Any], images: Any) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def ours(model: models.Model, images: np.ndarray) -> dict[str, np.ndarray]:
 def run(folder: pathlib.Path, images: np.ndarray) -> dict[str, np.ndarray]:
     """What it computes from the folder alone."""
     exported = export.deserialize(bytearray((folder / NAME).read_bytes()))
-    found: Any = exported.call(load_file(folder / "model.safetensors"), images)
+    found: Any = exported.call(read(folder / "model.safetensors"), images)
     return {name: np.asarray(x) for name, x in found.items()}
 
 

@@ -14,9 +14,10 @@ import numpy as np
 from mimjax import masking, models, patches
 from mimjax.convert import layouts, schemes, weights
 from mimjax.convert.files import read
+from mimjax.convert.plain import plainly
 from mimjax.export import program
 from mimjax.schema import ConfigError
-from mimjax.warmstart import named_leaves
+from mimjax.trees import named_leaves
 
 IMAGES = 2
 RELATIVE = 1e-4
@@ -87,7 +88,7 @@ def reread(model: models.Model, layout: str, folder: pathlib.Path) -> list[Diffe
     """The file read again: the official code cannot be installed."""
     files = {"vit_jax": folder / "model.npz"}
     arrays = read(files.get(layout, folder))
-    again = weights.matching(folder, weights.plainly(arrays), layout, model.config)
+    again = weights.matching(folder, plainly(arrays), layout, model.config)
     ours = {"/".join(n): x for n, x in named_leaves(model.variables["params"]).items()}
     theirs = {"/".join(n): x for n, x in named_leaves(again.params).items()}
     shared = [name for name in ours if name in theirs]
@@ -126,6 +127,8 @@ def answers(
         return objective.apply(model.variables, image, *args, method=method)
 
     found = {"tokens": jax.jit(tokens)()}
+    if not all(name.startswith("encoder/") for name in model.fresh):
+        return found  # there is no whole head
     if kind == "mae":
         order = np.argsort(drawn["noise"], axis=1)
         kept = objective.num_kept

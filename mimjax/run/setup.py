@@ -24,6 +24,8 @@ from mimjax import (
 )
 from mimjax.backbones.sizes import MOST_DEPTH
 from mimjax.config import Config, ConfigError
+from mimjax.convert import weights
+from mimjax.convert.files import BadFileError
 from mimjax.report.progress import Progress
 from mimjax.run import feed
 
@@ -158,15 +160,19 @@ def first_state(
     for remark in remarks:
         progress.note(remark)
     if config.run.init_from:
-        source = pathlib.Path(config.run.init_from)
-        state, found = warmstart.warm_start(state, source, config.run.init_scope)
+        source, encoder = pathlib.Path(config.run.init_from), config.encoder
+        try:
+            origin = weights.origin_of(source, encoder)
+        except BadFileError as error:
+            raise ConfigError([f"config.init_from: {error}"]) from None
+        state, found = warmstart.begin(state, origin, config.run.init_scope, encoder)
         matched = len(found["matched"])
         wanted = matched + len(found["missing"]) + len(found["shape"])
         progress.note(f"started from {source}: {matched} of {wanted} arrays matched")
-        for kind in ("missing", "shape", "unexpected"):
+        for kind in ("resized", "missing", "shape", "unexpected"):
             for name in found[kind]:
                 progress.note(f"  {kind}: {name}")
-    progress.note(sizes(config, state))
+    progress.note(train.sizes(config, state))
     return state, 0
 
 
@@ -176,16 +182,6 @@ def thawed(state: train.State) -> train.State:
         return state
     zero = jax.device_put(jnp.zeros((), jnp.int32), state.bad_streak.sharding)
     return dataclasses.replace(state, bad_streak=zero)
-
-
-def sizes(config: Config, state: train.State) -> str:
-    """How many parameters there are, in words."""
-    encoder, whole = train.count(state.params["encoder"]), train.count(state.params)
-    told = f"parameters: encoder {encoder:,}, in all {whole:,}"
-    if not config.optim.frozen:
-        return told
-    learned = train.count(optim.trained(config.optim, state.params))
-    return f"{told}, trained {learned:,}"
 
 
 def make_feed(

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from mimjax import backbones
 from mimjax.backbones import sizes
+from mimjax.tokenizers import codebook
 
 SIZES: dict[str, dict[str, Any]] = {
     "DALL-E": {"width": 256, "groups": 4, "blocks": 2, "num_codes": 8192}
@@ -180,6 +181,30 @@ class Encoder(nn.Module, backbones.Patched):
         x = self(self.embed(image)).astype(jnp.float32)
         # A 1 x 1 convolution over rows of one column.
         return self.output(x[:, :, None])[:, :, 0]
+
+    def features(
+        self,
+        image: Float[Array, "B H W C"],
+        pool: str = "mean",
+        chosen: tuple[int, ...] = (),
+    ) -> Float[Array, "B E"]:
+        """As every encoder's and, by the `pool` "edges", what the tokens show of shape.
+
+        That is the cosine of the output weights of the tokens of each place and its
+        right neighbour, row by row, then of each and its lower one.
+        """
+        if pool != "edges":
+            return super().features(image, pool, chosen)
+        # A token names the colours of a place, and digits come in all colours: training
+        # makes pooled activations or counts of tokens tell them worse or hardly better.
+        # Which neighbours are alike is the drawing, as in the self-similarities of
+        # Shechtman and Irani (CVPR 2007, doi 10.1109/CVPR.2007.383198).
+        ids = self.logits(image).argmax(axis=-1)
+        codes = codebook.unit(self.output.variables["params"]["kernel"][0, 0].T)
+        x = codes[ids].reshape(-1, *self.grid, self.out_width)
+        across = (x[:, :, :-1] * x[:, :, 1:]).sum(axis=-1)
+        down = (x[:, :-1] * x[:, 1:]).sum(axis=-1)
+        return jnp.concatenate([y.reshape(len(x), -1) for y in (across, down)], axis=1)
 
 
 class Decoder(nn.Module):

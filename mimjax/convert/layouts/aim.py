@@ -1,6 +1,6 @@
 """apple/ml-aim `aim-v1/aim/v1/torch`: AIM's trunk and attentive probe, as released.
 
-They are two files; `entries` of a trunk alone are those of the objective `aim`.
+They are two files; the trunk alone is of the objective `aim`.
 """
 
 from collections.abc import Iterator

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mimjax.convert import schemes, shapes
+from mimjax.convert import schemes, shapes, tables
 from mimjax.convert.layouts import aim
 from mimjax.convert.names import Arrays, Entry
 
@@ -67,6 +67,6 @@ def constants(objective: Any) -> dict[str, np.ndarray]:
     """Both fixed tables of positions."""
     found = shapes.positions(objective.encoder, names=NAMES)
     if objective.head != "none":
-        table = shapes.sincos(objective.encoder.grid, objective.head_width, False)
+        table = tables.sincos(objective.encoder.grid, objective.head_width, False)
         found["head.decoder_pos_embed"] = table[None]
     return found

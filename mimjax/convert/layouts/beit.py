@@ -23,7 +23,8 @@ def recognises(arrays: Arrays) -> bool:
 def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model."""
     encoder = {**shapes.vit(arrays), "start": "beit"}
-    return {"encoder": encoder, "objective": {"name": "beit"}}
+    objective = {"name": "beit", **shapes.hiding(encoder)}
+    return {"encoder": encoder, "objective": objective}
 
 
 def misfit(objective: Any) -> str:

@@ -26,7 +26,11 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """
     encoder = {**shapes.vit(arrays), "start": "beit"}
     early = {12: 9, 24: 21}.get(encoder["depth"], max(1, encoder["depth"] * 3 // 4))
-    objective = {"name": "beit2", "branch_depth": shapes.count(arrays, BRANCH)}
+    objective = {
+        "name": "beit2",
+        **shapes.hiding(encoder),
+        "branch_depth": shapes.count(arrays, BRANCH),
+    }
     return {"encoder": encoder, "objective": {**objective, "early_layer": early}}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mimjax.convert import schemes, shapes
+from mimjax.convert import schemes, shapes, tables
 from mimjax.convert.names import COPY, Arrays, Entry
 
 DECODER_HEADS = 16
@@ -34,7 +34,7 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
         objective["decoder_width"] = arrays["decoder_embed.weight"].shape[0]
         objective["decoder_depth"] = shapes.count(arrays, "decoder_blocks.{}")
         objective["decoder_heads"] = DECODER_HEADS
-    return {"encoder": shapes.vit(arrays), "objective": objective}
+    return {"encoder": shapes.vit(arrays, said=said), "objective": objective}
 
 
 def misfit(objective: Any) -> str:
@@ -61,5 +61,5 @@ def entries(objective: Any) -> Iterator[Entry]:
 def constants(objective: Any) -> dict[str, np.ndarray]:
     """Both fixed tables of positions, the class token's zeros first."""
     encoder = objective.encoder
-    table = shapes.sincos(encoder.grid, objective.decoder_width, encoder.cls)
+    table = tables.sincos(encoder.grid, objective.decoder_width, encoder.cls)
     return {**shapes.positions(encoder), "decoder_pos_embed": table[None]}

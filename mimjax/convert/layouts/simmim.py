@@ -22,7 +22,8 @@ def recognises(arrays: Arrays) -> bool:
 def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model."""
     encoder = {**shapes.vit(arrays, PREFIX), "start": "beit"}
-    return {"encoder": encoder, "objective": {"name": "simmim"}}
+    cells = shapes.cells(encoder, encoder["patch_size"][0])
+    return {"encoder": encoder, "objective": {"name": "simmim", **cells}}
 
 
 def misfit(objective: Any) -> str:

@@ -23,7 +23,7 @@ def recognises(arrays: Arrays) -> bool:
 def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model."""
     encoder = swin.fields(arrays, said, PREFIX, NAMES)
-    return {"encoder": encoder, "objective": {"name": "simmim"}}
+    return {"encoder": encoder, "objective": swin.masked(encoder)}
 
 
 def misfit(objective: Any) -> str:

@@ -54,6 +54,12 @@ def classifier(arrays: Arrays, head: str) -> dict[str, Any]:
     return found
 
 
+def masked(encoder: dict[str, Any]) -> dict[str, Any]:
+    """The objective of masked image modelling."""
+    side = encoder["patch_size"][0] * 2 ** (len(encoder["depths"]) - 1)
+    return {"name": "simmim", **shapes.cells(encoder, side)}
+
+
 def fields(
     arrays: Arrays, said: dict[str, Any], prefix: str, names: Names
 ) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     encoder = shapes.vit(arrays, names=NAMES, said=said)
     encoder |= {"start": "beit", **transformers_vit.activation(said)}
     if "lm_head.weight" in arrays:
-        return {"encoder": encoder, "objective": {"name": "beit"}}
+        objective = {"name": "beit", **shapes.hiding(encoder)}
+        return {"encoder": encoder, "objective": objective}
     pool = "mean" if f"{NORM}.weight" in arrays else "token"
     objective = {"name": "classify", "pool": pool}
     objective |= transformers_vit.classes(arrays)

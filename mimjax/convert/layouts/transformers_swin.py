@@ -40,7 +40,7 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model."""
     encoder = swin.fields(arrays, said, "", NAMES)
     if "decoder.0.weight" in arrays:
-        return {"encoder": encoder, "objective": {"name": "simmim"}}
+        return {"encoder": encoder, "objective": swin.masked(encoder)}
     objective = {"name": "classify", "pool": "gap", **transformers_vit.classes(arrays)}
     return {"encoder": encoder, "objective": objective}
 

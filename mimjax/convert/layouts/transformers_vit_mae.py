@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mimjax.convert import schemes, shapes
+from mimjax.convert import schemes, shapes, tables
 from mimjax.convert.layouts import mae, transformers_vit
 from mimjax.convert.layouts.transformers_vit import LAYER, NAMES, PREFIX
 from mimjax.convert.names import COPY, Arrays, Entry
@@ -60,9 +60,9 @@ def entries(objective: Any) -> Iterator[Entry]:
 def constants(objective: Any) -> dict[str, np.ndarray]:
     """Both fixed tables of positions."""
     encoder = objective.encoder
-    table = shapes.sincos(encoder.grid, objective.decoder_width, encoder.cls)
-    tables = shapes.positions(encoder, PREFIX, NAMES)
-    return {**tables, "decoder.decoder_pos_embed": table[None]}
+    table = tables.sincos(encoder.grid, objective.decoder_width, encoder.cls)
+    first = shapes.positions(encoder, PREFIX, NAMES)
+    return {**first, "decoder.decoder_pos_embed": table[None]}
 
 
 def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:

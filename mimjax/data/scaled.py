@@ -1,0 +1,44 @@
+"""Images at another size: by Pillow or, without antialiasing, by TensorFlow."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from mimjax.data import Data
+
+
+def resize(
+    image: UInt8[np.ndarray, "h w C"],
+    size: tuple[int, int],
+    interpolation: str,
+    antialias: bool,
+) -> UInt8[np.ndarray, "H W C"]:
+    """Resize to (H, W); with `antialias` bit for bit what Pillow does."""
+    if image.shape[:2] == size:
+        return image
+    if not antialias:
+        from mimjax.data.quiet import tf
+
+        smooth = interpolation == "bicubic"
+        kernel: Any = tf.raw_ops.ResizeBicubic if smooth else tf.raw_ops.ResizeBilinear
+        floats = kernel(images=image[None], size=size, half_pixel_centers=True)
+        return np.clip(np.rint(floats.numpy()[0]), 0, 255).astype(np.uint8)
+    resampling = Image.Resampling[interpolation.upper()]
+    grey = image.shape[2] == 1
+    picture = Image.fromarray(image[..., 0] if grey else image)
+    resized = np.asarray(picture.resize((size[1], size[0]), resampling))
+    return resized[..., None] if grey else resized
+
+
+def centre(
+    image: UInt8[np.ndarray, "h w C"], size: tuple[int, int], data: Data
+) -> UInt8[np.ndarray, "H W C"]:
+    """A held-out image: the shorter side at 256/224 of the size, then the centre."""
+    (height, width), (h, w) = size, image.shape[:2]
+    scale = max(height * 256 // 224 / h, width * 256 // 224 / w)
+    whole = (max(int(h * scale), height), max(int(w * scale), width))
+    image = resize(image, whole, data.interpolation, data.antialias)
+    top, left = (whole[0] - height) // 2, (whole[1] - width) // 2
+    return image[top : top + height, left : left + width]

@@ -1,0 +1,172 @@
+"""init_from: a run's workdir or a file of another project, at another image size."""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from mimjax import config, main, warmstart
+from mimjax.convert import resize, tables, weights
+from mimjax.trees import named_leaves, nested
+
+VIT = {
+    "patch_size": (4, 4),
+    "width": 64,
+    "depth": 2,
+    "heads": 4,
+    "image_size": (16, 16),
+}
+BEIT = {**VIT, "position": "relative", "qkv_bias": "qv", "layer_scale": 0.1}
+SWIN = {"name": "swin", "patch_size": (4, 4), "width": 64, "depths": (2, 1)}
+SWIN |= {"heads": (4, 4), "window": 4, "image_size": (32, 32)}
+
+
+def model_of(encoder: dict[str, Any], **objective: Any) -> tuple[config.Config, Any]:
+    """A model and random parameters for it."""
+    given = config.rebuilt(
+        {"encoder": {"name": "vit", **encoder}, "objective": objective}
+    )
+    rng = np.random.default_rng(0)
+    shapes = weights.shapes_of(given)
+    leaves = {n: rng.normal(size=x.shape).astype(x.dtype) for n, x in shapes.items()}
+    return given, nested(leaves)
+
+
+def file_of(folder: pathlib.Path, layout: str, given: config.Config, params: Any):
+    """What another project would have written of it."""
+    arrays = weights.written(given.objective, params, layout)
+    np.savez(folder / "weights.npz", **arrays)
+    return folder / "weights.npz"
+
+
+def begun(source: pathlib.Path, given: config.Config, scope: str = "encoder"):
+    """A run's parameters after its start, by path, and what was said."""
+    state = tiny.random_state(given, tiny.mesh_of(), 0.1)
+    origin = weights.origin_of(source, given.encoder)
+    state, report = warmstart.begin(state, origin, scope, given.encoder)
+    return named_leaves(jax.device_get(state.params)), report
+
+
+def test_a_run_starts_from_a_file_and_says_how_many_heads(tmp_path):
+    """Which the file does not tell: 64 wide it would pass for one head."""
+    given, params = model_of(VIT, name="mae", decoder_width=32, decoder_depth=1)
+    path = file_of(tmp_path, "mae", given, params)
+    found, report = begun(path, tiny.resolve("mae"), "all")
+    assert report["resized"] == report["missing"] == report["unexpected"] == []
+    for name in report["matched"]:
+        place = tuple(name.split("/"))
+        np.testing.assert_array_equal(found[place], named_leaves(params)[place])
+    # The decoder's heads no run tells: its attention keeps its start.
+    assert all("decoder/layers/attn" in name for name in report["shape"])
+
+
+@pytest.mark.parametrize(
+    ("layout", "how"),
+    [
+        ("timm_vit", functools.partial(resize.bicubic, antialias=True)),
+        ("vit_jax", resize.corner_aligned),
+        ("dinov2", functools.partial(resize.bicubic, offset=0.1)),
+    ],
+)
+def test_learned_positions_are_fitted_as_their_code_does(tmp_path, layout, how):
+    scale = 0.1 if layout == "dinov2" else 0.0
+    encoder = {**VIT, "position": "learned", "layer_scale": scale}
+    given, params = model_of(encoder, name="classify", num_classes=5)
+    path = file_of(tmp_path, layout, given, params)
+    wider = tiny.resolve(
+        "classify",
+        encoder__image_size="24,32",
+        encoder__position="learned",
+        encoder__layer_scale=scale,
+    )
+    found, report = begun(path, wider)
+    assert report["resized"] == ["encoder/pos_embed"]
+    assert not report["missing"] and not report["shape"]
+    table = named_leaves(params)["encoder", "pos_embed"]
+    np.testing.assert_array_equal(
+        found["encoder", "pos_embed"], resize.positions(table, (6, 8), how)
+    )
+
+
+def test_fixed_positions_are_where_learned_ones_start(tmp_path):
+    """As MAE is fine-tuned, here at another size."""
+    given, params = model_of(VIT, name="mae", decoder_width=32, decoder_depth=1)
+    path = file_of(tmp_path, "mae", given, params)
+    tuned = tiny.resolve(
+        "classify", encoder__image_size="32,32", encoder__position="learned"
+    )
+    found, report = begun(path, tuned)
+    assert report["resized"] == ["encoder/pos_embed"]
+    table = tables.sincos((4, 4), 64, True)[None]
+    wanted = resize.positions(table, (8, 8), resize.bicubic)
+    np.testing.assert_array_equal(found["encoder", "pos_embed"], wanted)
+
+
+def test_one_table_of_distances_becomes_that_of_each_layer(tmp_path):
+    """As BEiT is fine-tuned: copied into every layer, stretched geometrically."""
+    given, params = model_of(BEIT, name="beit", num_hidden=7, min_block=2)
+    path = file_of(tmp_path, "beit", given, params)
+    tuned = tiny.resolve(
+        "classify",
+        encoder__image_size="24,24",
+        encoder__position="relative_layers",
+        encoder__qkv_bias="qv",
+        encoder__layer_scale=0.1,
+        objective__pool="mean",
+    )
+    found, report = begun(path, tuned)
+    name = ("encoder", "blocks", "layers", "relative_table")
+    assert report["resized"] == ["/".join(name)]
+    assert report["unexpected"] == ["encoder/relative_table"]
+    table = named_leaves(params)["encoder", "relative_table"]
+    wanted = resize.relative(table, (4, 4), (6, 6), resize.geometric, extra=3)
+    for layer in found[name]:
+        np.testing.assert_array_equal(layer, wanted)
+
+
+@pytest.mark.parametrize(
+    ("layout", "objective", "how"),
+    [
+        ("swin", {"name": "classify", "pool": "gap"}, resize.bicubic),
+        ("simmim_swin", {"name": "simmim", "mask_cell": 8}, resize.geometric),
+    ],
+)
+def test_windows_of_another_size(tmp_path, layout, objective, how):
+    given, params = model_of(SWIN, **objective)
+    path = file_of(tmp_path, layout, given, params)
+    changes = {f"encoder__{n}": str(x) for n, x in SWIN.items() if n != "name"}
+    changes |= {"encoder__image_size": "48,48", "encoder__window": "6"}
+    wider = tiny.resolve("simmim_swin", **changes)
+    found, report = begun(path, wider)
+    names = [("encoder", f"stages_{n}", "layers", "relative_table") for n in (0, 1)]
+    assert report["resized"] == ["/".join(name) for name in names]
+    for name in names:
+        for old, new in zip(named_leaves(params)[name], found[name], strict=True):
+            wanted = resize.relative(old, (4, 4), (6, 6), how, extra=0)
+            np.testing.assert_array_equal(new, wanted)
+
+
+def test_another_run_at_another_size(tmp_path):
+    """Its grid need be no square, for its config tells it."""
+    small = tiny.resolve("beit", encoder__image_size="16,24")
+    state = tiny.random_state(small, tiny.mesh_of(), 0.1)
+    tiny.save_workdir(tmp_path, small, state)
+    found, report = begun(tmp_path, tiny.resolve("beit", encoder__image_size="32,16"))
+    assert report["resized"] == ["encoder/relative_table"]
+    table = np.asarray(state.params["encoder"]["relative_table"])
+    wanted = resize.relative(table, (4, 6), (8, 4), resize.geometric, extra=3)
+    np.testing.assert_array_equal(found["encoder", "relative_table"], wanted)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 cut off", b"not weights at all"])
+def test_a_bad_file_is_told_in_one_line(tmp_path, capsys, content):
+    (tmp_path / "bad.pth").write_bytes(content)
+    flags = [f"--config={tiny.CONFIG}:mae", f"--workdir={tmp_path / 'run'}"]
+    flags.append(f"--config.init_from={tmp_path / 'bad.pth'}")
+    assert main.main(flags) == main.BAD_CONFIG
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"config.init_from: {tmp_path / 'bad.pth'}")

@@ -5,17 +5,19 @@ import dataclasses
 from mimjax import data as data_module
 from mimjax import evaluate as evaluate_module
 from mimjax import optim, settings, sharding
+from mimjax.backbones import sizes
 from mimjax.settings import Config
 
 
 def problems(config: Config, devices: int | None, with_data: bool) -> list[str]:
     """Of the whole config, by full path."""
-    encoder, data = config.encoder, config.data
+    encoder, data, run = config.encoder, config.data, config.run
     if not with_data:
-        # Everything but the source, which need not be there.
+        # Everything but the source and other runs, which need not be there.
         data = dataclasses.replace(data, source="synthetic")
+        run = dataclasses.replace(run, init_from="")
     return [
-        *("config." + line for line in settings.problems(config.run)),
+        *("config." + line for line in settings.problems(run)),
         *("config.objective." + line for line in config.objective.problems()),
         *("config.optim." + line for line in optim.problems(config.optim)),
         *data_module.check(data, encoder.image_size, encoder.channels),
@@ -67,22 +69,8 @@ def joint_problems(config: Config) -> list[str]:
             "config.evaluate.pool: 'edges' needs config.encoder.name='dvae' and more "
             "than one token an image (or use 'mean')"
         )
-    widths, chosen = config.encoder.layer_widths, config.evaluate.layers
-    if chosen and not widths:
-        found.append(
-            f"config.evaluate.layers: {chosen} must be (), this encoder has no layers "
-            "to choose from"
-        )
-    elif any(not 1 <= abs(layer) <= len(widths) for layer in chosen):
-        found.append(
-            f"config.evaluate.layers: {chosen} must be from 1 to {len(widths)}, the "
-            "layers of this encoder, or from -1 back from the last"
-        )
-    elif len({widths[layer - (layer > 0)] for layer in chosen}) > 1:
-        found.append(
-            f"config.evaluate.layers: {chosen} come from stages of different widths, "
-            "must be of one stage"
-        )
+    lines = sizes.layer_problems(config.encoder.layer_widths, config.evaluate.layers)
+    found += ["config.evaluate." + line for line in lines]
     if getattr(config.encoder, "takes_pixels", False) and (
         config.data.normalise != "pixels" or config.data.mean or config.data.std
     ):

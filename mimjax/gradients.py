@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mimjax import batches, sharding
+from mimjax import batches, optim, sharding
 from mimjax.batches import Batch
 from mimjax.config import Config
 from mimjax.objectives import MOVING
@@ -20,14 +20,15 @@ from mimjax.objectives import MOVING
 def make(config: Config, mean: Any, std: Any) -> Callable[..., tuple[Any, Any]]:
     """(params, frozen, step, uint8 batch, keys, moving) -> (found, moving).
 
-    What is found are loss, metrics and gradient. `mean` and `std` are those of pixels.
+    What is found are loss, metrics and the gradient of what is trained. `mean` and
+    `std` are those of pixels.
     """
 
     def loss_of(
-        params: Any, variables: Any, batch: Batch, keys: dict[str, Array]
+        learned: Any, params: Any, variables: Any, batch: Batch, keys: dict[str, Array]
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         (loss, metrics), moving = config.objective.apply(
-            {"params": params, **variables},
+            {"params": optim.restored(learned, params), **variables},
             batch,
             train=True,
             rngs=keys,
@@ -45,7 +46,8 @@ def make(config: Config, mean: Any, std: Any) -> Callable[..., tuple[Any, Any]]:
     ) -> tuple[Any, Any]:
         batch = {**batches.prepare(batch, mean, std), "step": step}
         find = jax.value_and_grad(loss_of, has_aux=True)
-        found = find(params, {**frozen, **moving}, batch, keys)
+        learned = optim.trained(config.optim, params)
+        found = find(learned, params, {**frozen, **moving}, batch, keys)
         (loss, (metrics, moving)), grads = found
         return (loss, metrics, grads), moving
 

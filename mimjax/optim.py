@@ -26,7 +26,8 @@ class Optim:
     named in `decay_also`. `clip` is the largest global norm of the gradient, 0 for
     none. `ema` is the decay of the moving average of the parameters, 0 for none.
     `accumulate` splits the batch into that many parts done one after the other; each
-    part draws its own masks.
+    part draws its own masks. `frozen` are the paths of what is not trained, such as
+    "encoder" or "encoder/patch": it has no gradient, no moments and no decay.
     """
 
     base_lr: float = 1.5e-4
@@ -45,6 +46,7 @@ class Optim:
     clip: float = 0.0
     ema: float = 0.0
     accumulate: int = 1
+    frozen: tuple[str, ...] = ()
 
     def peak_lr(self, batch_size: int) -> float:
         """The highest learning rate of the run."""
@@ -82,6 +84,48 @@ def schedule(
         share = jnp.square(jnp.sin(0.5 * math.pi * left))
         falling = optim.min_lr + (peak - optim.min_lr) * share
     return jnp.where(t < warmup, rising, falling)
+
+
+def trained(optim: Optim, params: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """What is trained of nested dicts of parameters, the same dicts without the rest.
+
+    `above` is the path of `params` itself, with a slash behind it.
+    """
+    return {
+        name: trained(optim, part, f"{above}{name}/")
+        if isinstance(part, dict)
+        else part
+        for name, part in params.items()
+        if above + name not in optim.frozen
+    }
+
+
+def restored(learned: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    """All parameters again: those of `learned`, and the rest of `params`."""
+    return {
+        name: part
+        if name not in learned
+        else restored(learned[name], part)
+        if isinstance(part, dict)
+        else learned[name]
+        for name, part in params.items()
+    }
+
+
+def frozen_problems(optim: Optim, params: dict[str, Any]) -> list[str]:
+    """What cannot work in the paths of what is not trained, one line each."""
+    for path in optim.frozen:
+        part: Any = params
+        for name in path.split("/"):
+            known = ", ".join(part) if isinstance(part, dict) else "nothing"
+            if not isinstance(part, dict) or name not in part:
+                return [
+                    f"frozen: {path!r} is no parameter ({name!r} is none of {known})"
+                ]
+            part = part[name]
+    if not jax.tree.leaves(trained(optim, params)):
+        return [f"frozen: {optim.frozen} leaves nothing to train"]
+    return []
 
 
 def decays(optim: Optim, path: tuple[Any, ...]) -> bool:

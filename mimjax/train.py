@@ -34,10 +34,10 @@ class State:
     """All that changes in training; with the seed and the data it decides the future.
 
     `frozen` holds collections that no gradient reaches, of which an update may change
-    one (MOVING); `ema` the averaged parameters (empty without averaging). `step` counts
-    the updates made. `bad_streak` counts those in a row, up to now, whose loss or
-    gradient was not finite and which were therefore skipped; `bad_total` all of them.
-    The three are int32 scalars.
+    one (MOVING); `opt` the moments of what is trained; `ema` the averaged parameters
+    (empty without averaging). `step` counts the updates made. `bad_streak` counts those
+    in a row, up to now, whose loss or gradient was not finite and which were therefore
+    skipped; `bad_total` all of them. The three are int32 scalars.
     """
 
     params: Any
@@ -74,7 +74,7 @@ def init_state(config: Config) -> State:
     return State(
         params=params,
         frozen=variables,
-        opt=optim.transform(config.optim).init(params),
+        opt=optim.transform(config.optim).init(optim.trained(config.optim, params)),
         # A copy: a donated buffer may stand in one place only.
         ema=jax.tree.map(jnp.copy, params) if config.optim.ema else {},
         step=zero,
@@ -127,22 +127,25 @@ def make_step(
             steps=plan.steps,
             step=state.step,
         )
-        updates, opt = transform.update(grads, state.opt, state.params)
-        params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates)
+        learned, averaged = (
+            optim.trained(config.optim, tree) for tree in (state.params, state.ema)
+        )
+        updates, opt = transform.update(grads, state.opt, learned)
+        params = jax.tree.map(lambda p, u: p - lr * u, learned, updates)
         decay = config.optim.ema
         ema = jax.tree.map(
-            lambda e, p: decay * e + (1 - decay) * p, state.ema, params if decay else {}
+            lambda e, p: decay * e + (1 - decay) * p, averaged, params if decay else {}
         )
         params, opt, ema, moving = jax.tree.map(
             lambda new, old: jnp.where(good, new, old),
             (params, opt, ema, moving),
-            (state.params, state.opt, state.ema, before),
+            (learned, state.opt, averaged, before),
         )
         state = State(
-            params=params,
+            params=optim.restored(params, state.params),
             frozen={**state.frozen, **moving},
             opt=opt,
-            ema=ema,
+            ema=optim.restored(ema, state.ema),
             step=state.step + 1,
             bad_streak=jnp.where(good, 0, state.bad_streak + 1),
             bad_total=state.bad_total + ~good,
@@ -202,3 +205,13 @@ def start_state(config: Config, mesh: jax.sharding.Mesh) -> State:
 def count(tree: Any) -> int:
     """Numbers in a tree of arrays."""
     return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def sizes(config: Config, state: State) -> str:
+    """How many parameters there are, in words."""
+    encoder, whole = count(state.params["encoder"]), count(state.params)
+    told = f"parameters: encoder {encoder:,}, in all {whole:,}"
+    if not config.optim.frozen:
+        return told
+    learned = count(optim.trained(config.optim, state.params))
+    return f"{told}, trained {learned:,}"

@@ -23,7 +23,8 @@ def random_like(shapes: Any, scale: float) -> Any:
     flat = {}
     for path, leaf in flatten_dict(shapes).items():
         noise = generator.normal(size=leaf.shape) * scale
-        flat[path] = (noise + (path[-1] == "scale")).astype(leaf.dtype)
+        noise += path[-1] == "scale"
+        flat[path] = (noise**2 if path[-1] == "variance" else noise).astype(leaf.dtype)
     return jax.tree.map(jax.numpy.asarray, unflatten_dict(flat))
 
 

@@ -338,6 +338,33 @@ def aim_encoder(source: Source, heads: int, names: Layer) -> dict[str, Any]:
     }
 
 
+def attentive_head(source: Source, heads: int) -> dict[str, Any]:
+    """apple/ml-aim `AttentionPoolingClassifier`, without its running statistics."""
+
+    def by_heads(name: str) -> dict[str, np.ndarray]:
+        kernel = source[f"head.{name}.weight"].T
+        return {"kernel": kernel.reshape(len(kernel), heads, -1)}
+
+    return {
+        "query": source["head.cls_token"].reshape(heads, -1),
+        "key": by_heads("k"),
+        "value": by_heads("v"),
+        "head": linear(source, "head.linear"),
+    }
+
+
+def attentive(source: Source, heads: int) -> dict[str, Any]:
+    """apple/ml-aim, trunk and attentive probe: parameters and running statistics."""
+    encoder = aim_encoder(source, heads, ML_AIM)
+    return {
+        "params": {"encoder": encoder, **attentive_head(source, heads)},
+        "moving": {
+            "mean": source["head.bn.running_mean"],
+            "variance": source["head.bn.running_var"],
+        },
+    }
+
+
 def aim(source: Source, heads: int) -> dict[str, Any]:
     """apple/ml-l3m, trunk and `SimpleDecoder`."""
     return {

@@ -110,6 +110,8 @@ PARAMETERS = {
     "mae_b16": (85_798_656 - 197 * 768, 111_655_680),
     "mae_l16": (303_301_632 - 197 * 1024, 329_239_296),
     "mae_h14": (630_764_800 - 257 * 1280, 656_613_964),
+    # Published: a head of 6,256,128.
+    "attentive_aim_600m": (680_535_552, 680_535_552 + 6_256_128),
     "aim_600m": aim(680_535_552, 1536),
     "aim_1b": aim(1_209_370_624, 2048),
     "aim_3b": aim(2_720_025_600, 3072),
@@ -123,6 +125,8 @@ PARAMETERS = {
     "beit_l16": (BEIT_L, 311_534_016),
     "dvae": dvae(256, 4, 2, 8192, 128),
     "quickstart": (799_744, 861_296),
+    # A head of a query, keys, values and ten scores.
+    "quickstart_attentive": (799_744, 799_744 + 128 + 2 * 128**2 + 10 * 128),
     "quickstart_aim": (401_024, 478_576),
     "quickstart_simmim": simmim(799_744, 128, 128, 48),
     "quickstart_mpp": simmim(799_744, 128, 128, 48),
@@ -237,6 +241,7 @@ def test_sets_nothing_to_what_it_is_anyway(name):
         ("vqkd_b16", set()),
         ("dvae", set()),
         ("aim_600m", set()),
+        ("attentive_aim_600m", set()),
         ("vit_b16", set()),
     ],
 )

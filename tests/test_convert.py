@@ -11,7 +11,7 @@ import official
 import pytest
 import tiny
 
-from mimjax import config, warmstart
+from mimjax import config, models, warmstart
 from mimjax.convert import __main__ as command
 from mimjax.convert import files, layouts, weights
 
@@ -35,7 +35,8 @@ SWIN = {
     "window": 4,
 }
 AIM = {**VIT, "cls": False, "qkv_bias": "none", "bias": False, "patch_norm": True}
-AIM |= {"norm_eps": 1e-5, "start": "aim"}
+AIM["start"] = "aim"
+L3M = {**AIM, "norm_eps": 1e-5}
 STEM = {**LEARNED, "name": "hybrid", "image_size": (32, 64), "patch_size": (8, 8)}
 STEM |= {"stages": (2, 1), "stem_width": 32}
 DVAE = {"name": "dvae", "image_size": (16, 16), "width": 16, "groups": 3, "blocks": 2}
@@ -44,12 +45,15 @@ TOKENS = {"num_hidden": 6, "min_block": 2}
 
 # Of each layout: models it holds, the encoder and the objective.
 MODELS = {
-    "aim": [(AIM, {"name": "aim", "head": "none"})],
-    "aim_l3m": [
-        (AIM, {"name": "aim", "head_width": 16, "head_depth": 2}),
+    "aim": [
         (AIM, {"name": "aim", "head": "none"}),
+        (AIM, {"name": "attentive", "num_classes": 5, "layers": (-2, -1)}),
+    ],
+    "aim_l3m": [
+        (L3M, {"name": "aim", "head_width": 16, "head_depth": 2}),
+        (L3M, {"name": "aim", "head": "none"}),
         (
-            AIM,
+            L3M,
             {
                 "name": "aim",
                 "head_width": 16,
@@ -157,7 +161,7 @@ UNTOLD = (
     "min_block",
     "early_layer",
 )
-UNTOLD += ("head_heads", "image_size")
+UNTOLD += ("head_heads", "image_size", "layers")
 # A file of that layout is of the encoder alone.
 UNTOLD_OF = {"aim": ("head",)}
 # Where LayerScale starts and how weights do matter to a new run alone.
@@ -330,6 +334,43 @@ def golden(name: str) -> dict[str, np.ndarray]:
     if name == "aim_v1_probe":
         return {n: x for n, x in arrays.items() if not n.startswith("head.")}
     return arrays
+
+
+def test_a_backbone_and_its_probe_are_two_files(tmp_path, capsys):
+    """apple/ml-aim's; the backbone alone is AIM without a head."""
+    arrays = official.load("aim_v1_probe").weights.arrays
+    head = {n: x for n, x in arrays.items() if n.startswith("head.")}
+    trunk = {n: x for n, x in arrays.items() if n not in head}
+    paths = []
+    for name, part in (("backbone", trunk), ("head", head)):
+        (tmp_path / name).mkdir()
+        paths.append(str(saved(tmp_path / name, part)))
+    flags = ["--config.encoder.heads=4", "--config.encoder.image_size=16"]
+    alone, out = tmp_path / "alone", tmp_path / "out"
+    assert command.main([paths[0], f"--out={alone}", *flags]) == 0
+    assert config.of_workdir(str(alone)).values["objective"]["name"] == "aim"
+    flags.append("--config.objective.layers=2,3")
+    assert command.main([*paths, f"--out={out}", *flags]) == 0
+    assert "unexpected" not in capsys.readouterr().out
+    model = models.load(out)
+    values = model.config.values["objective"]
+    assert values == {"name": "attentive", "num_classes": 10, "layers": (2, 3)}
+    assert model.fresh == []
+    wanted = official.attentive(official.Source(arrays), 4)
+    for name, tree in wanted.items():
+        jax.tree.map(np.testing.assert_array_equal, model.variables[name], tree)
+
+
+@pytest.mark.parametrize("layout", ["timm_vit", "transformers_vit"])
+def test_the_encoder_of_a_probe_goes_out_without_its_head(layout):
+    """Libraries have no such head; their configuration promises no class."""
+    given = built(LEARNED, {"name": "attentive", "num_classes": 5, "layers": (1, 2)})
+    table, objective = layouts.load(layout), given.objective
+    assert table.misfit(objective) == ""
+    arrays = weights.written(objective, random_params(given), layout)
+    assert not any("head" in name or "classifier" in name for name in arrays)
+    said = table.package(objective, (0.5,) * 3, (0.5,) * 3)["config.json"]
+    assert said.get("num_classes", 0) == len(said.get("id2label", ())) == 0
 
 
 @pytest.mark.parametrize("name", GOLDEN)

@@ -8,7 +8,7 @@ import pytest
 
 from mimjax import frozen, masking, patches
 from mimjax.backbones import swin
-from mimjax.objectives import aim, beit, beit2, dvae, mae, mpp, simmim, vqkd
+from mimjax.objectives import aim, attentive, beit, beit2, dvae, mae, mpp, simmim, vqkd
 from mimjax.tokenizers import dvae as dvae_net
 
 BATCH = {"image": jax.random.normal(jax.random.key(0), (2, 16, 16, 3))}
@@ -238,6 +238,20 @@ def test_full_attention_leaks(aim_run):
     image = swap(BATCH["image"], jnp.tile(jnp.arange(16) == places[15], (2, 1)))
     before = run(BATCH["image"], 16)
     assert changed(before[0], run(image, 16)[0]).all()
+
+
+def test_the_attentive_probe_sees_all_patches_and_no_class_token(encoder):
+    """With full attention, of an encoder that learned to look back alone as well."""
+    objective = attentive.Objective(encoder(depth=2), layers=(1, 2), num_classes=5)
+    image = jnp.zeros((2, 16, 16, 3))
+    batch = {"image": image, "label": jnp.zeros(2, jnp.int32)}
+    params = closeness.random_params(objective, batch, train=False)
+    moving = {"mean": jnp.zeros(32), "variance": jnp.ones(32)}
+    bound = objective.bind({"params": params, "moving": moving})
+    before = bound.probed(image)
+    assert before.shape == (2, 16, 32), "no class token"
+    after = bound.probed(swap(image, jnp.tile(jnp.arange(16) == 15, (2, 1))))
+    assert changed(before, after).all()
 
 
 def test_aim_never_predicts_the_prefix(encoder):

@@ -116,6 +116,55 @@ def test_peak_rate_follows_the_batch():
     assert optim.Optim(base_lr=1e-3, lr_batch=0).peak_lr(4096) == 1e-3
 
 
+TREE = {
+    "encoder": {"patch": {"kernel": 1, "bias": 2}, "norm": {"scale": 3}},
+    "encoder_2": {"kernel": 4},
+    "query": 5,
+}
+
+
+@pytest.mark.parametrize(
+    ("frozen", "left"),
+    [
+        ((), TREE),
+        (("encoder",), {"encoder_2": {"kernel": 4}, "query": 5}),
+        (("encoder_2", "query"), {"encoder": TREE["encoder"]}),
+        (
+            ("encoder/patch", "encoder_2"),
+            {"encoder": {"norm": {"scale": 3}}, "query": 5},
+        ),
+        (
+            ("encoder/patch/bias", "encoder/norm"),
+            {**TREE, "encoder": {"patch": {"kernel": 1}}},
+        ),
+    ],
+)
+def test_what_is_frozen_is_left_out_and_comes_back(frozen, left):
+    settings = optim.Optim(frozen=frozen)
+    found = optim.trained(settings, TREE)
+    assert found == left
+    assert optim.frozen_problems(settings, TREE) == []
+    moved = optim.restored(jax.tree.map(lambda x: -x, found), TREE)
+    assert jax.tree.structure(moved) == jax.tree.structure(TREE)
+    changed = jax.tree.map(lambda new, old: old if new == -old else 0, moved, TREE)
+    assert sum(jax.tree.leaves(changed)) == sum(jax.tree.leaves(left))
+    assert set(map(abs, jax.tree.leaves(moved))) == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize(
+    ("frozen", "told"),
+    [
+        (("encodr",), "'encodr' is none of encoder, encoder_2, query)"),
+        (("encoder", "encoder/path"), "'path' is none of patch, norm)"),
+        (("query/kernel",), "'kernel' is none of nothing)"),
+        (("encoder", "encoder_2", "query"), " leaves nothing to train"),
+    ],
+)
+def test_what_cannot_be_frozen_is_one_line(frozen, told):
+    (line,) = optim.frozen_problems(optim.Optim(frozen=frozen), TREE)
+    assert line.startswith("frozen: ") and line.endswith(told)
+
+
 def decayed(tree, settings):
     """Which leaves are decayed, by name of the leaf."""
     flat = flatten_dict(

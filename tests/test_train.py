@@ -9,7 +9,8 @@ import pytest
 import tiny
 from flax import linen as nn
 
-from mimjax import optim, sharding, train
+from mimjax import config, optim, sharding, train
+from mimjax.run import setup
 
 
 class Objective(nn.Module):
@@ -181,3 +182,39 @@ def test_shapes_are_known_before_there_is_memory():
     batch = train.abstract_batch(given, mesh)
     assert batch["image"].shape == (8, 16, 16, 3)
     assert batch["image"].sharding == sharding.batch(mesh)
+
+
+def test_what_is_frozen_stays_to_the_bit_and_costs_no_moments():
+    """Neither a gradient nor decay nor the average of parameters reaches it."""
+    changes = {"optim__ema": 0.9, "optim__weight_decay": 0.5, "optim__accumulate": 2}
+    given, mesh = tiny.resolve("attentive", **changes), tiny.mesh_of()
+    run = tiny.Run(given, mesh, train.start_state(given, mesh))
+    # A copy: the update is given the arrays themselves.
+    before = jax.tree.map(np.array, run.state)
+    assert train.count(run.state.opt) == 1 + 2 * train.count(
+        {name: x for name, x in before.params.items() if name != "encoder"}
+    )
+    run.step()
+    run.step()
+    after = jax.device_get(run.state)
+    for old, new in ((before.params, after.params), (before.ema, after.ema)):
+        assert tiny.bits(new["encoder"]) == tiny.bits(old["encoder"])
+        for name in ("query", "key", "value", "head"):
+            assert tiny.bits(new[name]) != tiny.bits(old[name]), name
+    assert tiny.bits(after.frozen) != tiny.bits(before.frozen), "statistics move"
+
+
+def test_no_gradient_is_computed_of_what_is_frozen():
+    """The products of the encoder are those of its forward pass alone."""
+    flops = {}
+    for frozen in (("encoder",), ("query",)):
+        given = tiny.resolve("attentive", optim__frozen=frozen, encoder__depth=12)
+        plan = setup.make_plan(given, 100)
+        flops[frozen] = setup.step_flops(given, plan, tiny.mesh_of())
+    assert flops["encoder",] < 0.4 * flops["query",]
+
+
+def test_paths_of_nothing_are_refused():
+    given = tiny.resolve("attentive", optim__frozen=("encodr",))
+    with pytest.raises(config.ConfigError, match=r"^config\.optim\.frozen: 'encodr'"):
+        setup.place(given)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 OBJECTIVE = {
     "mae": {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 4},
     "aim": {"head_width": 32, "head_depth": 2},
+    "attentive": {"layers": (-2, -1)},
     "simmim": {"mask_cell": 8},
     "beit": {"num_hidden": 7, "min_block": 2},
     "mpp": {"target": "colours"},
@@ -26,8 +27,10 @@ OBJECTIVE = {
 # One layer for the compiler, which is most of the time of these tests.
 VIT = {"patch_size": (4, 4), "width": 64, "depth": 2, "heads": 4, "unroll": 1}
 BEIT = {"position": "relative", "qkv_bias": "qv", "layer_scale": 0.1, "start": "beit"}
+AIM = {**VIT, "cls": False, "patch_norm": True, "qkv_bias": "none"}
 ENCODER = {
-    "aim": {**VIT, "cls": False, "patch_norm": True, "qkv_bias": "none"},
+    "aim": AIM,
+    "attentive": AIM,
     "beit": {**VIT, **BEIT},
     "beit2": {**VIT, **BEIT},
     "vqkd": {**VIT, "position": "learned", "qkv_bias": "qv", "start": "beit_normal"},
@@ -69,4 +72,6 @@ def get_config(objective: str = "simmim") -> ConfigDict:
     config.optim.base_lr = 3e-4 if encoder else 1e-3
     config.optim.lr_batch = 0
     config.optim.warmup_steps = 3
+    if objective == "attentive":
+        config.optim.frozen = ("encoder",)
     return config

@@ -102,6 +102,28 @@ def stack_problems(
     return found
 
 
+def layer_problems(widths: tuple[int, ...], chosen: tuple[int, ...]) -> list[str]:
+    """What cannot work in a choice of layers, from 1 or back from -1, one line each.
+
+    `widths` are those of all layers; a mean of the chosen is taken.
+    """
+    if chosen and not widths:
+        return [
+            f"layers: {chosen} must be (), this encoder has no layers to choose from"
+        ]
+    if any(not 1 <= abs(layer) <= len(widths) for layer in chosen):
+        return [
+            f"layers: {chosen} must be from 1 to {len(widths)}, the layers of this "
+            "encoder, or from -1 back from the last"
+        ]
+    if len({widths[layer - (layer > 0)] for layer in chosen}) > 1:
+        return [
+            f"layers: {chosen} come from stages of different widths, must be of one "
+            "stage"
+        ]
+    return []
+
+
 def divisors_near(number: int, to: int) -> str:
     """The divisors of `number` next to `to`, as "14 or 16"."""
     divisors = [n for n in range(1, number + 1) if number % n == 0]

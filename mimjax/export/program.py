@@ -13,6 +13,7 @@ from mimjax import models, patches
 from mimjax.convert import writing
 from mimjax.convert.files import read
 from mimjax.metrics import replacing
+from mimjax.objectives import MOVING
 from mimjax.trees import named_leaves, nested
 
 NAME = "encoder.stablehlo"
@@ -43,6 +44,7 @@ def write(model: models.Model, out: pathlib.Path) -> None:
 def answers(model: models.Model, flat: dict[str, Any], images: Any) -> dict[str, Any]:
     """What the program computes."""
     params = nested({tuple(name.split("/")): x for name, x in flat.items()})
+    moving = params.pop(MOVING, {})
     image = patches.normalise(images, *model.constants)
     encoder, pool = model.encoder, model.config.evaluate.pool
     bound = {"params": params["encoder"]}
@@ -51,7 +53,7 @@ def answers(model: models.Model, flat: dict[str, Any], images: Any) -> dict[str,
         "features": encoder.apply(bound, image, pool, method="features"),
     }
     if "head" in params:
-        whole, method = {"params": params}, "logits"
+        whole, method = {"params": params, MOVING: moving}, "logits"
         found["logits"] = model.config.objective.apply(whole, image, method=method)
     return found
 
@@ -76,8 +78,10 @@ def tokens_of(encoder: Any, variables: Any, image: Any) -> Any:
 
 
 def weights_of(model: models.Model) -> dict[str, np.ndarray]:
-    """The encoder's parameters by name, and those of a classifier's head."""
-    params = model.variables["params"]
+    """The encoder's parameters by name; of a classifier all, and what moves."""
+    variables = dict(model.variables)
+    params = variables.pop("params")
+    params = {**params, **variables}
     if not hasattr(model.config.objective, "logits"):
         params = {"encoder": params["encoder"]}
     leaves = named_leaves(params)

@@ -11,7 +11,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mimjax import batches, checkpoint, data, flops, metrics, sharding, train, warmstart
+from mimjax import (
+    batches,
+    checkpoint,
+    data,
+    flops,
+    metrics,
+    optim,
+    sharding,
+    train,
+    warmstart,
+)
 from mimjax.backbones.sizes import MOST_DEPTH
 from mimjax.config import Config, ConfigError
 from mimjax.convert import weights
@@ -19,8 +29,9 @@ from mimjax.convert.files import BadFileError
 from mimjax.report.progress import Progress
 from mimjax.run import feed
 
-# Bytes the optimiser keeps for each parameter: itself, two moments, the gradient.
-STATE_BYTES = 16
+# Bytes the optimiser keeps for each parameter: itself, two moments, the gradient; and
+# for each that is not trained.
+STATE_BYTES, FROZEN_BYTES = 16, 4
 
 
 def keep_memory() -> None:
@@ -52,7 +63,12 @@ def place(
         encoder = config.encoder.clone(unroll=unroll)
         objective = config.objective.clone(encoder=encoder)
         config = dataclasses.replace(config, encoder=encoder, objective=objective)
-    size = STATE_BYTES * train.count(train.shapes_of(config).params)
+    params = train.shapes_of(config).params
+    found = optim.frozen_problems(config.optim, params)
+    if found:
+        raise ConfigError(["config.optim." + line for line in found])
+    learned = train.count(optim.trained(config.optim, params))
+    size = STATE_BYTES * learned + FROZEN_BYTES * (train.count(params) - learned)
     size //= config.mesh.tensor
     mesh = sharding.make(sharding.choose(config.mesh, len(devices), size), devices)
     return config, mesh
@@ -156,7 +172,7 @@ def first_state(
         for kind in ("resized", "missing", "shape", "unexpected"):
             for name in found[kind]:
                 progress.note(f"  {kind}: {name}")
-    progress.note(sizes(state))
+    progress.note(train.sizes(config, state))
     return state, 0
 
 
@@ -166,12 +182,6 @@ def thawed(state: train.State) -> train.State:
         return state
     zero = jax.device_put(jnp.zeros((), jnp.int32), state.bad_streak.sharding)
     return dataclasses.replace(state, bad_streak=zero)
-
-
-def sizes(state: train.State) -> str:
-    """How many parameters there are, in words."""
-    encoder, whole = train.count(state.params["encoder"]), train.count(state.params)
-    return f"parameters: encoder {encoder:,}, in all {whole:,}"
 
 
 def make_feed(
@@ -220,13 +230,15 @@ def step_flops(config: Config, plan: train.Plan, mesh: jax.sharding.Mesh) -> int
         encoder = encoder.clone(parent=None, remat="none")
         objective = objective.clone(parent=None, encoder=encoder)
 
-    def loss(params: Any, frozen: Any, batch: Any) -> Any:
+    def loss(learned: Any, params: Any, frozen: Any, batch: Any) -> Any:
         rngs = train.streams(0, 0)
-        variables = {"params": params, **frozen}
+        variables = {"params": optim.restored(learned, params), **frozen}
         batch = {**batches.prepare(batch, plan.mean, plan.std), "step": 0}
         return objective.apply(variables, batch, train=True, rngs=rngs)[0]
 
     state = train.abstract_state(config, mesh)
     batch = train.abstract_batch(config, mesh)
     with_gradient = jax.value_and_grad(loss)
-    return flops.matmul_flops(with_gradient, state.params, state.frozen, batch)
+    learned = optim.trained(config.optim, state.params)
+    given = learned, state.params, state.frozen, batch
+    return flops.matmul_flops(with_gradient, *given)

@@ -36,12 +36,13 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
         objective["head_depth"] = shapes.count(arrays, HEAD)
     elif "head.decoder_pred.weight" in arrays:
         objective["head"] = "none"
-    return {"encoder": aim.trunk(arrays, NAMES), "objective": objective}
+    encoder = {**aim.trunk(arrays, NAMES), "norm_eps": 1e-5}
+    return {"encoder": encoder, "objective": objective}
 
 
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
-    return aim.misfit(objective)
+    return schemes.misfit(objective, ("vit",), ("aim",), aim.FIELDS)
 
 
 def entries(objective: Any) -> Iterator[Entry]:

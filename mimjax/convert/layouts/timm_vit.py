@@ -114,7 +114,7 @@ def normed(objective: Any) -> bool:
 
 def head(objective: Any) -> Iterator[Entry]:
     """That of a classifier, and the norm before it."""
-    if hasattr(objective, "num_classes"):
+    if classes_of(objective):
         if objective.pool == "mean":
             yield from schemes.norm("fc_norm", "fc_norm")
         yield from schemes.linear("head", "head")
@@ -176,6 +176,11 @@ HYBRIDS = {
 """timm's models whose ResNets have these stages; no argument changes a stem."""
 
 
+def classes_of(objective: Any) -> int:
+    """How many a classifier scores that timm has too; 0 where there is none."""
+    return objective.num_classes if schemes.kind_of(objective) == "classify" else 0
+
+
 def pool_of(objective: Any) -> str:
     """That of a classifier; where there is none, what the encoder's tokens allow."""
     return getattr(objective, "pool", "token" if objective.encoder.cls else "gap")
@@ -201,7 +206,7 @@ def configuration(
     """The config.json that `timm.create_model("local-dir:...")` reads."""
     encoder = objective.encoder
     pool = "token" if pool_of(objective) == "token" else "avg"
-    classes = getattr(objective, "num_classes", 0)
+    classes = classes_of(objective)
     images = {
         "input_size": [encoder.channels, *encoder.image_size],
         "fixed_input_size": True,

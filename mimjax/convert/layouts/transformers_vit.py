@@ -142,7 +142,7 @@ def transformer(encoder: Any) -> dict[str, Any]:
 
 def labels(objective: Any) -> dict[str, Any]:
     """The classes of a head, by number."""
-    classes = range(getattr(objective, "num_classes", 0))
+    classes = range(timm_vit.classes_of(objective))
     names = {str(i): f"LABEL_{i}" for i in classes}
     return {"id2label": names, "label2id": {v: int(k) for k, v in names.items()}}
 

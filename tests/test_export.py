@@ -68,7 +68,10 @@ def test_the_card_tells_what_there_is(run, capsys):
     ("layout", "wanted"),
     [
         ("moo", "--layout: 'moo' is none of official, timm, transformers, stablehlo, "),
-        ("aim", "cannot hold this model (aim: objective.name: classify is not aim)"),
+        (
+            "aim",
+            "(aim: objective.name: classify is not aim or attentive)",
+        ),
         ("transformers_vit", "encoder.layer_scale: 0.1 is not 0.0)"),
         ("swin", "encoder.name: vit is not swin)"),
     ],

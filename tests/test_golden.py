@@ -402,6 +402,7 @@ def attentive_case() -> tuple[official.Golden, attentive.Objective, Any, Any]:
 def test_attentive_probe():
     """With running statistics: scores, loss and every gradient, the trunk's too."""
     golden, objective, variables, batch = attentive_case()
+    golden.compares(objective.encoder)
     output, heads = golden.output, golden.config["num_heads"]
     bound = objective.bind(variables)
     probed = bound.probed(batch["image"])
@@ -436,6 +437,7 @@ def test_attentive_probe():
 def test_attentive_probe_in_training():
     """By the statistics of the batch, which move the running ones."""
     golden, objective, variables, batch = attentive_case()
+    golden.compares(objective.encoder)
     output, heads = golden.output, golden.config["num_heads"]
     features = jnp.asarray(output["averaged_features"])
 

@@ -24,7 +24,7 @@ from mimjax import (
     trees,
 )
 from mimjax.checkpoint import StorageError
-from mimjax.convert import files, weights
+from mimjax.convert import files, weights, workdirs
 from mimjax.data import given as given_images
 from mimjax.evaluate.features import extract
 from mimjax.objectives import MOVING
@@ -92,7 +92,7 @@ def load(path: str | pathlib.Path) -> Model:
         names = ", ".join(files.NAMES)
         raise StorageError(f"{place} holds no checkpoint of a run, and none of {names}")
     found = weights.convert([place])
-    return complete(found.config, weights.origin(found))
+    return complete(found.config, workdirs.origin(found))
 
 
 def of_workdir(workdir: pathlib.Path) -> Model:

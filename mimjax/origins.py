@@ -12,12 +12,11 @@ import orbax.checkpoint as ocp
 
 from mimjax import config
 from mimjax.checkpoint import StorageError, attempt, differing
-from mimjax.convert import resize, tables
+from mimjax.convert import tables
 from mimjax.convert.archives import release
 from mimjax.convert.files import BadFileError, read
-from mimjax.convert.resize import Way
 from mimjax.objectives import MOVING
-from mimjax.settings import PARAMS
+from mimjax.settings import CONVERTED, PARAMS
 from mimjax.trees import Leaves, named_leaves, nested
 
 
@@ -32,7 +31,7 @@ class Origin:
         load: arrays for some of these (paths of `moving` begin with MOVING), given
             their shapes, types and shardings.
         encoder: of that model, None where it is not known.
-        how: how its tables of positions are taken to another size.
+        how: how its tables of positions are taken to another size (`tables.RESIZES`).
         step: updates it has seen.
     """
 
@@ -41,7 +40,7 @@ class Origin:
     moving: Any
     load: Callable[[Leaves], Leaves]
     encoder: Any = None
-    how: Way = resize.bicubic
+    how: str = "bicubic"
     step: int = 0
 
 
@@ -68,18 +67,21 @@ def of_workdir(source: pathlib.Path) -> Origin:
     return Origin(str(path.parent), there, moving, load, encoder, how, step)
 
 
-def model_of(source: pathlib.Path) -> tuple[Any, Way]:
+def model_of(source: pathlib.Path) -> tuple[Any, str]:
     """The encoder of a workdir and how its tables are resized, as far as it is told."""
     if not (source / "config.json").exists():
-        return None, resize.bicubic
+        return None, "bicubic"
     try:
         other = config.of_workdir(str(source))
     except ValueError as error:
         raise StorageError(str(error)) from None
-    return other.encoder, tables.way_of(other.objective)
+    how = tables.resize_of(other.objective)
+    if (source / CONVERTED).exists():
+        how = json.loads((source / CONVERTED).read_text())["resize"]
+    return other.encoder, how
 
 
-def of_file(path: pathlib.Path, encoder: Any, how: Way) -> Origin:
+def of_file(path: pathlib.Path, encoder: Any, how: str) -> Origin:
     """Parameters under our names in a file."""
     try:
         arrays = {tuple(name.split("/")): x for name, x in read(path).items()}

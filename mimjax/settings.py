@@ -83,6 +83,8 @@ def has_checkpoint(workdir: str) -> bool:
 
 PARAMS = "params.safetensors"
 """What stands in a workdir for a checkpoint where no run has trained the model."""
+CONVERTED = "converted.json"
+"""What is told of the file that it was made of."""
 
 
 def holds_model(workdir: str) -> bool:

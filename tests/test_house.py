@@ -54,7 +54,7 @@ LAYERS = [
     "batches.py gradients.py train.py report/",
     "checkpoint.py run/workdir.py run/feed.py",
     "origins.py warmstart.py run/judge.py",
-    "run/setup.py convert/weights.py",
+    "run/setup.py convert/parts.py convert/weights.py convert/workdirs.py",
     "run/",
     "main.py convert/__main__.py models.py",
     "export/",

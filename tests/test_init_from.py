@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from mimjax import config, main, warmstart
-from mimjax.convert import resize, tables, weights
+from mimjax.convert import resize, tables, weights, workdirs
 from mimjax.trees import named_leaves, nested
 
 VIT = {
@@ -46,7 +46,7 @@ def file_of(folder: pathlib.Path, layout: str, given: config.Config, params: Any
 def begun(source: pathlib.Path, given: config.Config, scope: str = "encoder"):
     """A run's parameters after its start, by path, and what was said."""
     state = tiny.random_state(given, tiny.mesh_of(), 0.1)
-    origin = weights.origin_of(source, given.encoder)
+    origin = workdirs.origin_of(source, given.encoder)
     state, report = warmstart.begin(state, origin, scope, given.encoder)
     return named_leaves(jax.device_get(state.params)), report
 

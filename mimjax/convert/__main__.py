@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 def convert(flags: argparse.Namespace, changes: tuple[tuple[str, str], ...]) -> int:
     """Reads, reports and writes."""
     from mimjax.checkpoint import StorageError
-    from mimjax.convert import layouts, weights
+    from mimjax.convert import layouts, weights, workdirs
     from mimjax.convert.files import BadFileError
 
     out = pathlib.Path(flags.out)
@@ -57,18 +57,22 @@ def convert(flags: argparse.Namespace, changes: tuple[tuple[str, str], ...]) -> 
         found = weights.convert(
             [*map(pathlib.Path, flags.files)], flags.layout, changes
         )
-        weights.save(found, out)
+        workdirs.save(found, out)
     except BadFileError as error:
         raise ConfigError([str(error)]) from None
     except (OSError, StorageError) as error:
         print(f"cannot write {out}: {error}", file=sys.stderr)
         return STORAGE
     print(f"{found.layout}: {len(found.matched)} parameters, in {out}")
-    for what in ("missing", "unexpected"):
+    for what in ("resized", "missing", "unexpected"):
         names = getattr(found, what)
         if names:
             shown = ", ".join(names[:ENOUGH]) + ", ..." * (len(names) > ENOUGH)
             print(f"{what}: {len(names)} ({shown})")
+    given = found.config.data
+    named = f"data.mean={given.mean}, data.std={given.std}"
+    named = named if given.mean else f"data.normalise={given.normalise}"
+    print(f"its images are normalised by {named} (--config.{named} if that is wrong)")
     print(f"to start from it: --config.init_from={out}")
     return 0
 

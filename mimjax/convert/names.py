@@ -56,6 +56,8 @@ class Entry:
         whole = np.empty((self.layers, *first.shape), first.dtype)
         whole[0] = first
         for i, part in enumerate(parts, 1):
+            if part.shape != first.shape:  # numpy would spread a single number
+                raise ValueError(f"layer {i} has {part.shape}, not {first.shape}")
             whole[i] = part
         return whole
 

@@ -156,8 +156,15 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "registers": (0,),
     "swiglu": (False,),
     "gelu_tanh": (False,),
+    "norm_eps": (1e-6,),
     "cls": (True,),
 }
+
+
+def fields(**changes: tuple[Any, ...] | None) -> dict[str, tuple[Any, ...]]:
+    """PLAIN with other values; None where any will do."""
+    found = {**PLAIN, **changes}
+    return {name: allowed for name, allowed in found.items() if allowed is not None}
 
 
 def misfit(

@@ -1,5 +1,6 @@
 """Tables of positions of one encoder for another of another image size or window."""
 
+import functools
 import math
 from typing import Any
 
@@ -12,12 +13,22 @@ from mimjax.convert.resize import Grid, Way
 TABLES = ("pos_embed", "relative_table")
 """The names of the parameters."""
 
+RESIZES: dict[str, Way] = {
+    "bicubic": resize.bicubic,
+    "bicubic, offset 0.1": functools.partial(resize.bicubic, offset=0.1),
+    "bicubic, antialias": functools.partial(resize.bicubic, antialias=True),
+    "bilinear": resize.bilinear,
+    "corner-aligned": resize.corner_aligned,
+    "geometric": resize.geometric,
+}
+"""How the codes of others take tables of positions to another size."""
+
 
 def fitted(
     place: tuple[str, ...],
     table: np.ndarray,
     encoder: Any,
-    how: Way,
+    how: str,
     source: Any = None,
 ) -> np.ndarray:
     """A table of positions for an encoder; another parameter as it is.
@@ -27,24 +38,25 @@ def fitted(
         table: [1, extra + N, D] of absolute positions, [rows, heads] of relative ones,
             or [layers, rows, heads].
         encoder: what it is to fit.
-        how: how the code that made it resizes tables.
+        how: one of RESIZES, that of the code that made it.
         source: the encoder that has it; without, it is of a square.
 
     Raises:
         ValueError: it cannot be made to fit; one line.
     """
-    if place[-1] not in TABLES:
+    if not place or place[-1] not in TABLES:
         return table
+    way = RESIZES[how]
     if place[-1] == "pos_embed":
         grid = source.grid if source else None
         extra = int(encoder.cls)
-        return resize.positions(table, encoder.grid, how, extra=extra, source=grid)
+        return resize.positions(table, encoder.grid, way, extra=extra, source=grid)
     extra = 3 if encoder.cls else 0
     old = area(place, source) if source else square(table.shape[-2] - extra)
     grids = (old, area(place, encoder))
     if table.ndim == 2:
-        return resize.relative(table, *grids, how, extra=extra)
-    return np.stack([resize.relative(x, *grids, how, extra=extra) for x in table])
+        return resize.relative(table, *grids, way, extra=extra)
+    return np.stack([resize.relative(x, *grids, way, extra=extra) for x in table])
 
 
 def area(place: tuple[str, ...], encoder: Any) -> Grid:
@@ -63,7 +75,7 @@ def square(distances: int) -> Grid:
     return side, side
 
 
-def way_of(objective: Any) -> Way:
+def resize_of(objective: Any) -> str:
     """How the official code takes the tables of such a model to another size.
 
     BEiT and SimMIM know distances that grow, for relative tables; Swin as trained with
@@ -72,7 +84,7 @@ def way_of(objective: Any) -> Way:
     encoder, kind = objective.encoder, type(objective).__module__
     windows = hasattr(encoder, "window") and not kind.endswith(".simmim")
     relative = getattr(encoder, "is_relative", True) and not windows
-    return resize.geometric if relative else resize.bicubic
+    return "geometric" if relative else "bicubic"
 
 
 def sincos(grid: tuple[int, int], width: int, cls: bool) -> np.ndarray:

@@ -79,8 +79,8 @@ def differences(
     for name, x in ours.items():
         if name in theirs:
             y = np.asarray(theirs[name]).reshape(x.shape)
-            gap = float(np.abs(x - y).max())
-            found.append(Difference(name, gap, gap / float(np.abs(x).max()), allowed))
+            gap, most = float(np.abs(x - y).max()), float(np.abs(x).max())
+            found.append(Difference(name, gap, gap / most if most else gap, allowed))
     return found
 
 

@@ -24,7 +24,7 @@ from mimjax import (
 )
 from mimjax.backbones.sizes import MOST_DEPTH
 from mimjax.config import Config, ConfigError
-from mimjax.convert import weights
+from mimjax.convert import workdirs
 from mimjax.convert.files import BadFileError
 from mimjax.report.progress import Progress
 from mimjax.run import feed
@@ -162,10 +162,12 @@ def first_state(
     if config.run.init_from:
         source, encoder = pathlib.Path(config.run.init_from), config.encoder
         try:
-            origin = weights.origin_of(source, encoder)
+            origin = workdirs.origin_of(source, encoder)
+            state, found = warmstart.begin(
+                state, origin, config.run.init_scope, encoder
+            )
         except BadFileError as error:
             raise ConfigError([f"config.init_from: {error}"]) from None
-        state, found = warmstart.begin(state, origin, config.run.init_scope, encoder)
         matched = len(found["matched"])
         wanted = matched + len(found["missing"]) + len(found["shape"])
         progress.note(f"started from {source}: {matched} of {wanted} arrays matched")

@@ -1,18 +1,21 @@
 """Layouts of other projects' weights, a file each; the file name is the registry.
 
-A layout has `recognises(arrays)`, whether a file with these is of it; `values`, the
-config of the model that such a file holds, as far as its arrays tell; `entries`,
-the table of names of an objective; and `constants`, what their files hold that is no
-parameter here, computed anew; `misfit`, why an objective cannot be written so, or "";
-RESIZE, how that code takes a table of positions to another size (bicubic where there is
-none); and of libraries `package`, the configuration beside the weights.
+A layout has
+
+- `recognises(arrays)`: whether a file with these arrays is of it;
+- `values(arrays, said)`: the config of the model that such a file holds, as far as its
+  arrays and `said`, the configuration beside them, tell;
+- `entries(objective)`: the table of names of an objective;
+- `constants(objective)`: what their files hold that is no parameter here;
+- `misfit(objective)`: why one cannot be written so, or "";
+- `resize(encoder, said)`: which of `tables.RESIZES` its code takes tables of positions
+  to another size by; "bicubic" where there is none;
+- `package(objective, mean, std)`, of libraries: the configuration beside the weights.
 """
 
 import importlib
 import pkgutil
 from typing import Any
-
-from mimjax.convert import resize
 
 
 def names() -> list[str]:
@@ -25,9 +28,13 @@ def load(name: str) -> Any:
     return importlib.import_module(f"mimjax.convert.layouts.{name}")
 
 
-def resize_of(name: str) -> resize.Way:
-    """How the code of a layout takes a table of positions to another size."""
-    return getattr(load(name), "RESIZE", resize.bicubic)
+def resize_of(name: str, encoder: Any, said: dict[str, Any]) -> str:
+    """How the code of a layout takes tables to another size (`tables.RESIZES`).
+
+    `said` is the configuration beside the weights, if there is one.
+    """
+    module = load(name)
+    return module.resize(encoder, said) if hasattr(module, "resize") else "bicubic"
 
 
 def family(name: str) -> str:

@@ -19,14 +19,13 @@ NAMES = schemes.Vit(
     blocks="trunk.blocks.{}",
     norm="trunk.post_trunk_norm",
 )
-FIELDS = {
-    **schemes.PLAIN,
-    "position": ("sincos",),
-    "qkv_bias": ("none",),
-    "bias": (False,),
-    "patch_norm": (True,),
-    "cls": (False,),
-}
+FIELDS = schemes.fields(
+    position=("sincos",),
+    qkv_bias=("none",),
+    bias=(False,),
+    patch_norm=(True,),
+    cls=(False,),
+)
 HEAD_WIDTH = 128
 """Of every model of the paper (arXiv 2401.08541, table 1)."""
 

@@ -19,6 +19,7 @@ NAMES = dataclasses.replace(
     ),
 )
 HEAD = "head.decoder_blocks.{}"
+FIELDS = {**aim.FIELDS, "norm_eps": (1e-5,)}
 
 
 def recognises(arrays: Arrays) -> bool:
@@ -42,7 +43,7 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
-    return schemes.misfit(objective, ("vit",), ("aim",), aim.FIELDS)
+    return schemes.misfit(objective, ("vit",), ("aim",), FIELDS)
 
 
 def entries(objective: Any) -> Iterator[Entry]:

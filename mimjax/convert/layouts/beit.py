@@ -5,26 +5,38 @@ from typing import Any
 
 import numpy as np
 
-from mimjax.convert import resize, schemes, shapes
+from mimjax.convert import schemes, shapes
 from mimjax.convert.names import COPY, Arrays, Entry
 
-FIELDS = {**schemes.PLAIN, "position": ("relative",), "qkv_bias": ("qv",)}
-FIELDS.pop("layer_scale")
+FIELDS = schemes.fields(
+    position=("relative", "learned"), qkv_bias=("qv",), layer_scale=None
+)
 NAMES = schemes.TIMM
-RESIZE = resize.geometric
 
 
 def recognises(arrays: Arrays) -> bool:
-    """A head over a vocabulary, and one relative table for all layers."""
-    wanted = {"lm_head.weight", "mask_token", NAMES.table}
-    return wanted <= set(arrays) and "cls_pt_layers.0.norm1.weight" not in arrays
+    """A head over a vocabulary, and a table of positions."""
+    return (
+        {"lm_head.weight", "mask_token"} <= set(arrays)
+        and bool({NAMES.table, NAMES.position} & set(arrays))
+        and "cls_pt_layers.0.norm1.weight" not in arrays
+    )
 
 
 def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model."""
     encoder = {**shapes.vit(arrays), "start": "beit"}
     objective = {"name": "beit", **shapes.hiding(encoder)}
-    return {"encoder": encoder, "objective": objective}
+    # Those of ImageNet-22k have relative tables and half of white as the mean; the one
+    # of ImageNet-1k has positions of its own (its README).
+    relative = encoder["position"] == "relative"
+    data = {"normalise": "inception" if relative else "imagenet"}
+    return {"encoder": encoder, "objective": objective, "data": data}
+
+
+def resize(encoder: Any, said: dict[str, Any]) -> str:
+    """How its code takes tables to another size."""
+    return "geometric"
 
 
 def misfit(objective: Any) -> str:

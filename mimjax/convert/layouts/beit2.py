@@ -9,7 +9,6 @@ from mimjax.convert import schemes, shapes
 from mimjax.convert.layouts import beit
 from mimjax.convert.names import Arrays, Entry
 
-RESIZE = beit.RESIZE
 BRANCH = "cls_pt_layers.{}"
 
 
@@ -32,6 +31,11 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "branch_depth": shapes.count(arrays, BRANCH),
     }
     return {"encoder": encoder, "objective": {**objective, "early_layer": early}}
+
+
+def resize(encoder: Any, said: dict[str, Any]) -> str:
+    """How its code takes tables to another size."""
+    return "geometric"
 
 
 def misfit(objective: Any) -> str:

@@ -1,22 +1,18 @@
 """facebookresearch/dinov2 `vision_transformer.py`: with and without registers."""
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from mimjax.convert import resize, schemes, shapes
+from mimjax.convert import schemes, shapes
 from mimjax.convert.names import Arrays, Entry
 
 SCALES = ("ls1.gamma", "ls2.gamma")
-# The scale factors are (grid + 0.1) / source; of models with registers they are plain
-# and with antialias (`hub/backbones.py`), which no shape tells but the registers.
-RESIZE = functools.partial(resize.bicubic, offset=0.1)
 GATED = ("mlp.w12", "mlp.w3")
-FIELDS = {**schemes.PLAIN, "position": ("learned",)}
-for field in ("layer_scale", "registers", "swiglu"):
-    FIELDS.pop(field)
+FIELDS = schemes.fields(
+    position=("learned",), layer_scale=None, registers=None, swiglu=None
+)
 
 
 def names_of(gated: bool) -> schemes.Vit:
@@ -37,6 +33,14 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "encoder": {**shapes.vit(arrays, names=names), "start": "vit"},
         "objective": {"name": "classify"},
     }
+
+
+def resize(encoder: Any, said: dict[str, Any]) -> str:
+    """The scale factors are (grid + 0.1) / source; with registers all is plain.
+
+    `hub/backbones.py`: offset 0.1 without antialias, offset 0 with.
+    """
+    return "bicubic, antialias" if encoder.registers else "bicubic, offset 0.1"
 
 
 def misfit(objective: Any) -> str:

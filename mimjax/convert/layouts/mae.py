@@ -14,6 +14,7 @@ from mimjax.convert.names import COPY, Arrays, Entry
 
 DECODER_HEADS = 16
 """Of every released decoder (models_mae.py); the shapes do not tell."""
+FIELDS = schemes.fields(position=("sincos",))
 
 
 def recognises(arrays: Arrays) -> bool:
@@ -40,9 +41,6 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
     return schemes.misfit(objective, ("vit",), ("mae",), FIELDS)
-
-
-FIELDS = {**schemes.PLAIN, "position": ("sincos",)}
 
 
 def entries(objective: Any) -> Iterator[Entry]:

@@ -10,7 +10,6 @@ from mimjax.convert.layouts import beit
 from mimjax.convert.names import Arrays, Entry
 
 PREFIX = "encoder."
-RESIZE = beit.RESIZE
 
 
 def recognises(arrays: Arrays) -> bool:
@@ -24,6 +23,11 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     encoder = {**shapes.vit(arrays, PREFIX), "start": "beit"}
     cells = shapes.cells(encoder, encoder["patch_size"][0])
     return {"encoder": encoder, "objective": {"name": "simmim", **cells}}
+
+
+def resize(encoder: Any, said: dict[str, Any]) -> str:
+    """How its code takes tables to another size."""
+    return "geometric"
 
 
 def misfit(objective: Any) -> str:

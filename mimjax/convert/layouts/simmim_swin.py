@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from mimjax.convert import resize, schemes
+from mimjax.convert import schemes
 from mimjax.convert.layouts import simmim, swin
 from mimjax.convert.names import Arrays, Entry
 
 PREFIX = "encoder."
 NAMES = swin.NAMES
-RESIZE = resize.geometric
 
 
 def recognises(arrays: Arrays) -> bool:
@@ -24,6 +23,11 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model."""
     encoder = swin.fields(arrays, said, PREFIX, NAMES)
     return {"encoder": encoder, "objective": swin.masked(encoder)}
+
+
+def resize(encoder: Any, said: dict[str, Any]) -> str:
+    """How its code takes tables to another size."""
+    return "geometric"
 
 
 def misfit(objective: Any) -> str:

@@ -30,7 +30,7 @@ class Names:
 
 
 NAMES = Names()
-FIELDS: dict[str, tuple[Any, ...]] = {}
+FIELDS = {"norm_eps": (1e-5,)}
 
 
 def recognises(arrays: Arrays) -> bool:
@@ -75,7 +75,10 @@ def fields(
         depths.append(shapes.count(arrays, vit.blocks.replace("{}", str(stage), 1)))
         heads.append(count)
         windows_.append((math.isqrt(rows) + 1) // 2)
-    window, first = max(windows_), vit.blocks.format(0, 0)
+    window, first = windows_[0], vit.blocks.format(0, 0)
+    # Smaller ones are of stages that are themselves no larger.
+    if sorted(windows_, reverse=True) != windows_:
+        raise ValueError(f"its stages have windows {windows_}, not one for all")
     up = arrays[f"{first}.{vit.layer.mlp[0]}.weight"]
     found = {
         "name": "swin",

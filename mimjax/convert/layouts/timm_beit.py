@@ -9,9 +9,7 @@ from mimjax.convert import schemes, shapes
 from mimjax.convert.layouts import beit, timm_vit
 from mimjax.convert.names import Arrays, Entry
 
-RESIZE = beit.RESIZE
-FIELDS = {**beit.FIELDS, "norm_eps": (1e-6,)}
-FIELDS["position"] = ("relative", "relative_layers")
+FIELDS = {**beit.FIELDS, "position": ("relative", "relative_layers")}
 
 
 def recognises(arrays: Arrays) -> bool:
@@ -26,7 +24,15 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model."""
     encoder = {**shapes.vit(arrays, said=said), "start": "beit"}
     objective = timm_vit.classifier(arrays, encoder["cls"])
-    return {"encoder": encoder, "objective": objective}
+    # BEiT's own; what is said of timm's files counts. BEiT v2 and SimMIM name theirs
+    # alike and have those of ImageNet.
+    data = {"normalise": "inception"}
+    return {"encoder": encoder, "objective": objective, "data": data}
+
+
+def resize(encoder: Any, said: dict[str, Any]) -> str:
+    """How its code takes tables to another size."""
+    return "geometric"
 
 
 def misfit(objective: Any) -> str:

@@ -27,6 +27,11 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {"encoder": encoder, "objective": swin.classifier(arrays, NAMES.head)}
 
 
+def resize(encoder: Any, said: dict[str, Any]) -> str:
+    """How its code takes tables to another size."""
+    return "geometric"
+
+
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
     wrong = schemes.misfit(objective, ("swin",), (), {"norm_eps": (1e-5,)})

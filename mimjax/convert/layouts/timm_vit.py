@@ -1,23 +1,19 @@
 """timm `VisionTransformer`: ViT, DeiT, hybrids; DINO and MAE fine-tuned name it so."""
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from mimjax.backbones import hybrid
-from mimjax.convert import resize, schemes, shapes
+from mimjax.convert import schemes, shapes
 from mimjax.convert.names import CONV, Arrays, Entry
 
 NAMES = schemes.Vit(
     layer=schemes.Layer(scales=("ls1.gamma", "ls2.gamma")),
 )
-RESIZE = functools.partial(resize.bicubic, antialias=True)
 STEM = "patch_embed.backbone"
-FIELDS = {**schemes.PLAIN, "norm_eps": (1e-6,)}
-for field in ("layer_scale", "cls", "gelu_tanh"):
-    FIELDS.pop(field)
+FIELDS = schemes.fields(layer_scale=None, cls=None, gelu_tanh=None)
 
 
 def recognises(arrays: Arrays) -> bool:
@@ -65,6 +61,11 @@ def stem_of(arrays: Arrays) -> dict[str, Any]:
         "stem_width": width,
         "channels": channels,
     }
+
+
+def resize(encoder: Any, said: dict[str, Any]) -> str:
+    """timm's own, where its configuration is there; MAE and DeiT have plain bicubic."""
+    return "bicubic, antialias" if "architecture" in said else "bicubic"
 
 
 def misfit(objective: Any) -> str:

@@ -6,15 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from mimjax.convert import resize, schemes, shapes
-from mimjax.convert.layouts import timm_beit, timm_vit, transformers_vit
+from mimjax.convert import schemes, shapes
+from mimjax.convert.layouts import timm_vit, transformers_vit
 from mimjax.convert.layouts.transformers_vit import NAMES
 from mimjax.convert.names import COPY, Arrays, Entry
 
 PREFIX = "beit."
-RESIZE = resize.bilinear
 NORM = "pooler.layernorm"
-FIELDS = {**timm_beit.FIELDS, "gelu_tanh": (False, True)}
+FIELDS = schemes.fields(
+    position=("relative", "relative_layers"),
+    qkv_bias=("qv",),
+    layer_scale=None,
+    gelu_tanh=None,
+    norm_eps=None,
+)
 
 
 def recognises(arrays: Arrays) -> bool:
@@ -40,6 +45,11 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     objective = {"name": "classify", "pool": pool}
     objective |= transformers_vit.classes(arrays)
     return {"encoder": encoder, "objective": objective}
+
+
+def resize(encoder: Any, said: dict[str, Any]) -> str:
+    """How its code takes tables to another size."""
+    return "bilinear"
 
 
 def misfit(objective: Any) -> str:

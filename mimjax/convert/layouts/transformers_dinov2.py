@@ -11,9 +11,15 @@ from mimjax.convert.layouts import dinov2, transformers_vit
 from mimjax.convert.names import Arrays, Entry
 
 SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")
-RESIZE = dinov2.RESIZE
 GATED = ("mlp.weights_in", "mlp.weights_out")
-FIELDS = {**dinov2.FIELDS, "gelu_tanh": (False, True)}
+FIELDS = schemes.fields(
+    position=("learned",),
+    layer_scale=None,
+    registers=None,
+    swiglu=None,
+    gelu_tanh=None,
+    norm_eps=None,
+)
 
 
 def names_of(gated: bool) -> schemes.Vit:
@@ -42,6 +48,11 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     encoder = shapes.vit(arrays, "", names_of(gated), said)
     encoder |= {"start": "vit", **transformers_vit.activation(said)}
     return {"encoder": encoder, "objective": {"name": "classify"}}
+
+
+def resize(encoder: Any, said: dict[str, Any]) -> str:
+    """To the size that is wanted, with antialias where there are registers."""
+    return "bicubic, antialias" if encoder.registers else "bicubic"
 
 
 def misfit(objective: Any) -> str:

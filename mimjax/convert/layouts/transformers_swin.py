@@ -39,6 +39,8 @@ def recognises(arrays: Arrays) -> bool:
 def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model."""
     encoder = swin.fields(arrays, said, "", NAMES)
+    if transformers_vit.activation(said)["gelu_tanh"]:
+        raise ValueError("its hidden_act is not gelu")
     if "decoder.0.weight" in arrays:
         return {"encoder": encoder, "objective": swin.masked(encoder)}
     objective = {"name": "classify", "pool": "gap", **transformers_vit.classes(arrays)}

@@ -29,8 +29,7 @@ NAMES = schemes.Vit(
     norm="layernorm",
 )
 PREFIX = "vit."
-FIELDS = {**schemes.PLAIN}
-FIELDS.pop("gelu_tanh")
+FIELDS = schemes.fields(gelu_tanh=None, norm_eps=None)
 
 
 def recognises(arrays: Arrays) -> bool:
@@ -57,9 +56,16 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {"encoder": encoder, "objective": objective}
 
 
+TANH = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")
+"""The tanh approximation, by transformers' names."""
+
+
 def activation(said: dict[str, Any]) -> dict[str, bool]:
     """Which form of GELU its configuration tells."""
-    return {"gelu_tanh": said.get("hidden_act", "gelu") != "gelu"}
+    name = said.get("hidden_act", "gelu")
+    if name not in ("gelu", *TANH):
+        raise ValueError(f"its hidden_act is {name}, not gelu")
+    return {"gelu_tanh": name != "gelu"}
 
 
 def classes(arrays: Arrays) -> dict[str, int]:

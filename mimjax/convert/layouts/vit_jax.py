@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from mimjax.backbones import hybrid
-from mimjax.convert import resize, schemes, shapes
+from mimjax.convert import schemes, shapes
 from mimjax.convert.names import COPY, Arrays, Entry, Rule, reshaped
 
-RESIZE = resize.corner_aligned
 BLOCK = "Transformer/encoderblock_{}"
 POSITION = "Transformer/posembed_input/pos_embedding"
 # The numbers are of names before flax linen, as in all released files, and of linen.
@@ -21,8 +20,7 @@ NUMBERS = {
 ATTENTION, NORM, MLP = NUMBERS.values()
 # The tanh approximation of GELU is theirs (`nn.gelu`); timm and transformers use the
 # exact one with the same weights.
-FIELDS = {**schemes.PLAIN, "position": ("learned",), "gelu_tanh": (True, False)}
-FIELDS.pop("cls")
+FIELDS = schemes.fields(position=("learned",), gelu_tanh=(True,), cls=None)
 
 
 def recognises(arrays: Arrays) -> bool:
@@ -84,6 +82,11 @@ def stages_of(arrays: Arrays) -> tuple[int, ...]:
             units += 1
         stages.append(units)
     return tuple(stages)
+
+
+def resize(encoder: Any, said: dict[str, Any]) -> str:
+    """How its code takes tables to another size."""
+    return "corner-aligned"
 
 
 def misfit(objective: Any) -> str:

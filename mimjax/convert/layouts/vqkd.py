@@ -13,7 +13,7 @@ NAMES = schemes.Vit(norm="fc_norm")
 CODES = "quantize.embedding.weight"
 DECODER_HEADS = 12
 """Of every released decoder (`modeling_vqkd.py`); the shapes do not tell."""
-FIELDS = {**schemes.PLAIN, "position": ("learned",), "qkv_bias": ("qv",)}
+FIELDS = schemes.fields(position=("learned",), qkv_bias=("qv",))
 
 
 def recognises(arrays: Arrays) -> bool:

@@ -1,0 +1,55 @@
+"""Another project's model as a workdir, and as what a run starts from."""
+
+import contextlib
+import pathlib
+from typing import Any
+
+from mimjax.convert import writing
+from mimjax.convert.files import BadFileError
+from mimjax.convert.parts import Converted
+from mimjax.convert.weights import convert
+from mimjax.objectives import MOVING
+from mimjax.origins import Origin, of_workdir, put
+from mimjax.run.workdir import write
+from mimjax.settings import CONVERTED, PARAMS, holds_model
+from mimjax.trees import Leaves, nested
+
+
+def origin(found: Converted) -> Origin:
+    """What a run starts from."""
+    there = {place: part.like for place, part in found.parts.items()}
+    moving = nested({n: x for n, x in there.items() if n[0] == MOVING}).get(MOVING, {})
+
+    def load(wanted: Leaves) -> Leaves:
+        return {place: put(found.read(place), like) for place, like in wanted.items()}
+
+    own = {n: x for n, x in there.items() if n[0] != MOVING}
+    return Origin(str(found.path), own, moving, load, found.config.encoder, found.how)
+
+
+def origin_of(source: pathlib.Path, encoder: Any) -> Origin:
+    """What `init_from` names, for a run with that encoder.
+
+    Raises BadFileError or StorageError, one line.
+    """
+    if holds_model(str(source)):
+        return of_workdir(source)
+    # How many heads share the weights of attention most files do not tell.
+    heads = getattr(encoder, "heads", None)
+    changes = (("encoder.heads", str(heads)),) if isinstance(heads, int) else ()
+    return origin(convert([source], changes=changes))
+
+
+def save(found: Converted, workdir: pathlib.Path) -> None:
+    """Writes a workdir that a run starts from, or builds on."""
+    places = {"/".join(place): place for place in found.parts}
+    shapes = {name: found.parts[place].like for name, place in places.items()}
+    try:
+        writing.write(workdir / PARAMS, shapes, lambda name: found.read(places[name]))
+    except BadFileError:
+        with contextlib.suppress(OSError):
+            workdir.rmdir()
+        raise
+    kept = {"layout": found.layout, "resize": found.how, "missing": found.missing}
+    write(workdir / CONVERTED, {**kept, "unexpected": found.unexpected})
+    write(workdir / "config.json", found.config.values)

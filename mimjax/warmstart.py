@@ -18,17 +18,6 @@ from mimjax.train import State
 from mimjax.trees import Leaves, named_leaves, nested, placed_like, shapes_of
 
 
-def warm_start(
-    state: State, source: pathlib.Path, scope: str, encoder: Any = None
-) -> tuple[State, dict[str, list[str]]]:
-    """Parameters of another run's newest checkpoint put into a fresh state: `begin`.
-
-    The averaged parameters are taken where the other run has them. Raises StorageError
-    if there is no checkpoint, it is damaged, or nothing matches.
-    """
-    return begin(state, origins.of_workdir(source), scope, encoder)
-
-
 def begin(
     state: State, origin: Origin, scope: str, encoder: Any
 ) -> tuple[State, dict[str, list[str]]]:
@@ -38,6 +27,7 @@ def begin(
     parameters (MOVING) where all of it fits. The report lists the names that are
     "matched", of these the tables of positions that were "resized", the names that are
     "missing" there, of another "shape" (both keep their fresh start) and "unexpected".
+    Raises StorageError where nothing matches, or what is there is damaged.
     """
     here, there = named_leaves(state.params), origin.there
     wanted = {n: x for n, x in here.items() if scope == "all" or n[0] == "encoder"}

@@ -12,7 +12,7 @@ import pytest
 import tiny
 from flax import linen as nn
 
-from mimjax import config, frozen, masking, origins, warmstart
+from mimjax import config, frozen, masking, origins
 from mimjax.backbones import vit
 from mimjax.objectives import beit2, classify, vqkd
 from mimjax.tokenizers import codebook
@@ -319,7 +319,7 @@ def test_a_run_goes_on_from_the_codes_of_another(run):
     )["frozen"]["moving"]
     kept = tiny.bits(state.frozen)
     for scope in ("encoder", "all"):
-        found, report = warmstart.warm_start(state, source, scope)
+        found, report = tiny.warm_start(state, source, scope)
         same = tiny.bits(found.frozen["moving"]) == tiny.bits(saved)
         assert same == ("moving/codes" in report["matched"]) == (scope == "all")
         assert tiny.bits(found.frozen["frozen"]) == tiny.bits(state.frozen["frozen"])

@@ -13,7 +13,6 @@ import tiny
 from mimjax import sharding
 from mimjax.checkpoint import Checkpoints, StorageError, fingerprint
 from mimjax.train import State
-from mimjax.warmstart import warm_start
 
 
 def state_of(step, mesh=None, ema=True):
@@ -245,7 +244,7 @@ def fresh(**heads):
 def test_a_new_run_starts_from_another(tmp_path, scope):
     there = save(tmp_path, 5, 9)
     state = fresh()
-    found, report = warm_start(state, tmp_path, scope)
+    found, report = tiny.warm_start(state, tmp_path, scope)
     encoder = ["blocks/layers/up/bias", "blocks/layers/up/kernel", "cls_token"]
     names = {f"encoder/{name}" for name in encoder}
     assert set(report["matched"]) == names | (
@@ -270,7 +269,7 @@ def test_what_does_not_fit_keeps_its_start_and_is_named(tmp_path):
     }
     params = {**state.params, "encoder": {"blocks": {"layers": layers}}}
     state = dataclasses.replace(state, params=params, ema={})
-    found, report = warm_start(state, tmp_path, "all")
+    found, report = tiny.warm_start(state, tmp_path, "all")
     assert report == {
         "matched": ["encoder/blocks/layers/up/kernel"],
         "resized": [],
@@ -288,21 +287,21 @@ def test_what_does_not_fit_keeps_its_start_and_is_named(tmp_path):
 def test_a_run_to_start_from_that_is_not_there_or_damaged_is_one_line(tmp_path):
     state = state_of(0)
     with pytest.raises(StorageError, match="holds no checkpoint"):
-        warm_start(state, tmp_path / "nowhere", "all")
+        tiny.warm_start(state, tmp_path / "nowhere", "all")
     save(tmp_path, 5)
     other = {"encoder": {"kernel": jnp.zeros(3)}}
     with pytest.raises(StorageError, match="fits this model"):
-        warm_start(dataclasses.replace(state, params=other), tmp_path, "all")
+        tiny.warm_start(dataclasses.replace(state, params=other), tmp_path, "all")
     data = [p for p in (tmp_path / "checkpoints").rglob("d/*") if p.is_file()]
     # Which file holds the parameters, and where, differs from save to save.
     for file in data:
         for place in range(40, file.stat().st_size, 40):
             flip(file, 8 * place)
     with pytest.raises(StorageError) as error:
-        warm_start(state, tmp_path, "all")
+        tiny.warm_start(state, tmp_path, "all")
     assert str(pathlib.Path("checkpoints", "5")) in str(error.value)
     assert "\n" not in str(error.value)
     for name in ("_METADATA", "manifest.ocdbt"):
         (tmp_path / "checkpoints" / "5" / "state" / name).unlink()
         with pytest.raises(StorageError):
-            warm_start(state, tmp_path, "all")
+            tiny.warm_start(state, tmp_path, "all")

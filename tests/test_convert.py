@@ -1,5 +1,6 @@
 """Weights of other projects: every table both ways, and the command that reads them."""
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Callable
@@ -11,9 +12,11 @@ import official
 import pytest
 import tiny
 
-from mimjax import config, models, warmstart
+from mimjax import config, models, trees
 from mimjax.convert import __main__ as command
 from mimjax.convert import files, layouts, weights
+from mimjax.convert.parts import UNFIT
+from mimjax.convert.plain import plainly
 
 VIT = {
     "image_size": (16, 16),
@@ -196,7 +199,7 @@ def random_params(given: config.Config) -> dict:
         name: rng.normal(size=x.shape).astype(x.dtype)
         for name, x in weights.shapes_of(given).items()
     }
-    return warmstart.nested(leaves)
+    return trees.nested(leaves)
 
 
 def saved(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> pathlib.Path:
@@ -222,8 +225,8 @@ def test_parameters_go_out_and_come_back(tmp_path, layout, number):
     assert (found.layout, found.unexpected) == (layout, [])
     table = layouts.load(layout).entries(given.objective)
     assert sorted(found.matched) == sorted(entry.ours for entry in table)
-    there = warmstart.named_leaves(found.params)
-    for name, x in warmstart.named_leaves(params).items():
+    there = trees.named_leaves(found.params)
+    for name, x in trees.named_leaves(params).items():
         if name in there:
             np.testing.assert_array_equal(there[name], x, strict=True)
         else:
@@ -266,6 +269,7 @@ def vqkd(source: official.Source) -> Any:
 
 TOLD = (("objective.num_hidden", "6"), ("objective.min_block", "2"))
 # Golden files: their layout, how the tests read them, and what shapes do not tell.
+THREE = (("encoder.heads", "3"),)
 GOLDEN: dict[str, tuple[str, Callable[[official.Source], Any], Any]] = {
     "mae_normpix": (
         "mae",
@@ -277,6 +281,7 @@ GOLDEN: dict[str, tuple[str, Callable[[official.Source], Any], Any]] = {
         lambda source: official.mae(source, 2, 3),
         (("encoder.heads", "2"), ("objective.decoder_heads", "3")),
     ),
+    "beit_pretrain_abspos": ("beit", lambda source: official.beit(source, 3), THREE),
     "beit_pretrain_relbias": (
         "beit",
         lambda source: official.beit(source, 4),
@@ -321,6 +326,7 @@ GOLDEN: dict[str, tuple[str, Callable[[official.Source], Any], Any]] = {
 # features of a teacher are narrower.
 HEAD = {"lm_head.weight": 8192, "lm_head.bias": 8192}
 HEADS = {"beit_pretrain_relbias": HEAD, "beit2_pretrain_cls": HEAD}
+HEADS["beit_pretrain_abspos"] = HEAD
 HEADS["beit2_vqkd"] = {"decode_task_layer.2.weight": 24, "decode_task_layer.2.bias": 24}
 # Computed anew: fixed tables, and what VQ-KD counts of its codes.
 ANEW = ("pos_embed", "cluster_size", "embed_avg")
@@ -410,9 +416,7 @@ def test_an_encoder_alone_and_names_too_many_are_told(tmp_path, capsys):
     assert values["encoder"]["image_size"] == [32, 32]
     sizes = {f"encoder__{n}": values["encoder"][n] for n in ("width", "patch_size")}
     given = tiny.resolve("mae", encoder__image_size=32, init_from=out, **sizes)
-    state, names = warmstart.warm_start(
-        tiny.start(given, tiny.mesh_of()), out, "encoder"
-    )
+    state, names = tiny.warm_start(tiny.start(given, tiny.mesh_of()), out, "encoder")
     assert not names["missing"] + names["shape"] + names["unexpected"]
     kernel = arrays["patch_embed.proj.weight"].transpose(2, 3, 1, 0).reshape(-1, 32)
     np.testing.assert_array_equal(state.params["encoder"]["patch"]["kernel"], kernel)
@@ -465,3 +469,28 @@ def test_a_workdir_that_is_there_is_left_alone(tmp_path, capsys):
     assert "is not empty" in capsys.readouterr().err
     with pytest.raises(files.BadFileError, match="does not exist"):
         weights.convert([tmp_path / "nothing.pth"])
+
+
+@pytest.mark.parametrize(("layout", "number"), CASES)
+def test_an_array_of_any_shape_is_told(tmp_path, layout, number):
+    """One after another is a number, a row, or nothing at all: no other error."""
+    encoder, objective = MODELS[layout][number]
+    given = built(encoder, objective)
+    shapes = weights.shapes_of(given)
+    params = trees.nested({n: np.zeros(x.shape, x.dtype) for n, x in shapes.items()})
+    arrays = plainly(weights.written(given.objective, params, layout))
+    whole = dict(arrays)
+    found = weights.matching(tmp_path, arrays, layout, given, resizes=True)
+    for name, x in whole.items():
+        for shape in {(), (3,), (0, 2)} - {x.shape}:
+            arrays[name] = np.zeros(shape, np.float32)
+            if arrays[name].size == x.size:
+                continue
+            weights.recognised(arrays)
+            with contextlib.suppress(*UNFIT):
+                weights.values_of(arrays, layout, {}, ())
+            for place in found.parts:
+                if name in found.parts[place].entry.names():
+                    with pytest.raises(files.BadFileError, match="does not make"):
+                        found.read(place)
+        arrays[name] = x

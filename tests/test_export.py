@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import test_convert
 
-from mimjax import models, patches, warmstart
-from mimjax.convert import layouts, weights
+from mimjax import models, patches, trees
+from mimjax.convert import layouts, weights, writing
 from mimjax.convert.files import read
 from mimjax.export import __main__ as command
-from mimjax.export import verify
+from mimjax.export import program
 
 LAYOUT, NUMBER = "timm_vit", 1  # its head is of the mean of patches
 MODEL = test_convert.MODELS[LAYOUT][NUMBER]
@@ -167,8 +167,8 @@ def test_official_files_are_read_again(tmp_path, capsys, layout):
     changes = test_convert.changes_of(layout, encoder, objective)
     found = weights.convert([out / name], changes=changes)
     assert (found.layout, found.missing, found.unexpected) == (layout, [], [])
-    ours = warmstart.named_leaves(models.load(run).variables["params"])
-    theirs = warmstart.named_leaves(found.params)
+    ours = trees.named_leaves(models.load(run).variables["params"])
+    theirs = trees.named_leaves(found.params)
     assert ours.keys() == theirs.keys()
     for place, x in ours.items():
         np.testing.assert_array_equal(theirs[place], x)
@@ -176,8 +176,14 @@ def test_official_files_are_read_again(tmp_path, capsys, layout):
 
 def test_another_result_is_an_error(run, capsys, monkeypatch):
     """Exit status 70; the card says so too."""
-    monkeypatch.setattr(verify, "RELATIVE", -1.0)
-    monkeypatch.setattr(verify.Difference, "agrees", False)
+    rightly = writing.write
+
+    def wrong(path, shapes, get):
+        """One weight of the encoder, 1 % off."""
+        off = {"encoder/norm/scale": 1.01}
+        rightly(path, shapes, lambda name: get(name) * off.get(name, 1))
+
+    monkeypatch.setattr(program.writing, "write", wrong)
     out = run.with_name("other")
     flags = [f"--workdir={run}", "--layout=stablehlo", f"--out={out}", "--verify"]
     assert command.main(flags) == 70

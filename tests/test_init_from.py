@@ -67,7 +67,7 @@ def test_a_run_starts_from_a_file_and_says_how_many_heads(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "how"),
     [
-        ("timm_vit", functools.partial(resize.bicubic, antialias=True)),
+        ("timm_vit", resize.bicubic),
         ("vit_jax", resize.corner_aligned),
         ("dinov2", functools.partial(resize.bicubic, offset=0.1)),
     ],

@@ -13,7 +13,7 @@ import closeness
 import jax
 import numpy as np
 
-from mimjax import checkpoint, config, data, sharding, train, warmstart
+from mimjax import checkpoint, config, data, origins, sharding, train, warmstart
 from mimjax.data import synthetic
 from mimjax.run import setup
 
@@ -76,6 +76,13 @@ def random_state(
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     state = dataclasses.replace(state, **random)
     return jax.device_put(state, jax.tree.map(lambda x: x.sharding, shapes))
+
+
+def warm_start(
+    state: train.State, source: pathlib.Path, scope: str
+) -> tuple[train.State, dict[str, list[str]]]:
+    """A state started from a workdir."""
+    return warmstart.begin(state, origins.of_workdir(source), scope, None)
 
 
 def start(given: config.Config, mesh: jax.sharding.Mesh) -> train.State:

@@ -42,7 +42,17 @@ def convert(
     Raises:
         BadFileError: the file cannot be used; the message is one line.
     """
-    path, arrays, said = paths[0], together(paths), told(paths[0])
+    return of_arrays(paths[0], together(paths), told(paths[0]), layout, changes)
+
+
+def of_arrays(
+    path: pathlib.Path,
+    arrays: Arrays,
+    said: dict[str, Any],
+    layout: str = "",
+    changes: tuple[tuple[str, str], ...] = (),
+) -> Converted:
+    """The same of arrays by their plain names, and the configuration beside them."""
     layout = layout or recognised(arrays)
     if not layout:
         known = ", ".join(layouts.names())

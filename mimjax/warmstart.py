@@ -18,6 +18,10 @@ from mimjax.train import State
 from mimjax.trees import Leaves, named_leaves, nested, placed_like, shapes_of
 
 
+class NothingFitsError(StorageError):
+    """It is another model's; the message is one line."""
+
+
 def begin(
     state: State, origin: Origin, scope: str, encoder: Any
 ) -> tuple[State, dict[str, list[str]]]:
@@ -33,7 +37,7 @@ def begin(
     wanted = {n: x for n, x in here.items() if scope == "all" or n[0] == "encoder"}
     same = {n: x for n, x in wanted.items() if n in there and there[n].shape == x.shape}
     if not same:
-        raise StorageError(f"nothing of {origin.name} fits this model ({scope})")
+        raise NothingFitsError(f"nothing of {origin.name} fits this model ({scope})")
     others = {n: x for n, x in wanted.items() if n not in same}
     made = made_tables(origin, others, encoder) if encoder and origin.encoder else {}
     report = {

@@ -243,3 +243,20 @@ def test_another_activation_is_told(tmp_path, act):
     with pytest.raises(ValueError, match=f"hidden_act is {act}, not gelu"):
         transformers_vit.activation({"hidden_act": act})
     assert transformers_vit.activation({"hidden_act": "gelu_new"})["gelu_tanh"]
+
+
+def test_a_layer_that_is_not_there_is_told(tmp_path):
+    """All layers are one array here: it would leave them all as they start."""
+    arrays = {n: x for n, x in {**vit(), **HEAD}.items() if ".1.norm2" not in n}
+    with pytest.raises(BadFileError, match=r"no blocks\.1\.norm2"):
+        weights.convert([written(tmp_path, arrays)])
+    fewer = (("encoder.depth", "1"),)
+    with pytest.raises(BadFileError, match=r"no place for blocks\.1\."):
+        weights.convert([written(tmp_path, {**vit(), **HEAD})], changes=fewer)
+
+
+def test_the_layer_of_another_shape_is_named(tmp_path):
+    arrays = {**vit(), **HEAD, "blocks.1.norm1.weight": zeros(3)}
+    found = weights.convert([written(tmp_path, arrays)])
+    with pytest.raises(BadFileError, match=r"blocks.1.norm1.weight of \(3,\) does not"):
+        _ = found.params

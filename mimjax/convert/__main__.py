@@ -8,6 +8,7 @@ import argparse
 import os
 import pathlib
 import sys
+from typing import Any
 
 from mimjax.main import BAD_CONFIG, STORAGE, Parser, changes_of
 from mimjax.schema import ConfigError
@@ -69,12 +70,18 @@ def convert(flags: argparse.Namespace, changes: tuple[tuple[str, str], ...]) -> 
         if names:
             shown = ", ".join(names[:ENOUGH]) + ", ..." * (len(names) > ENOUGH)
             print(f"{what}: {len(names)} ({shown})")
-    given = found.config.data
-    named = f"data.mean={given.mean}, data.std={given.std}"
-    named = named if given.mean else f"data.normalise={given.normalise}"
-    print(f"its images are normalised by {named} (--config.{named} if that is wrong)")
+    print(f"taken, see --help if that is wrong: {', '.join(assumed(found.config))}")
     print(f"to start from it: --config.init_from={out}")
     return 0
+
+
+def assumed(given: Any) -> list[str]:
+    """What most files do not tell, and numbers depend on."""
+    heads = given.values["encoder"].get("heads")
+    found = [f"encoder.heads={heads}"] if heads else []
+    data = given.data
+    named = f"data.normalise={data.normalise}"
+    return [*found, f"data.mean={data.mean}" if data.mean else named]
 
 
 if __name__ == "__main__":

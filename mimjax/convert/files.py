@@ -29,7 +29,7 @@ NAMES += ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # timm's, in its configuration.
 GROUPS = ("model_args", "pretrained_cfg")
 # What wraps a model in PyTorch (several devices, compilation), and flax's collection.
-PREFIXES = ("module.", "_orig_mod.", "module.", "params/")
+PREFIXES = ("module.", "_orig_mod.", "module.", "model.", "params/")
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -55,11 +55,12 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def told(path: pathlib.Path) -> dict[str, Any]:
-    """What the configuration in a folder says beside the weights; {} beside a file.
+    """What the configuration beside the weights says; {} where there is none.
 
     By transformers' names; of timm's, what the weights do not tell. What images are
     normalised by is "mean" and "std", where it is there.
     """
+    path = path.parent if path.name in NAMES else path
     if not path.is_dir() or not (path / "config.json").exists():
         return {}
     said = described(path / "config.json")

@@ -57,7 +57,8 @@ class Entry:
         whole[0] = first
         for i, part in enumerate(parts, 1):
             if part.shape != first.shape:  # numpy would spread a single number
-                raise ValueError(f"layer {i} has {part.shape}, not {first.shape}")
+                name = self.theirs[0].format(i)
+                raise ValueError(f"{name} is of another shape")
             whole[i] = part
         return whole
 

@@ -78,8 +78,10 @@ class Converted:
         part = self.parts[place]
         try:
             return part.read()
-        except UNFIT:
-            name = part.entry.names()[0]
+        except UNFIT as error:
+            told = str(error).partition(" ")[0]
+            names = part.entry.names()
+            name = told if told in names else names[0]
             raise BadFileError(
                 f"{self.path}: {name} of {part.arrays[name].shape} does not make "
                 f"{part.entry.ours} of {part.like.shape}"

@@ -55,8 +55,9 @@ def of_arrays(
     """The same of arrays by their plain names, and the configuration beside them."""
     layout = layout or recognised(arrays)
     if not layout:
-        known = ", ".join(layouts.names())
-        raise BadFileError(f"{path} has the names of no known layout ({known})")
+        known, names = ", ".join(layouts.names()), ", ".join(sorted(arrays)[:3])
+        what = f"{path} has the names of no known layout ({known}): {names}"
+        raise BadFileError(what + ", ..." * (len(arrays) > 3))
     try:
         given = config.rebuilt(values_of(arrays, layout, said, changes))
         encoder = given.encoder
@@ -64,7 +65,9 @@ def of_arrays(
             given.values["encoder"]
         )
         wrong += given.objective.problems()
-        wrong += data.check(given.data, encoder.image_size, encoder.channels)
+        # Not the images, which there are none of.
+        colours = dataclasses.replace(given.data, source="synthetic")
+        wrong += data.check(colours, encoder.image_size, encoder.channels)
         if wrong:
             raise ValueError(wrong[0])
     except UNFIT as error:
@@ -130,9 +133,14 @@ def matching(
     for entry in table.entries(given.objective):
         entry = dataclasses.replace(entry, theirs=tuple(map(plain, entry.theirs)))
         place, names = tuple(entry.ours.split("/")), entry.names()
-        if not all(name in arrays for name in names):
+        absent = [name for name in names if name not in arrays]
+        if absent and len(absent) < len(names):
+            # One layer that is not there would leave all of them as they start.
+            raise BadFileError(
+                f"{path} is no whole {layout} model: no {absent[0]} in it"
+            )
+        if absent:
             missing.append(entry.ours)
-            left -= set(names)
             continue
         fit = None
         if resizes and place[0] == "encoder" and place[-1] in tables.TABLES:
@@ -158,8 +166,9 @@ def inside(parts: dict[tuple[str, ...], Part]) -> Callable[[str], bool]:
 
     What has no place there is of another model, which computes otherwise.
     """
-    names = {name for part in parts.values() for name in part.entry.names()}
-    found = {match[0] for name in names if (match := re.match(r".*?[._]\d+[./]", name))}
+    theirs = [p.entry.names() for place, p in parts.items() if place[0] == "encoder"]
+    numbered = (re.match(r"(.*?[._a-z])\d+[./]", n) for names in theirs for n in names)
+    found = {match[1] for match in numbered if match}
     kernel = parts.get(("encoder", "patch", "kernel"))
     if kernel:
         found.add(kernel.entry.names()[0].rsplit(".", 2)[0] + ".")

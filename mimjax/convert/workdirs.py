@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from mimjax.convert import writing
-from mimjax.convert.files import BadFileError
+from mimjax.convert.files import BadFileError, told
 from mimjax.convert.parts import Converted
 from mimjax.convert.weights import convert
 from mimjax.objectives import MOVING
@@ -36,7 +36,9 @@ def origin_of(source: pathlib.Path, encoder: Any) -> Origin:
         return of_workdir(source)
     # How many heads share the weights of attention most files do not tell.
     heads = getattr(encoder, "heads", None)
-    changes = (("encoder.heads", str(heads)),) if isinstance(heads, int) else ()
+    told_there = "num_attention_heads" in told(source)
+    says = isinstance(heads, int) and not told_there
+    changes = (("encoder.heads", str(heads)),) if says else ()
     return origin(convert([source], changes=changes))
 
 

@@ -38,6 +38,6 @@ def write(
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, like in shapes.items():
-            array = np.ascontiguousarray(get(name), np.dtype(like.dtype))
+            array = np.asarray(get(name), np.dtype(like.dtype), order="C")
             assert array.shape == like.shape, name
             file.write(array.data)

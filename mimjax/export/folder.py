@@ -30,6 +30,11 @@ LINES = {
     + program.NAME
     + '", "rb").read()))',
 }
+CALL = (
+    f"Call it with the arrays of `{WEIGHTS}` by name "
+    "(`safetensors.numpy.load_file`) and uint8 images [n, rows, columns, channels] of "
+    "the size below: `program.call(weights, images)`."
+)
 
 
 class NoLayoutError(Exception):
@@ -125,6 +130,7 @@ def card(
     text = [
         f"# {objective['name']} on {encoder['name']}, {layout}",
         f"Load it with `{line}`.",
+        *([CALL] if layout == PROGRAM else []),
         f"Images: {encoder['image_size']} pixels (rows, columns), divided by 255, "
         f"minus {rounded(mean)}, over {rounded(std)}.",
         f"From `{source}` after {model.step:,} updates.",

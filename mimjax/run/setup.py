@@ -166,7 +166,7 @@ def first_state(
             state, found = warmstart.begin(
                 state, origin, config.run.init_scope, encoder
             )
-        except BadFileError as error:
+        except (BadFileError, warmstart.NothingFitsError) as error:
             raise ConfigError([f"config.init_from: {error}"]) from None
         matched = len(found["matched"])
         wanted = matched + len(found["missing"]) + len(found["shape"])

@@ -31,7 +31,8 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "decoder_heads": said.get("decoder_num_attention_heads", mae.DECODER_HEADS),
         # The weights on the hub predict pixels as they are, and say so.
         "norm_pixels": said.get("norm_pix_loss", False),
-        "mask_ratio": said.get("mask_ratio", 0.75),
+        # For features some say that nothing is to be hidden.
+        "mask_ratio": said.get("mask_ratio") or 0.75,
     }
     encoder = shapes.vit(arrays, names=NAMES, said=said)
     encoder |= transformers_vit.activation(said)

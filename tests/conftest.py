@@ -34,6 +34,7 @@ gc.set_threshold(100_000, 50, 100)
 NEEDS = {
     "test_parity.py": ("torch", "transformers"),
     "test_timm.py": ("torch", "timm"),
+    "test_aim_torch.py": ("torch",),
     "test_convert_torch.py": ("torch", "safetensors"),
     "test_export_torch.py": ("torch", "timm", "transformers"),
     "test_resize_torch.py": ("torch", "timm"),

@@ -87,7 +87,7 @@ official hybrid are here. The command that writes this page:
 """
 COMMAND = (
     "python -m pytest -n0 tests/test_parity.py tests/test_timm.py tests/test_golden.py "
-    "tests/test_beit2.py --parity-table=docs/parity.md"
+    "tests/test_beit2.py tests/test_aim_torch.py --parity-table=docs/parity.md"
 )
 
 

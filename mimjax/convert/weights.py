@@ -128,7 +128,7 @@ def matching(
     """
     table, wanted = layouts.load(layout), shapes_of(given)
     left = {name for name in arrays if not name.endswith(BUFFERS)}
-    left -= set(map(plain, table.constants(given.objective)))
+    left -= set(map(plain, layouts.constants_of(layout, given.objective)))
     parts, missing = {}, []
     for entry in table.entries(given.objective):
         entry = dataclasses.replace(entry, theirs=tuple(map(plain, entry.theirs)))
@@ -190,7 +190,7 @@ def shapes_of(given: config.Config) -> dict[tuple[str, ...], jax.ShapeDtypeStruc
 def written(objective: Any, params: dict[str, Any], layout: str) -> dict[str, Any]:
     """The arrays of a file of that layout: what is there, and its constants."""
     table, leaves = layouts.load(layout), named_leaves(params)
-    found = dict(table.constants(objective))
+    found = dict(layouts.constants_of(layout, objective))
     for entry in table.entries(objective):
         place = tuple(entry.ours.split("/"))
         if place in leaves:

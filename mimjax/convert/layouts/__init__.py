@@ -6,7 +6,7 @@ A layout has
 - `values(arrays, said)`: the config of the model that such a file holds, as far as its
   arrays and `said`, the configuration beside them, tell;
 - `entries(objective)`: the table of names of an objective;
-- `constants(objective)`: what their files hold that is no parameter here;
+- `constants(objective)`: what their files hold that is no parameter here, if anything;
 - `misfit(objective)`: why one cannot be written so, or "";
 - `resize(encoder, said)`: which of `tables.RESIZES` its code takes tables of positions
   to another size by; "bicubic" where there is none;
@@ -35,6 +35,12 @@ def resize_of(name: str, encoder: Any, said: dict[str, Any]) -> str:
     """
     module = load(name)
     return module.resize(encoder, said) if hasattr(module, "resize") else "bicubic"
+
+
+def constants_of(name: str, objective: Any) -> dict[str, Any]:
+    """What files of a layout hold that is no parameter here, by name."""
+    module = load(name)
+    return module.constants(objective) if hasattr(module, "constants") else {}
 
 
 def family(name: str) -> str:

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from mimjax.convert import shapes
 from mimjax.convert.names import CONV, COPY, Arrays, Entry
 from mimjax.tokenizers import dvae
@@ -69,8 +67,3 @@ def conv(ours: str, theirs: str) -> Iterator[Entry]:
     """A convolution with its bias."""
     yield Entry(f"{ours}/kernel", (f"{theirs}.w",), CONV)
     yield Entry(f"{ours}/bias", (f"{theirs}.b",), COPY)
-
-
-def constants(objective: Any) -> dict[str, np.ndarray]:
-    """Nothing."""
-    return {}

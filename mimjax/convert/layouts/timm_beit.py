@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from mimjax.convert import schemes, shapes
 from mimjax.convert.layouts import beit, timm_vit
 from mimjax.convert.names import Arrays, Entry
@@ -46,11 +44,6 @@ def entries(objective: Any) -> Iterator[Entry]:
     normed = timm_vit.normed(objective)
     yield from schemes.vit(objective.encoder, names=beit.NAMES, normed=normed)
     yield from timm_vit.head(objective)
-
-
-def constants(objective: Any) -> dict[str, np.ndarray]:
-    """Nothing: timm computes its tables of distances."""
-    return {}
 
 
 def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:

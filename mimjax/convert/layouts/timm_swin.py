@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from mimjax.convert import schemes
 from mimjax.convert.layouts import swin, timm_vit
 from mimjax.convert.names import Arrays, Entry
@@ -57,11 +55,6 @@ def entries(objective: Any) -> Iterator[Entry]:
     yield from swin.encoder(objective.encoder, "", NAMES)
     if hasattr(objective, "num_classes"):
         yield from schemes.linear("head", NAMES.head)
-
-
-def constants(objective: Any) -> dict[str, np.ndarray]:
-    """Nothing: timm computes its tables of distances."""
-    return {}
 
 
 def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from mimjax.convert import schemes, shapes
 from mimjax.convert.layouts import timm_vit, transformers_vit
 from mimjax.convert.layouts.transformers_vit import NAMES
@@ -82,11 +80,6 @@ def entries(objective: Any) -> Iterator[Entry]:
 def prefix(objective: Any) -> str:
     """What the names of the encoder begin with."""
     return PREFIX if schemes.kind_of(objective) in ("beit", "classify") else ""
-
-
-def constants(objective: Any) -> dict[str, np.ndarray]:
-    """Nothing: tables of distances are computed there too."""
-    return {}
 
 
 def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from mimjax.convert import schemes
 from mimjax.convert.layouts import simmim, swin, timm_vit, transformers_vit
 from mimjax.convert.names import Arrays, Entry
@@ -70,11 +68,6 @@ def entries(objective: Any) -> Iterator[Entry]:
 def prefix(objective: Any) -> str:
     """What the names of the encoder begin with."""
     return PREFIX if schemes.kind_of(objective) in ("simmim", "classify") else ""
-
-
-def constants(objective: Any) -> dict[str, np.ndarray]:
-    """Nothing: tables of distances are computed there too."""
-    return {}
 
 
 def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:

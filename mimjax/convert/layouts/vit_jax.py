@@ -181,8 +181,3 @@ def apart(axis: int) -> Rule:
         lambda *parts: np.stack(parts, axis),
         lambda x: tuple(np.moveaxis(x, axis, 0)),
     )
-
-
-def constants(objective: Any) -> dict[str, np.ndarray]:
-    """Nothing."""
-    return {}

@@ -31,10 +31,10 @@ def fitted(
     how: str,
     source: Any = None,
 ) -> np.ndarray:
-    """A table of positions for an encoder; another parameter as it is.
+    """A table of positions for an encoder.
 
     Args:
-        place: the path of the parameter below the encoder.
+        place: the path of the parameter, one of TABLES, below the encoder.
         table: [1, extra + N, D] of absolute positions, [rows, heads] of relative ones,
             or [layers, rows, heads].
         encoder: what it is to fit.
@@ -44,8 +44,6 @@ def fitted(
     Raises:
         ValueError: it cannot be made to fit; one line.
     """
-    if not place or place[-1] not in TABLES:
-        return table
     way = RESIZES[how]
     if place[-1] == "pos_embed":
         grid = source.grid if source else None

@@ -144,7 +144,9 @@ def matching(
             continue
         fit = None
         if resizes and place[0] == "encoder" and place[-1] in tables.TABLES:
-            fit = functools.partial(fitted, place, given.encoder, how)
+            fit = functools.partial(
+                tables.fitted, place[1:], encoder=given.encoder, how=how
+            )
         part = Part(entry, wanted[place], arrays, fit)
         if entry.droppable and not fits(part):
             missing.append(entry.ours)
@@ -173,11 +175,6 @@ def inside(parts: dict[tuple[str, ...], Part]) -> Callable[[str], bool]:
     if kernel:
         found.add(kernel.entry.names()[0].rsplit(".", 2)[0] + ".")
     return lambda name: name.startswith(tuple(found))
-
-
-def fitted(place: tuple[str, ...], encoder: Any, how: str, x: np.ndarray) -> np.ndarray:
-    """A table of positions at the encoder's size."""
-    return tables.fitted(place[1:], x, encoder, how)
 
 
 def shapes_of(given: config.Config) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:

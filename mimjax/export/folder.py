@@ -14,7 +14,7 @@ from mimjax.metrics import replacing
 from mimjax.trees import named_leaves
 
 FAMILIES = ("official", "timm", "transformers")
-PROGRAM = "stablehlo"
+PROGRAM = program.LAYOUT
 WEIGHTS, NPZ = "model.safetensors", "model.npz"
 CARD = "README.md"
 # How each loads, in one line; {} is the folder.

@@ -16,7 +16,7 @@ from mimjax.metrics import replacing
 from mimjax.objectives import MOVING
 from mimjax.trees import named_leaves, nested
 
-NAME = "encoder.stablehlo"
+LAYOUT, NAME = "stablehlo", "encoder.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 

@@ -58,7 +58,7 @@ def compare(model: models.Model, layout: str, folder: pathlib.Path) -> list[Diff
     pixels = rng.integers(0, 256, size, dtype=np.uint8)
     image = np.array(patches.normalise(jnp.asarray(pixels), *model.constants))
     allowed = HYBRID if hasattr(encoder, "stages") else RELATIVE
-    if layout == program.NAME.rpartition(".")[2]:
+    if layout == program.LAYOUT:
         return differences(program.ours(model, pixels), program.run(folder, pixels))
     family = layouts.family(layout)
     if family == "official":

@@ -13,6 +13,8 @@ from mimjax.convert import schemes, shapes
 from mimjax.convert.layouts import timm_vit
 from mimjax.convert.names import Arrays, Entry
 
+# Buffers of a layer, which the official code keeps.
+INDEX, MASK = "attn.relative_position_index", "attn_mask"
 VIT = schemes.Vit(blocks="layers.{}.blocks.{}")
 
 
@@ -24,9 +26,6 @@ class Names:
     merge: str = "layers.{}.downsample"
     late: int = 0
     head: str = "head"
-    # Buffers of a layer, where they are kept.
-    index: str = "attn.relative_position_index"
-    mask: str = "attn_mask"
 
 
 NAMES = Names()
@@ -106,7 +105,7 @@ def size_of(
     """
     last = len(sides) - 1
     for stage, side in enumerate(sides):
-        mask = f"{names.vit.blocks.format(stage, 1)}.{names.mask}"
+        mask = f"{names.vit.blocks.format(stage, 1)}.{MASK}"
         if mask in arrays:
             grid = side * shapes.square(len(arrays[mask])) * 2**stage
             break
@@ -181,8 +180,8 @@ def buffers(swin: Any, prefix: str, names: Names) -> dict[str, np.ndarray]:
         )
         for number in range(swin.depths[stage]):
             block = prefix + names.vit.blocks.format(stage, number)
-            found[f"{block}.{names.index}"] = np.asarray(index, np.int64)
-            if apart is not None and number % 2 and names.mask:
+            found[f"{block}.{INDEX}"] = np.asarray(index, np.int64)
+            if apart is not None and number % 2:
                 mask = np.where(apart, np.float32(windows.APART), np.float32(0.0))
-                found[f"{block}.{names.mask}"] = mask
+                found[f"{block}.{MASK}"] = mask
     return found

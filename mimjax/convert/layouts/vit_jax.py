@@ -11,13 +11,8 @@ from mimjax.convert.names import COPY, Arrays, Entry, Rule, reshaped
 
 BLOCK = "Transformer/encoderblock_{}"
 POSITION = "Transformer/posembed_input/pos_embedding"
-# The numbers are of names before flax linen, as in all released files, and of linen.
-NUMBERS = {
-    "MultiHeadDotProductAttention_1": "MultiHeadDotProductAttention_0",
-    "LayerNorm_2": "LayerNorm_1",
-    "MlpBlock_3": "MlpBlock_0",
-}
-ATTENTION, NORM, MLP = NUMBERS.values()
+# By flax linen; released files have the older numbers, which `plain.SAME` makes these.
+ATTENTION, NORM, MLP = "MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0"
 # The tanh approximation of GELU is theirs (`nn.gelu`); timm and transformers use the
 # exact one with the same weights.
 FIELDS = schemes.fields(position=("learned",), gelu_tanh=(True,), cls=None)

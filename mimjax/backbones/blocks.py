@@ -72,7 +72,7 @@ class Blocks(nn.Module):
         scan: Any = nn.scan  # its type says that every axis is one number
         scanned = scan(
             advance,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "drop": True},
             in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
             length=self.depth,

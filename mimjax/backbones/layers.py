@@ -86,6 +86,8 @@ class Attention(nn.Module):
             lowest = jnp.finfo(jnp.float32).min
             scores = jnp.where(attn_mask[:, None], scores, lowest)
         weights = jax.nn.softmax(scores).astype(spec.dtype)
+        # For those who ask what happens inside (evaluate/inside.py); else not kept.
+        self.sow("intermediates", "attention", weights)
         mixed = by_sample(jnp.einsum("baqk,bkah->bqah", weights, v))
         return nn.DenseGeneral(
             spec.width,
@@ -157,7 +159,9 @@ class Block(nn.Module):
         x = by_sample(x + self.branch(y, drop_rate, "scale1"))
         y = layer_norm(spec.norm_eps, spec.dtype, "norm2")(x)
         y = Mlp(spec, name="mlp")(y, number, train=self.train)
-        return by_sample(x + self.branch(y, drop_rate, "scale2"))
+        x = by_sample(x + self.branch(y, drop_rate, "scale2"))
+        self.sow("intermediates", "tokens", x)
+        return x
 
     def mix(
         self,

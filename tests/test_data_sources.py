@@ -19,6 +19,7 @@ from mimjax.data import (
     digits,
     faults,
     folder,
+    letters,
     named,
     order,
     prepared,
@@ -104,7 +105,7 @@ def test_digits_can_be_read(monkeypatch):
     monkeypatch.setattr(digits, "TILT", 0.0)
     scene = digits.load("train")
     black = scene._replace(photos=[0 * level for level in scene.photos])
-    monkeypatch.setattr(digits, "load", lambda part: black)
+    monkeypatch.setattr(digits, "load", lambda part, kind: black)
     images, labels = digits.draw(np.arange(24), "train", (32, 32))
     ink = images[..., 0].reshape(24, -1) / np.float32(255)
     margin = slice(digits.MARGIN, -digits.MARGIN)
@@ -122,6 +123,40 @@ def test_digits_of_any_size(size):
     assert grey.shape == (5, *size, 1)
     assert labels.dtype == np.int32
     assert data.class_names(Data()) == list("0123456789")
+
+
+def test_held_out_letters_are_of_other_typefaces():
+    train, test = digits.load("train", "letters"), digits.load("test", "letters")
+    fonts = letters.FONTS
+    assert not set(fonts["train"]) & set(fonts["test"])
+    assert len(train.glyphs) == len(fonts["train"]) * len(letters.LETTERS)
+    seen = {glyph.tobytes() for glyph in train.glyphs}
+    assert not seen & {glyph.tobytes() for glyph in test.glyphs}
+    assert set(train.labels) == set(test.labels) == set(range(26))
+
+
+def test_a_letter_is_the_ink_of_its_typeface():
+    glyphs, labels = letters.glyphs("test", 32)
+    # What a typeface without the letter would draw is alike for all.
+    size = len(letters.LETTERS)
+    for font in np.split(glyphs, len(glyphs) // size):
+        assert len({glyph.tobytes() for glyph in font}) == size
+    # It fills the square one way or the other.
+    sides = [(glyphs > 0).any(axis=axis).sum(axis=1) for axis in (1, 2)]
+    np.testing.assert_array_equal(np.maximum(*sides), 32)
+    # An I is a bar, an O a ring: in every typeface its middle is empty.
+    bar, ring = (glyphs[labels == letters.CLASSES.index(letter)] for letter in "IO")
+    assert ring[:, 14:18, 14:18].max() < 0.5 < bar.mean(axis=0).max()
+
+
+def test_letters_are_drawn_as_digits_are():
+    source = Data(source="letters", num_images=50)
+    images, labels = held(source, "test", 40, (32, 32))
+    drawn, same = digits.draw(np.arange(40), "test", (32, 32), "letters")
+    np.testing.assert_array_equal(images, drawn)
+    np.testing.assert_array_equal(labels, same)
+    assert data.class_names(source) == list(letters.CLASSES)
+    assert data.fingerprint(source) != data.fingerprint(Data(num_images=50))
 
 
 # ------------------------------------------------------------------- synthetic
@@ -530,9 +565,9 @@ def test_all_problems_are_reported_at_once():
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("imagenet", "none of digits, folder:PATH"),
-        ("digits:8", "none of digits, folder:PATH"),
-        ("folder", "none of digits, folder:PATH"),
+        ("imagenet", "none of digits, letters, folder:PATH"),
+        ("digits:8", "none of digits, letters, folder:PATH"),
+        ("folder", "none of digits, letters, folder:PATH"),
         ("folder:", "not named"),
         ("folder:/no/such/place", "there is no folder /no/such/place"),
         ("tfds:no_such_set", "no_such_set is not prepared under"),

@@ -1,9 +1,9 @@
 """Images for training and evaluation: the config group `data` and all the loop calls.
 
-A source is named by one string: `digits` (embedded, see digits.py), `folder:PATH`,
-`tfds:NAME[:SPLIT]` or `synthetic`. Images leave this package as uint8; the device
-normalises them with `normalise_constants`. TensorFlow is imported on the first use of
-a source that needs it, never by importing this package.
+A source is named by one string: `digits` or `letters` (embedded, see digits.py),
+`folder:PATH`, `tfds:NAME[:SPLIT]` or `synthetic`. Images leave this package as uint8;
+the device normalises them with `normalise_constants`. TensorFlow is imported on the
+first use of a source that needs it, never by importing this package.
 """
 
 import dataclasses
@@ -47,8 +47,9 @@ class Data:
     """The images and their augmentation; defaults of MAE (arXiv 2111.06377, A.1).
 
     Attributes:
-      source: `digits`, `folder:PATH`, `tfds:NAME[:SPLIT]` or `synthetic`.
-      num_images: how many distinct training images `digits` and `synthetic` make.
+      source: `digits`, `letters`, `folder:PATH`, `tfds:NAME[:SPLIT]` or `synthetic`.
+      num_images: how many distinct training images the embedded sources and
+        `synthetic` make.
       crop_scale: least and greatest area of the random crop, as fractions.
       crop_ratio: least and greatest width/height of the crop, relative to the shape
         of the image that is trained on. With scales (1, 1) and ratios (1, 1) an image

@@ -3,7 +3,8 @@
 The digits are scikit-learn's `load_digits` (1,797 of 8x8 pixels, a part of the UCI
 optical recognition set), the photographs the two of `load_sample_images` (427x640).
 They are combined by absolute difference as MNIST-M does (Ganin et al. 2016, arXiv
-1505.07818, section 4). An image depends on its index and part alone.
+1505.07818, section 4). An image depends on its index and part alone. Printed letters
+(letters.py) are drawn over photographs in the same way.
 """
 
 import functools
@@ -12,8 +13,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8, UInt64
 
+from mimjax.data import letters
+
 Part = Literal["train", "test"]
-NUM_CLASSES = 10
+# The classes of each embedded source.
+CLASSES = {"digits": tuple("0123456789"), "letters": letters.CLASSES}
 TEST_FRACTION = 0.2
 # Photographs are cut at this column: training sees the left, held-out images the right.
 TRAIN_COLUMNS = 496
@@ -37,10 +41,13 @@ class Scene(NamedTuple):
 
 
 def draw(
-    index: Int[np.ndarray, " n"], part: Part, image_size: tuple[int, int]
+    index: Int[np.ndarray, " n"],
+    part: Part,
+    image_size: tuple[int, int],
+    kind: str = "digits",
 ) -> tuple[UInt8[np.ndarray, "n H W 3"], Int[np.ndarray, " n"]]:
     """Images and labels of the given indices of the endless series of a part."""
-    scene = load(part)
+    scene = load(part, kind)
     images = np.empty((len(index), *image_size, 3), np.uint8)
     labels = np.empty(len(index), np.int32)
     for start in range(0, len(index), CHUNK):
@@ -49,34 +56,46 @@ def draw(
     return images, labels
 
 
-@functools.lru_cache(maxsize=2)
-def load(part: Part) -> Scene:
-    """Read and prepare scikit-learn's images; about 0.2 s, once a process."""
-    from PIL import Image
-    from sklearn.datasets import load_digits, load_sample_images
+@functools.lru_cache(maxsize=4)
+def load(part: Part, kind: str = "digits") -> Scene:
+    """Read and prepare what a part is drawn of; about 0.2 s, once a process."""
+    from sklearn.datasets import load_sample_images
 
-    digits: Any = load_digits()
-    # Every fifth of each class, so that both parts hold all classes alike.
-    rank = np.empty(len(digits.target), np.int64)
-    for label in range(NUM_CLASSES):
-        members = np.flatnonzero(digits.target == label)
-        rank[members] = np.arange(len(members))
-    held = rank % round(1 / TEST_FRACTION) == 0
-    chosen = np.flatnonzero(held if part == "test" else ~held)
     inner = GLYPH - 2 * MARGIN
-    glyphs = np.zeros((len(chosen), GLYPH, GLYPH), np.float32)
-    for n, i in enumerate(chosen):
-        small = Image.fromarray((digits.images[i] / 16).astype(np.float32))
-        large = small.resize((inner, inner), Image.Resampling.BICUBIC)
-        # The ramp turns the blur of 8x8 pixels into a stroke with an edge.
-        ink = np.clip((np.asarray(large) - 0.25) / 0.4, 0, 1)
-        glyphs[n, MARGIN:-MARGIN, MARGIN:-MARGIN] = ink
+    found = letters.glyphs if kind == "letters" else _digits
+    ink, labels = found(part, inner)
+    glyphs = np.zeros((len(ink), GLYPH, GLYPH), np.float32)
+    glyphs[:, MARGIN:-MARGIN, MARGIN:-MARGIN] = ink
     photos = np.stack(load_sample_images().images)
     columns = slice(TRAIN_COLUMNS, None) if part == "test" else slice(TRAIN_COLUMNS)
     levels = [photos[:, :, columns].astype(np.float32)]
     for _ in range(2):
         levels.append(_halve(levels[-1]))
-    return Scene(glyphs, digits.target[chosen].astype(np.int32), levels)
+    return Scene(glyphs, labels, levels)
+
+
+def _digits(
+    part: Part, side: int
+) -> tuple[Float[np.ndarray, "n s s"], Int[np.ndarray, " n"]]:
+    """Ink of the digits of a part, smoothed, and what they are."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    # Every fifth of each class, so that both parts hold all classes alike.
+    rank = np.empty(len(digits.target), np.int64)
+    for label in range(len(CLASSES["digits"])):
+        members = np.flatnonzero(digits.target == label)
+        rank[members] = np.arange(len(members))
+    held = rank % round(1 / TEST_FRACTION) == 0
+    chosen = np.flatnonzero(held if part == "test" else ~held)
+    inks = np.empty((len(chosen), side, side), np.float32)
+    for ink, i in zip(inks, chosen, strict=True):
+        small = Image.fromarray((digits.images[i] / 16).astype(np.float32))
+        large = small.resize((side, side), Image.Resampling.BICUBIC)
+        # The ramp turns the blur of 8x8 pixels into a stroke with an edge.
+        ink[:] = np.clip((np.asarray(large) - 0.25) / 0.4, 0, 1)
+    return inks, digits.target[chosen].astype(np.int32)
 
 
 def _halve(photos: Float[np.ndarray, "p h w 3"]) -> Float[np.ndarray, "p y x 3"]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mimjax.data import Data, augment, samples, sources
+from mimjax.data import Data, augment, digits, samples, sources
 from mimjax.data.faults import BadDataError, Ledger
 from mimjax.data.quiet import graph, tf
 from mimjax.data.samples import REDRAWS, Wanted
@@ -46,7 +46,7 @@ def _batches(
     steps = start_step, stop_step
     path: Callable[[int], str] = str
     length = data.num_images
-    if data.source == "digits":
+    if data.source in digits.CLASSES:
         groups = samples.from_digits(data, wanted, *steps)
     else:
         found = sources.records(data, "train")
@@ -93,7 +93,7 @@ def _batched(data: Data, wanted: Wanted, groups: Any) -> Any:
         at_a_time = samples.workers(data)
         single = groups.unbatch().map(jitter, num_parallel_calls=at_a_time)
         groups = single.batch(wanted.group)
-    in_one = data.source == "digits" and not any(data.jitter)
+    in_one = data.source in digits.CLASSES and not any(data.jitter)
     share = 1 if in_one else count // wanted.group
     batched = groups.batch(share, drop_remainder=True).map(flat)
     options = tf.data.Options()

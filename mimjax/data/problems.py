@@ -3,11 +3,12 @@
 import importlib.util
 from pathlib import Path
 
-from mimjax.data import CONSTANTS, Data, folder, prepared
+from mimjax.data import CONSTANTS, Data, digits, folder, prepared
 from mimjax.data.prepared import OWN_IMAGES
 
+EMBEDDED = {"tensorflow": "tensorflow", "sklearn": "scikit-learn", "PIL": "pillow"}
 NEEDED = {
-    "digits": {"tensorflow": "tensorflow", "sklearn": "scikit-learn", "PIL": "pillow"},
+    **dict.fromkeys(digits.CLASSES, EMBEDDED),
     "folder": {"tensorflow": "tensorflow", "PIL": "pillow"},
     "tfds": {
         "tensorflow": "tensorflow",
@@ -35,9 +36,9 @@ def _source(data: Data) -> list[str]:
     field = "config.data.source"
     kind, colon, name = data.source.partition(":")
     named = kind in ("folder", "tfds")
-    if kind not in ("digits", "synthetic", "folder", "tfds") or bool(colon) != named:
+    if kind not in (*NEEDED, "synthetic") or bool(colon) != named:
         return [
-            f"{field}: {data.source!r} is none of digits, folder:PATH, "
+            f"{field}: {data.source!r} is none of digits, letters, folder:PATH, "
             f"tfds:NAME[:SPLIT], synthetic; {OWN_IMAGES}"
         ]
     wheels = [

@@ -51,10 +51,10 @@ class Wanted(NamedTuple):
 
 
 def from_digits(data: Data, wanted: Wanted, start_step: int, stop_step: int) -> Any:
-    """Digits, drawn a batch at a time, which is how numpy is fast."""
+    """Digits or letters, drawn a batch at a time, which is how numpy is fast."""
 
     def draw(index: np.ndarray, u: np.ndarray) -> Drawn:
-        drawn, labels = digits.draw(index, "train", wanted.image_size)
+        drawn, labels = digits.draw(index, "train", wanted.image_size, data.source)
         drawn = sources.to_channels(drawn, wanted.channels)
         images = wanted.empty(len(index))
         for n, image in enumerate(drawn):

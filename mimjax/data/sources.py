@@ -60,8 +60,8 @@ def records(data: Data, part: Part) -> Records | Streamed:
 def class_names(data: Data) -> list[str]:
     """Names of the classes, [] for unlabelled sources."""
     kind, _, name = data.source.partition(":")
-    if kind == "digits":
-        return [str(digit) for digit in range(digits.NUM_CLASSES)]
+    if kind in digits.CLASSES:
+        return list(digits.CLASSES[kind])
     if kind == "synthetic":
         return [str(number) for number in range(synthetic.NUM_CLASSES)]
     if kind == "folder":
@@ -72,10 +72,10 @@ def class_names(data: Data) -> list[str]:
 def fingerprint(data: Data) -> dict[str, Any]:
     """Source, number of training images, and a hash of what they are."""
     kind, _, name = data.source.partition(":")
-    if kind in ("digits", "synthetic"):
+    if kind in (*digits.CLASSES, "synthetic"):
         length, text = data.num_images, f"{kind} {DIGITS_VERSION}"
-        if kind == "digits":
-            scene = digits.load("train")
+        if kind in digits.CLASSES:
+            scene = digits.load("train", kind)
             text += hashlib.sha256(scene.glyphs.tobytes()).hexdigest()
             text += hashlib.sha256(scene.photos[0].tobytes()).hexdigest()
         content = hashlib.sha256(text.encode()).hexdigest()
@@ -104,9 +104,9 @@ def evaluation_images(
         seed = PROBE_SEED + (part == "test")
         keys = np.arange(min(limit, data.num_images))
         return synthetic.draw(keys, image_size, channels, seed)
-    if data.source == "digits":
+    if data.source in digits.CLASSES:
         count = min(limit, data.num_images) if part == "train" else limit
-        images, labels = digits.draw(np.arange(count), part, image_size)
+        images, labels = digits.draw(np.arange(count), part, image_size, data.source)
         return to_channels(images, channels), labels
     found = records(data, part)
     if isinstance(found, Streamed):

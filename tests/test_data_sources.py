@@ -142,8 +142,8 @@ def test_a_letter_is_the_ink_of_its_typeface():
     for font in np.split(glyphs, len(glyphs) // size):
         assert len({glyph.tobytes() for glyph in font}) == size
     # It fills the square one way or the other.
-    sides = [(glyphs > 0).any(axis=axis).sum(axis=1) for axis in (1, 2)]
-    np.testing.assert_array_equal(np.maximum(*sides), 32)
+    sides = [(glyphs > 0).any(axis=axis)[:, [0, -1]].all(axis=1) for axis in (1, 2)]
+    assert np.logical_or(*sides).all()
     # An I is a bar, an O a ring: in every typeface its middle is empty.
     bar, ring = (glyphs[labels == letters.CLASSES.index(letter)] for letter in "IO")
     assert ring[:, 14:18, 14:18].max() < 0.5 < bar.mean(axis=0).max()

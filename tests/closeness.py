@@ -1,6 +1,7 @@
 """Parameters without a compile, and how far our numbers are from others'."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -127,3 +128,37 @@ def ask(
         return Answer(value, *outputs, grads=None)
     (value, outputs), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     return Answer(value, *outputs, grads)
+
+
+def differentiate(
+    call: Callable[[Any], Any],
+    objective: nn.Module,
+    params: Any,
+    heard: tuple[str, ...] = (),
+    others: Any = None,
+    rngs: Any = None,
+) -> tuple[Any, Any, Any, Any]:
+    """The loss of a call, what else it returns, what has changed, and gradients.
+
+    `call` gets the objective and returns a loss and more; `others` are its variables
+    beside the parameters. Among what has changed is, as "intermediates", what came out
+    of modules and methods of the names `heard`.
+    """
+
+    def is_heard(module: nn.Module, method: str) -> bool:
+        return method in heard or (module.name in heard and method == "__call__")
+
+    run = nn.apply(
+        call,
+        objective,
+        mutable=["intermediates", "moving"],
+        capture_intermediates=is_heard,
+    )
+
+    def loss(params: Any) -> Any:
+        (value, more), after = run({"params": params, **(others or {})}, rngs=rngs)
+        return value, (more, after)
+
+    run_both = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (value, (more, after)), grads = run_both(params)
+    return value, more, after, grads

@@ -35,6 +35,8 @@ NEEDS = {
     "test_parity.py": ("torch", "transformers"),
     "test_timm.py": ("torch", "timm"),
     "test_aim_torch.py": ("torch",),
+    "test_dvae_torch.py": ("torch",),
+    "test_vits_torch.py": ("torch",),
     "test_convert_torch.py": ("torch", "safetensors"),
     "test_export_torch.py": ("torch", "timm", "transformers"),
     "test_resize_torch.py": ("torch", "timm"),

@@ -306,7 +306,7 @@ def hugging_face_beit(source: Source, heads: int) -> dict[str, Any]:
 
 
 def dalle(source: Source) -> dict[str, Any]:
-    """openai/DALL-E `encoder.py` and `decoder.py` with a few blocks a group."""
+    """openai/DALL-E `encoder.py` and `decoder.py`, of any number of blocks."""
 
     def conv(name: str) -> dict[str, np.ndarray]:
         kernel = source[f"{name}.w"].transpose(2, 3, 1, 0)
@@ -314,14 +314,15 @@ def dalle(source: Source) -> dict[str, Any]:
 
     def side(top: str) -> dict[str, Any]:
         body: dict[str, Any] = {}
-        for group in range(1, 5):
-            for number in (1, 2):
-                name = f"{top}.group_{group}.block_{number}"
-                convs = range(1, 5)
-                block = {f"conv_{n}": conv(f"{name}.res_path.conv_{n}") for n in convs}
-                if f"{name}.id_path.w" in source:
-                    block["skip"] = conv(f"{name}.id_path")
-                body[f"group_{group}_block_{number}"] = block
+        pattern = rf"{re.escape(top)}\.(group_\d+)\.(block_\d+)\.res_path\.conv_1\.w"
+        for found in filter(None, (re.fullmatch(pattern, n) for n in source.arrays)):
+            name = ".".join((top, *found.groups()))
+            block = {
+                f"conv_{n}": conv(f"{name}.res_path.conv_{n}") for n in range(1, 5)
+            }
+            if f"{name}.id_path.w" in source:
+                block["skip"] = conv(f"{name}.id_path")
+            body["_".join(found.groups())] = block
         ends = {"input": conv(f"{top}.input"), "output": conv(f"{top}.output.conv")}
         return {**ends, "body": body}
 
@@ -358,11 +359,14 @@ def attentive(source: Source, heads: int) -> dict[str, Any]:
     encoder = aim_encoder(source, heads, ML_AIM)
     return {
         "params": {"encoder": encoder, **attentive_head(source, heads)},
-        "moving": {
-            "mean": source["head.bn.running_mean"],
-            "variance": source["head.bn.running_var"],
-        },
+        "moving": running(source),
     }
+
+
+def running(source: Source) -> dict[str, np.ndarray]:
+    """The running statistics of the attentive probe."""
+    names = {"mean": "head.bn.running_mean", "variance": "head.bn.running_var"}
+    return {ours: source[theirs].copy() for ours, theirs in names.items()}
 
 
 def aim(source: Source, heads: int) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 KINDS = ("outputs", "loss", "gradients")
-PEERS = ("transformers", "timm", "official")
+HERE = "PyTorch, written for these tests"
+PEERS = ("transformers", "timm", "official", HERE)
 VERSIONS = ("jax", "flax", "numpy", "torch", "transformers", "timm")
 
 
@@ -71,9 +72,14 @@ what they say. Weights are random, none of them zero or one; both sides compute 
 float32 on the CPU, on the same images and masks. Outputs are the tokens after the last
 norm and the prediction; gradients are those of every parameter. A difference is the
 largest in a tensor over the largest entry of that tensor. The tests ask for 1e-5 of
-transformers and timm, 24 layers deep too, and of what official code has said (kept in
+models in PyTorch, 24 layers deep too, and of what official code has said (kept in
 `tests/golden`) for 3e-6 of outputs, 1e-6 of the loss and 1e-5 of gradients, with 1e-7
 beside it for those that are zero.
+
+The last table is of models written for these tests in PyTorch, from the papers and the
+facts of the official code, for methods that no package has. VQ-KD and the attentive
+probe are compared after a step too, which moves codes and running statistics; the dVAE
+in one, with the noise that is drawn.
 
 An image has its rows first, and layers a number a stage. There are no gradients of
 timm's hybrids, for they jump where rounding carries a value past zero; those of the
@@ -87,7 +93,8 @@ official hybrid are here. The command that writes this page:
 """
 COMMAND = (
     "python -m pytest -n0 tests/test_parity.py tests/test_timm.py tests/test_golden.py "
-    "tests/test_beit2.py tests/test_aim_torch.py --parity-table=docs/parity.md"
+    "tests/test_beit2.py tests/test_aim_torch.py tests/test_vits_torch.py "
+    "tests/test_dvae_torch.py --parity-table=docs/parity.md"
 )
 
 

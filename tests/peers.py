@@ -47,6 +47,12 @@ def pictures(size: tuple[int, int], channels: int = 3) -> torch.Tensor:
     return torch.randn((3, channels, *size), generator=torch.manual_seed(1))
 
 
+def pieces(image: torch.Tensor, patch: tuple[int, int]) -> torch.Tensor:
+    """Images as rows of patches; in each the channel is the fastest."""
+    cut = torch.nn.functional.unfold(image, patch, stride=patch)
+    return cut.unflatten(1, (image.shape[1], -1)).permute(0, 3, 2, 1).flatten(2)
+
+
 def listen(model: torch.nn.Module, name: str) -> list[torch.Tensor]:
     """What will come out of a module."""
     heard: list[torch.Tensor] = []
@@ -58,6 +64,8 @@ def listen(model: torch.nn.Module, name: str) -> list[torch.Tensor]:
 def compares(theirs: torch.nn.Module, encoder: Any) -> None:
     """Says what a test compares, for the table of all comparisons."""
     package = type(theirs).__module__.partition(".")[0]
+    if package not in parity_table.PEERS:
+        package = parity_table.HERE
     parity_table.compares(package, f"`{type(theirs).__name__}`", encoder)
 
 

@@ -56,7 +56,7 @@ def power_law(x: Float[np.ndarray, " n"], loss: Float[np.ndarray, " n"]) -> Fit:
     # In units of the middle, where the powers stay near one.
     middle = float(np.exp(np.log(x).mean()))
     z = x / middle
-    grid = np.geomspace(LEAST, MOST, 200)
+    grid = np.geomspace(LEAST, MOST, 100)
     left = [linear(z, loss, alpha)[2] for alpha in grid]
     best = int(np.argmin(left))
     if best in (0, len(grid) - 1):

@@ -128,7 +128,7 @@ def run_problems(
     """What is wrong with one entry of a study, given the names of all of them."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
         return ["is not a name like 'mae/finetune/seed0'"]
-    inside = [x for x in names if isinstance(x, str) and name.startswith(f"{x}/")]
+    inside = [x for x in names if isinstance(x, str) and x.startswith(f"{name}/")]
     if inside:
         return [f"would hold the workdir of {inside[0]}; call it {name}/first"]
     if not (

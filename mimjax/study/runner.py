@@ -46,6 +46,8 @@ class Child:
 
     def status(self, study: Study, run: Run) -> int:
         """The exit status of a run; 75 where it was a signal that ended it."""
+        if self.asked:
+            return STOPPED
         command = [sys.executable, *run.command(study.workdir)]
         run.folder.mkdir(parents=True, exist_ok=True)
         with (run.folder / outcome.LOG).open("ab") as log:
@@ -53,7 +55,7 @@ class Child:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
             if self.asked:
-                # It came before there was a process to pass it on to.
+                # It came while there was no process to pass it on to.
                 self.process.terminate()
             status = self.process.wait()
         self.process = None

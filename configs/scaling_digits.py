@@ -1,19 +1,22 @@
-"""Scaling study of MAE on digits: sizes of the encoder times different images.
+"""Scaling study of MAE on digits: sizes of the encoder, and different images.
 
     python -m mimjax.study --config=configs/scaling_digits.py --workdir=runs/scaling
 
 Hardware: two CPU cores. Time: not yet measured, meant to be 20 minutes. Expected: not
 yet measured.
-Widths of 16 to 128 are 16,000 to 800,000 parameters, all of 4 layers and trained for
-the same steps. A pool of images below STEPS x 32 = 19,200 is seen more than once.
+Widths of 16 to 128, all of 4 layers, are 14,000 to 800,000 parameters. All runs are of
+STEPS x 32 images: of so many different ones for the largest set, of the same ones again
+and again for the others. Sets are compared for the largest encoder, sizes for the
+largest set; with WHOLE every size is trained on every set.
 """
 
 from typing import Any
 
-STEPS = 600
+STEPS = 900
 # Width and heads.
 SIZES = ((16, 1), (32, 1), (64, 2), (96, 3), (128, 4))
-IMAGES = (250, 1000, 4000, 60_000)
+IMAGES = (250, 500, 1000, 4000, 60_000)
+WHOLE = False
 
 SCALING = ("eval/loss", "eval/linear")
 
@@ -34,4 +37,5 @@ def get_study() -> dict[str, tuple[str, dict[str, Any]]]:
         )
         for width, heads in SIZES
         for images in IMAGES
+        if WHOLE or (width, heads) == SIZES[-1] or images == IMAGES[-1]
     }

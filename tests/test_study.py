@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.stats
+import tiny
 from program import CACHING, CONFIG, PATIENCE, ROOT
 
+from mimjax import train
+from mimjax.run import setup
 from mimjax.schema import ConfigError
 from mimjax.study import __main__ as study_main
 from mimjax.study import fits, outcome, pages, plan, results, scaling
@@ -75,7 +78,8 @@ def ended(tmp_path_factory):
     """A study that was stopped in its first run, and made again to its end."""
     folder = tmp_path_factory.mktemp("study")
     table = 'TABLE = {"loss": ("pretrain", "eval/loss"), "again": ("again", "loss")}'
-    file, workdir = written(folder, RUNS, table), folder / "runs"
+    rest = f'{table}\nSCALING = ("eval/loss", "eval/linear")'
+    file, workdir = written(folder, RUNS, rest), folder / "runs"
     flags = [f"--config={file}", f"--workdir={workdir}"]
     log = workdir / "mae" / "pretrain" / outcome.LOG
     first, deadline = Started(*flags), time.monotonic() + PATIENCE
@@ -142,6 +146,19 @@ def test_the_table_is_written_after_the_runs(ended):
     assert "| loss | eval/loss of pretrain | 4 | 8 | 0 |" in text
     page = (workdir / "report.html").read_text()
     assert f"<td>{held_out[-1]:.4f}</td>" in page and "bad/again" in page
+
+
+def test_runs_tell_their_size(ended):
+    """The one that was judged is a point, at what its step costs."""
+    _, workdir, *_ = ended
+    (point,) = json.loads((workdir / "scaling.json").read_text())["points"]
+    given = tiny.resolve("mae")
+    cost = setup.step_flops(given, setup.make_plan(given, 1), tiny.mesh_of())
+    assert point["flops"] == TINY["steps"] * cost
+    assert point["images"] == TINY["steps"] * given.run.batch_size
+    params = train.shapes_of(given).params
+    assert point["parameters"] == train.count(params["encoder"])
+    assert point["names"] == ["mae/pretrain"]
 
 
 def test_a_run_of_another_config_is_no_finished_one(ended, tmp_path, capsys):

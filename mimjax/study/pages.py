@@ -128,6 +128,10 @@ def draw(study: Study, points: list[Point], found: dict[str, Fit], path: Path) -
     for point in points:
         for one, share in zip(point.losses, point.accuracies, strict=False):
             panels[3].plot(one, share, "o", color=colour(point, points), ms=4)
+    for point in {point.parameters: point for point in points}.values():
+        label = f"{point.parameters:,} parameters"
+        panels[3].plot([], [], "o", color=colour(point, points), ms=4, label=label)
+    panels[3].legend(frameon=False, fontsize=8)
     panels[3].set(xlabel=loss, ylabel=accuracy)
     for axes in panels:
         axes.grid(color="#e6e6e6", linewidth=0.6)
@@ -158,7 +162,7 @@ def law(axes: "Axes", chosen: list[Point], axis: str, fit: Fit) -> None:
         return
     wide = np.geomspace(x.min(), x.max(), 100)
     axes.plot(wide, fit(wide), color="#202124", lw=1.6)
-    exponent = f"{fit.exponent:.2g} ± {fit.exponent_error:.1g}"
+    exponent = f"{fit.exponent:.3g} ± {fit.exponent_error:.1g}"
     axes.set_title(f"{fit.floor:.3g} + A x$^{{-α}}$, α = {exponent}", fontsize=9)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import os
-import pathlib
 import platform
 import shlex
 import statistics
@@ -125,4 +124,4 @@ def save(study: Study, command: list[str]) -> None:
         for row, columns in cells(study).items()
     }
     told = {"command": command, **dict(circumstances(study)), "rows": found}
-    write(pathlib.Path(study.workdir, f"{NAME}.json"), told)
+    write(study.workdir / f"{NAME}.json", told)

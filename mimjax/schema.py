@@ -8,6 +8,7 @@ import math
 import pathlib
 import typing
 import warnings
+from types import ModuleType
 from typing import Any
 
 import ml_collections
@@ -44,6 +45,17 @@ def schema_of(cls: Any, leave_out: tuple[str, ...] = ()) -> Schema:
 def load(path: str) -> dict[Place, Any]:
     """What `get_config` of the file `path` sets; "FILE:ARGUMENT" passes an argument."""
     file, _, argument = path.partition(":")
+    _, config = called(file, "get_config", *([argument] if argument else []))
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ConfigError([f"--config: get_config of {file} must return a ConfigDict"])
+    return flatten(config.to_dict())
+
+
+def called(file: str, function: str, *arguments: str) -> tuple[ModuleType, Any]:
+    """A Python file as a module, and what a function of it returns.
+
+    Raises ConfigError where there is no such file or function, or either fails.
+    """
     if not pathlib.Path(file).is_file():
         near = difflib.get_close_matches(
             pathlib.Path(file).stem,
@@ -59,9 +71,9 @@ def load(path: str) -> dict[Place, Any]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise ConfigError([f"--config: {file} has no function get_config"])
-        config = module.get_config(argument) if argument else module.get_config()
+        if not hasattr(module, function):
+            raise ConfigError([f"--config: {file} has no function {function}"])
+        return module, getattr(module, function)(*arguments)
     except (ConfigError, KeyboardInterrupt):
         raise
     # A SystemExit too: it is the file's, not the user's.
@@ -69,9 +81,6 @@ def load(path: str) -> dict[Place, Any]:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         place = f"{file}{line_of(error, absolute)}"
         raise ConfigError([f"--config: {place}: {text}"]) from error
-    if not isinstance(config, ml_collections.ConfigDict):
-        raise ConfigError([f"--config: get_config of {file} must return a ConfigDict"])
-    return flatten(config.to_dict())
 
 
 def line_of(error: BaseException, file: str) -> str:

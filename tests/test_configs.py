@@ -15,10 +15,14 @@ import pytest
 from mimjax import config, schema, train
 from mimjax.optim import decays
 from mimjax.run import setup
+from mimjax.study import plan
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "configs"
-NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+FILES = sorted((ROOT / "configs").glob("*.py"))
+# Many runs of recipes, which are checked as studies.
+STUDIES = [path.stem for path in FILES if "def get_study" in path.read_text()]
+NAMES = [path.stem for path in FILES if path.stem not in STUDIES]
 PAPERS = [name for name in NAMES if not name.startswith("quickstart")]
 
 # Images of ImageNet-1k's training set, which steps are counted on.
@@ -202,20 +206,34 @@ def test_parameters_are_as_many_as_published(params, name):
     assert (train.count(tree["encoder"]), train.count(tree)) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *STUDIES])
 def test_is_short_and_says_how_to_run_it(name):
+    program, longest, flag = "main", 60, "--config.data.source="
+    if name in STUDIES:
+        program, longest, flag = "study", 80, ""
     text = pathlib.Path(path_of(name)).read_text()
-    assert len(text.splitlines()) <= 60
+    assert len(text.splitlines()) <= longest
     said = ast.get_docstring(ast.parse(text)) or ""
-    command, workdir = f"python -m mimjax.main --config=configs/{name}.py", "--workdir="
+    command = f"python -m mimjax.{program} --config=configs/{name}.py"
     assert any(
-        line.strip().startswith(command) and workdir in line
+        line.strip().startswith(command) and "--workdir=" in line
         for line in said.splitlines()
     )
     for word in ("Hardware:", "Time:", "Expected:"):
         assert word in said
     if "tfds:" in text:
-        assert "--config.data.source=folder:/path/to/images" in said
+        assert f"{flag}folder:/path/to/images" in said
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_run_of_a_study_can_be_started(name, monkeypatch):
+    """But for the data and the runs that it builds on."""
+    monkeypatch.chdir(ROOT)
+    study = plan.load(path_of(name), pathlib.Path("runs"))
+    for run in study.runs.values():
+        given = run.texts(study.workdir)
+        found = config.resolve(run.file, given, 8, with_data=False)
+        assert not study.scaling or found.run.eval_every
 
 
 @pytest.mark.parametrize("name", PAPERS)

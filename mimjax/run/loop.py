@@ -148,6 +148,7 @@ def run_facts(
         "steps": plan.steps,
         "warmup_steps": plan.warmup,
         "parameters": {"encoder": encoder, "total": train.count(state.params)},
+        "step_flops": setup.step_flops(config, plan, mesh),
     }
 
 

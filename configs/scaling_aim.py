@@ -1,0 +1,40 @@
+"""Scaling study of AIM: its four sizes times parts of ImageNet-1k (arXiv 2401.08541).
+
+    python -m mimjax.study --config=configs/scaling_aim.py --workdir=runs/scaling_aim
+
+Hardware: a pod for the runs; there make those that --list names with mimjax.main into
+the same workdir, and the report with this command. Time: not run here. Expected: not
+run here. In the paper the held-out loss falls, and accuracy rises with it, from 600M
+to 7B parameters and with the FLOPs of training; ImageNet-1k alone is overfitted, two
+billion web images are not.
+
+Data: the paper's DFN-2B+ is not public. Here the sets are parts of ImageNet-1k as
+`tfds build imagenet2012 --file_format=array_record` prepares it; for your own images
+write folder:/path/to/images for each in SETS. The accuracy is the linear probe's, where
+the paper has the attentive one's.
+"""
+
+from typing import Any
+
+SIZES = ("600m", "1b", "3b", "7b")
+SETS = {
+    "images13k": "tfds:imagenet2012:train[:1%]",
+    "images128k": "tfds:imagenet2012:train[:10%]",
+    "images1281k": "tfds:imagenet2012",
+}
+# The last is the paper's for its comparisons.
+STEPS = (100_000, 200_000, 500_000)
+
+SCALING = ("eval/loss", "eval/linear")
+
+
+def get_study() -> dict[str, tuple[str, dict[str, Any]]]:
+    return {
+        f"{size}/{images}/steps{steps}": (
+            f"configs/aim_{size}.py",
+            {"steps": steps, "optim.warmup_steps": steps // 40, "data.source": source},
+        )
+        for size in SIZES
+        for images, source in SETS.items()
+        for steps in STEPS
+    }

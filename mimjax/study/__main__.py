@@ -1,0 +1,76 @@
+"""python -m mimjax.study --config=configs/NAME.py --workdir=DIR [--only=PREFIX]
+
+Makes the runs of a study, or goes on making them, and writes what they show together.
+Exit status: 0 done, 75 stopped by a signal (the same command goes on), 78 bad
+configuration, else that of the first run that has failed.
+"""
+
+import argparse
+import pathlib
+import shlex
+import signal
+import sys
+
+from mimjax.main import BAD_CONFIG, STORAGE, Parser
+from mimjax.run import stop
+from mimjax.schema import ConfigError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    parser = Parser(
+        prog="python -m mimjax.study",
+        description="Makes many runs, and tables and plots of them.",
+        epilog="Each run lies in WORKDIR/NAME, with what it says in log.txt. Exit "
+        "status: 0 done, 75 stopped by a signal (the same command goes on), 78 bad "
+        "configuration, else that of the first run that has failed.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", required=True, help="a file with get_study (mimjax/study)"
+    )
+    parser.add_argument("--workdir", required=True, help="where all runs are kept")
+    parser.add_argument(
+        "--only", default="", metavar="PREFIX", help="runs called so, and their needs"
+    )
+    told = "print the command of each run and leave"
+    parser.add_argument("--list", action="store_true", help=told)
+    try:
+        return start(parser.parse_args(given), given)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return BAD_CONFIG
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return STORAGE
+
+
+def start(flags: argparse.Namespace, given: list[str]) -> int:
+    """What the flags ask for; heavy imports wait until the flags make sense."""
+    from mimjax.study import outcome, pages, plan, runner
+
+    study = plan.load(flags.config, pathlib.Path(flags.workdir))
+    chosen = study.only(flags.only)
+    plan.check(chosen)
+    if flags.list:
+        for run in chosen.runs.values():
+            line = shlex.join(["python", *run.command(study.workdir)])
+            print(f"# finished: {line}" if outcome.finished(run) else line)
+        return 0
+    command = ["python", "-m", "mimjax.study", *given]
+
+    def tell() -> None:
+        pages.write(study, command)
+
+    tell()
+    status = runner.run(chosen, command, tell)
+    print(f"see {study.workdir / pages.REPORT}")
+    return status
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop.leave)
+    sys.exit(main())

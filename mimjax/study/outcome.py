@@ -1,0 +1,57 @@
+"""What a run has come to, as the files of its workdir tell."""
+
+import json
+import pathlib
+from typing import Any
+
+from mimjax.metrics import Record, read_metrics
+from mimjax.run.workdir import RECORD
+from mimjax.study.plan import Run
+
+LOG = "log.txt"
+# What a line on a run says of it, where it is known.
+FIGURES = ("eval/loss", "eval/accuracy", "eval/knn", "eval/linear")
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What run.json holds; empty where there is none or it is torn."""
+    return read(run.folder / RECORD)
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none or it is torn."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def finished(run: Run) -> bool:
+    """Whether it has made its last step and judged it."""
+    known = facts(run)
+    return known.get("status") == 0 and known["step"] == known["steps"]
+
+
+def last_values(run: Run) -> Record:
+    """What metrics.jsonl says of its last step; empty unless it has finished."""
+    if not finished(run):
+        return {}
+    found, last = {}, facts(run)["step"]
+    for record in read_metrics(run.folder):
+        if record["step"] == last:
+            found |= record
+    return found
+
+
+def figures(run: Run) -> str:
+    """The main values of its last step, in words."""
+    values = last_values(run)
+    names = [n for n in FIGURES if n in values] or [n for n in ("loss",) if n in values]
+    return "  ".join(f"{n.removeprefix('eval/')} {values[n]:.4f}" for n in names)
+
+
+def last_words(run: Run) -> str:
+    """The last line of its log."""
+    log = run.folder / LOG
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return next((line for line in reversed(lines) if line.strip()), "it said nothing")

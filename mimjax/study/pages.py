@@ -1,0 +1,176 @@
+"""report.html of a study, and the plots and numbers beside it."""
+
+import dataclasses
+import math
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mimjax.metrics import replacing
+from mimjax.report import page
+from mimjax.run.workdir import write as write_json
+from mimjax.study import outcome, results, scaling
+from mimjax.study.fits import Fit
+from mimjax.study.plan import Study
+from mimjax.study.scaling import AXES, Point
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+REPORT = "report.html"
+SCALING = "scaling"
+
+
+def write(study: Study, command: list[str]) -> None:
+    """Writes all that is told of a study from the files of its runs as they are."""
+    parts = [
+        f"<h1>{page.text(study.file)}</h1>",
+        page.section("Results", table(study, command)),
+        page.section("Scaling", laws(study)),
+        page.section("Runs", runs(study)),
+        page.section("Circumstances", page.table(results.circumstances(study))),
+        page.section(
+            "To reproduce or go on", f"<pre>{page.text(shlex.join(command))}</pre>"
+        ),
+    ]
+    with replacing(study.workdir / REPORT) as temporary:
+        temporary.write_text(page.document(study.file, parts), encoding="utf-8")
+
+
+def table(study: Study, command: list[str]) -> str:
+    """The table of results, written to files of its own too."""
+    if not study.table:
+        return ""
+    results.save(study, command)
+    head, rows = results.grid(study)
+    note = "Values of the last step; mean ± standard deviation (of how many runs)."
+    meaning, columns = results.columns(study)
+    return (
+        page.table(rows, head)
+        + f'<p class="faint">{note}</p>'
+        + page.table(columns, meaning)
+    )
+
+
+def runs(study: Study) -> str:
+    """Every run, how long it is and what came of it."""
+    rows = []
+    for run in study.runs.values():
+        known = outcome.facts(run)
+        done = outcome.finished(run)
+        state = "finished" if done else "to do" if not known else "not finished"
+        rows.append((run.name, state, known.get("steps", ""), outcome.figures(run)))
+    return page.table(rows, ("", "", "steps", "last step, held out"))
+
+
+def laws(study: Study) -> str:
+    """Plots and fitted laws, written to files of their own too."""
+    points = scaling.points(study)
+    if not points:
+        return ""
+    found = scaling.laws(points)
+    told = {
+        "values": study.scaling,
+        "points": [dataclasses.asdict(point) for point in points],
+        "laws": {axis: numbers(fit) for axis, fit in found.items()},
+    }
+    write_json(study.workdir / f"{SCALING}.json", told)
+    picture = study.workdir / f"{SCALING}.png"
+    draw(study, points, found, picture)
+    rows = [(AXES[axis], *words(fit)) for axis, fit in found.items()]
+    head = ("loss = E + A x^-α, x being", "α", "E", "A", "points")
+    note = (
+        "± is one standard error, from the covariance of the least squares fit; with "
+        "so few points it is rough. Parameters are compared where images are most, "
+        "images where parameters are, compute along the frontier."
+    )
+    return (
+        page.picture(picture, "Held-out loss; lines are the fitted laws")
+        + page.table(rows, head)
+        + f'<p class="faint">{note}</p>'
+    )
+
+
+def numbers(fit: Fit) -> dict[str, float | int | str | None]:
+    """A law for JSON, without numbers where it is not determined."""
+    told = dataclasses.asdict(fit)
+    if fit.why:
+        told |= {name: None for name, x in told.items() if isinstance(x, float)}
+    return told
+
+
+def words(fit: Fit) -> tuple[str, str, str, str]:
+    """Exponent, floor, factor and points of a law, or why there is none."""
+    if fit.why:
+        return f"not determined: {fit.why}", "–", "–", str(fit.points)
+    exponent = f"{fit.exponent:.3g} ± {fit.exponent_error:.1g}"
+    floor = f"{fit.floor:.3g} ± {fit.floor_error:.1g}"
+    if fit.floor == 0:
+        floor = "0, its bound: the points show no floor"
+    return exponent, floor, f"{fit.factor:.3g}", str(fit.points)
+
+
+def draw(study: Study, points: list[Point], found: dict[str, Fit], path: Path) -> None:
+    """Loss against each axis, and accuracy against loss, to a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 8), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy = study.scaling or ("", "")
+    panels = figure.subplots(2, 2).ravel()
+    for axes, axis in zip(panels, AXES, strict=False):
+        lines(axes, points, axis)
+        law(axes, scaling.along(points, axis), axis, found[axis])
+        axes.set(xscale="log", xlabel=AXES[axis], ylabel=loss)
+    for point in points:
+        for one, share in zip(point.losses, point.accuracies, strict=False):
+            panels[3].plot(one, share, "o", color=colour(point, points), ms=4)
+    for point in {point.parameters: point for point in points}.values():
+        label = f"{point.parameters:,} parameters"
+        panels[3].plot([], [], "o", color=colour(point, points), ms=4, label=label)
+    panels[3].legend(frameon=False, fontsize=8)
+    panels[3].set(xlabel=loss, ylabel=accuracy)
+    for axes in panels:
+        axes.grid(color="#e6e6e6", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def lines(axes: "Axes", points: list[Point], axis: str) -> None:
+    """The points, those joined that differ in this axis; a colour a model."""
+    other = "images" if axis == "parameters" else "parameters"
+    for value in sorted({getattr(point, other) for point in points}):
+        chosen = [point for point in points if getattr(point, other) == value]
+        chosen.sort(key=lambda point: getattr(point, axis))
+        x = [getattr(point, axis) for point in chosen]
+        axes.plot(x, [p.loss for p in chosen], "-", color="#c8ccd2", lw=0.8)
+    for point in points:
+        x = [getattr(point, axis)] * len(point.losses)
+        axes.plot(x, point.losses, "o", color=colour(point, points), ms=4)
+
+
+def law(axes: "Axes", chosen: list[Point], axis: str, fit: Fit) -> None:
+    """The fitted curve over its points; the points alone where there is none."""
+    x = np.array([getattr(point, axis) for point in chosen], np.float64)
+    if fit.why:
+        axes.plot(x, [p.loss for p in chosen], ":", color="#202124", lw=1.2)
+        axes.set_title("no law determined", fontsize=9)
+        return
+    wide = np.geomspace(x.min(), x.max(), 100)
+    axes.plot(wide, fit(wide), color="#202124", lw=1.6)
+    exponent = f"{fit.exponent:.3g} ± {fit.exponent_error:.1g}"
+    axes.set_title(f"{fit.floor:.3g} + A x$^{{-α}}$, α = {exponent}", fontsize=9)
+
+
+def colour(point: Point, points: list[Point]) -> tuple[float, float, float, float]:
+    """Dark to light by the size of the model."""
+    from matplotlib import colormaps
+
+    sizes = [math.log(p.parameters) for p in points]
+    least, most = min(sizes), max(sizes)
+    share = (math.log(point.parameters) - least) / ((most - least) or 1.0)
+    return colormaps["viridis"](0.9 * share)

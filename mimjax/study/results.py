@@ -1,0 +1,127 @@
+"""The table of a study: a row a method, a column a question, mean and spread."""
+
+import dataclasses
+import datetime
+import os
+import platform
+import shlex
+import statistics
+from collections.abc import Iterable, Sequence
+
+from mimjax.metrics import replacing
+from mimjax.report.progress import duration
+from mimjax.run.workdir import write
+from mimjax.study import outcome, runner
+from mimjax.study.plan import Run, Study
+
+NAME = "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """The values of the runs of one method in one column, and those runs."""
+
+    values: list[float]
+    runs: list[str]
+
+    def __str__(self) -> str:
+        """Mean and standard deviation, and of how many where that is not one."""
+        if not self.values:
+            return "–"
+        told = f"{statistics.fmean(self.values):.4f}"
+        if len(self.values) == 1:
+            return told
+        spread = statistics.stdev(self.values)
+        return f"{told} ± {spread:.4f} ({len(self.values)})"
+
+
+def cells(study: Study) -> dict[str, dict[str, Cell]]:
+    """Row, then column; the values are those of the last step of finished runs."""
+    table: dict[str, dict[str, Cell]] = {}
+    for run in study.runs.values():
+        for column, (part, value) in study.table.items():
+            if run.part == part:
+                row = table.setdefault(run.row, {c: Cell([], []) for c in study.table})
+                values = outcome.last_values(run)
+                if value in values:
+                    row[column].values.append(values[value])
+                    row[column].runs.append(run.name)
+    return table
+
+
+def grid(study: Study) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table as texts."""
+    head = ["", *study.table]
+    return head, [
+        [row, *map(str, columns.values())] for row, columns in cells(study).items()
+    ]
+
+
+def columns(study: Study) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of what each column of the table is."""
+    head = ["column", "value", "steps", "batch", "seeds"]
+    rows = []
+    for column, (part, value) in study.table.items():
+        runs = [run for run in study.runs.values() if run.part == part]
+        rows.append([column, f"{value} of {part}", *lengths(runs)])
+    return head, rows
+
+
+def lengths(runs: Iterable[Run]) -> list[str]:
+    """Steps, batch sizes and seeds of runs, as far as they have begun."""
+    configs = [outcome.read(run.folder / "config.json") for run in runs]
+    facts = [outcome.facts(run) for run in runs]
+    steps = {known["steps"] for known in facts if known}
+    batch = {given["batch_size"] for given in configs if given}
+    seeds = {given["seed"] for given in configs if given}
+    return [", ".join(map(str, sorted(found))) for found in (steps, batch, seeds)]
+
+
+def circumstances(study: Study) -> list[tuple[str, str]]:
+    """How many runs have finished, how long all took, on what, with which versions."""
+    record = outcome.read(study.workdir / runner.RECORD).get("runs", {})
+    seconds = sum(run["seconds"] for n, run in record.items() if n in study.runs)
+    done = [run for run in study.runs.values() if outcome.finished(run)]
+    found = [
+        ("runs", f"{len(done)} of {len(study.runs)} finished"),
+        ("time", f"{duration(seconds)} of all runs, starts and compilation included"),
+        ("written", datetime.datetime.now().astimezone().isoformat(timespec="minutes")),
+    ]
+    facts = [outcome.facts(run) for run in done]
+    machines = {f"{known['device_count']} x {known['devices']}" for known in facts}
+    if machines:
+        host = f"{os.cpu_count()} CPU cores, {platform.machine()}"
+        found.append(("machine", f"{', '.join(sorted(machines))} ({host})"))
+    versions = {
+        ", ".join(f"{name} {number}" for name, number in known["versions"].items())
+        for known in facts
+    }
+    return found + [("versions", told) for told in sorted(versions)]
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def save(study: Study, command: list[str]) -> None:
+    """Writes results.md and results.json into the study's workdir."""
+    text = "\n\n".join(
+        [
+            f"# Results of {study.file}",
+            f"```sh\n{shlex.join(command)}\n```",
+            markdown(*grid(study)),
+            "Values of the last step; mean ± standard deviation (of how many runs).",
+            markdown(*columns(study)),
+            "\n".join(f"- {name}: {what}" for name, what in circumstances(study)),
+        ]
+    )
+    with replacing(study.workdir / f"{NAME}.md") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    found = {
+        row: {column: dataclasses.asdict(cell) for column, cell in columns.items()}
+        for row, columns in cells(study).items()
+    }
+    told = {"command": command, **dict(circumstances(study)), "rows": found}
+    write(study.workdir / f"{NAME}.json", told)

@@ -1,0 +1,444 @@
+"""Many runs under one command: their order, what stops them, and what they show."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.stats
+import tiny
+from program import CACHING, CONFIG, PATIENCE, ROOT
+
+from mimjax import train
+from mimjax.run import setup
+from mimjax.schema import ConfigError
+from mimjax.study import __main__ as study_main
+from mimjax.study import fits, outcome, pages, plan, results, scaling
+
+TINY = {
+    "steps": 4,
+    "log_every": 2,
+    "evaluate.train_images": 32,
+    "evaluate.test_images": 32,
+    "evaluate.batch_size": 32,
+    "evaluate.linear_iterations": 2,
+}
+RUNS = {
+    "mae/pretrain": (f"{CONFIG}:mae", {**TINY, "eval_every": 4}),
+    # Refused once the labels are looked at.
+    "bad/pretrain": (f"{CONFIG}:classify", {**TINY, "objective.num_classes": 5}),
+    "bad/again": (f"{CONFIG}:mae", {**TINY, "init_from": "@bad/pretrain"}),
+    "mae/again": (f"{CONFIG}:mae", {**TINY, "init_from": "@mae/pretrain"}),
+}
+
+
+def written(folder, runs, rest=""):
+    """A study file with those runs."""
+    path = folder / "study_file.py"
+    path.write_text(f"def get_study():\n    return {runs!r}\n{rest}")
+    return str(path)
+
+
+def refused(capsys, *flags):
+    """The lines that a study is refused with."""
+    assert study_main.main([*flags]) == 78
+    return capsys.readouterr().err.splitlines()
+
+
+# A study in a process of its own.
+
+
+class Started:
+    """`python -m mimjax.study` at work; what it says goes to files."""
+
+    def __init__(self, *flags):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mimjax.study", *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **CACHING},
+        )
+
+    def end(self):
+        """Exit status, and the lines on standard output and error."""
+        said, errors = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, said.splitlines(), errors.splitlines()
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A study that was stopped in its first run, and made again to its end."""
+    folder = tmp_path_factory.mktemp("study")
+    table = 'TABLE = {"loss": ("pretrain", "eval/loss"), "again": ("again", "loss")}'
+    rest = f'{table}\nSCALING = ("eval/loss", "eval/linear")'
+    file, workdir = written(folder, RUNS, rest), folder / "runs"
+    flags = [f"--config={file}", f"--workdir={workdir}"]
+    log = workdir / "mae" / "pretrain" / outcome.LOG
+    first, deadline = Started(*flags), time.monotonic() + PATIENCE
+    while not log.exists() or "training images" not in log.read_text():
+        assert first.process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    first.process.send_signal(signal.SIGTERM)
+    stopped = first.end()
+    return flags, workdir, stopped, Started(*flags).end()
+
+
+def test_a_signal_reaches_the_run_and_ends_the_study(ended):
+    _, workdir, (status, said, _), _ = ended
+    assert status == 75
+    assert said[0] == "[1/4] mae/pretrain  stopped; the same command goes on"
+    log = (workdir / "mae" / "pretrain" / outcome.LOG).read_text()
+    assert "stopped before the first step" in log
+    assert "done in" in log, "what comes later is added"
+
+
+def test_the_same_command_makes_what_can_be_made(ended):
+    _, workdir, _, (status, said, errors) = ended
+    assert status == 78
+    assert re.fullmatch(
+        r"\[1/4\] mae/pretrain  done in 0:0\d:\d\d  loss \d\.\d+  knn .*", said[0]
+    )
+    assert said[1].startswith("[2/4] bad/pretrain  status 78: config.objective.num_cl")
+    assert said[2] == "[3/4] bad/again  not started: it needs bad/pretrain"
+    assert said[3].startswith("[4/4] mae/again  done in 0:0")
+    assert [line.split(": ")[0] for line in errors] == ["bad/pretrain", "bad/again"]
+    assert str(workdir / "bad" / "pretrain" / outcome.LOG) in errors[0]
+    assert not (workdir / "bad" / "again").exists()
+    log = (workdir / "mae" / "again" / outcome.LOG).read_text()
+    assert f"started from {workdir / 'mae' / 'pretrain'}: " in log
+
+
+def test_what_has_finished_is_not_made_again(ended, capsys):
+    flags, workdir, *_ = ended
+    before = {path: path.stat().st_mtime_ns for path in workdir.glob("mae/*/*")}
+    assert study_main.main([*flags, "--only=mae/again"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("[1/2] mae/pretrain  finished before  loss ")
+    assert said[1].startswith("[2/2] mae/again  finished before  loss ")
+    assert {p: p.stat().st_mtime_ns for p in workdir.glob("mae/*/*")} == before
+
+
+def test_the_table_is_written_after_the_runs(ended):
+    _, workdir, *_ = ended
+    runs = {name: workdir / "mae" / name for name in ("pretrain", "again")}
+    records = {
+        name: [
+            json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
+        for name, folder in runs.items()
+    }
+    held_out = [r["eval/loss"] for r in records["pretrain"] if "eval/loss" in r]
+    trained = [r["loss"] for r in records["again"]]
+    text = (workdir / "results.md").read_text()
+    assert f"| mae | {held_out[-1]:.4f} | {trained[-1]:.4f} |" in text
+    assert "| bad | – | – |" in text
+    known = json.loads((runs["pretrain"] / "run.json").read_text())
+    assert f"jax {known['versions']['jax']}" in text
+    assert "- runs: 2 of 4 finished" in text
+    assert "| loss | eval/loss of pretrain | 4 | 8 | 0 |" in text
+    page = (workdir / "report.html").read_text()
+    assert f"<td>{held_out[-1]:.4f}</td>" in page and "bad/again" in page
+
+
+def test_runs_tell_their_size(ended):
+    """The one that was judged is a point, at what its step costs."""
+    _, workdir, *_ = ended
+    (point,) = json.loads((workdir / "scaling.json").read_text())["points"]
+    given = tiny.resolve("mae")
+    cost = setup.step_flops(given, setup.make_plan(given, 1), tiny.mesh_of())
+    assert point["flops"] == TINY["steps"] * cost
+    assert point["images"] == TINY["steps"] * given.run.batch_size
+    params = train.shapes_of(given).params
+    assert point["parameters"] == train.count(params["encoder"])
+    assert point["names"] == ["mae/pretrain"]
+
+
+def test_a_run_of_another_config_is_no_finished_one(ended, tmp_path, capsys):
+    _, workdir, *_ = ended
+    file, changes = RUNS["mae/pretrain"]
+    changed = written(tmp_path, {"mae/pretrain": (file, {**changes, "seed": 3})})
+    (line,) = refused(capsys, f"--config={changed}", f"--workdir={workdir}")
+    assert line.startswith("mae/pretrain: config.seed: 3 here, 0 in ")
+
+
+def test_the_commands_are_those_a_user_would_give(ended, capsys):
+    flags, workdir, *_ = ended
+    assert study_main.main([*flags, "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(RUNS)
+    assert lines[0].startswith("# finished: python -m mimjax.main --config=")
+    start = f"python -m mimjax.main --config={CONFIG}:mae --workdir={workdir}/bad/again"
+    assert lines[2].startswith(start + " --config.steps=4 ")
+    assert lines[2].endswith(f" --config.init_from={workdir}/bad/pretrain")
+
+
+# What is refused before anything starts.
+
+
+def test_the_runs_keep_their_order_and_only_takes_what_they_need(tmp_path):
+    study = plan.load(written(tmp_path, RUNS), tmp_path)
+    assert list(study.runs) == list(RUNS)
+    assert list(study.only("mae/again").runs) == ["mae/pretrain", "mae/again"]
+    assert list(study.only("").runs) == list(RUNS)
+    with pytest.raises(ConfigError, match=r"no run begins with 'x'; .* mae, bad"):
+        study.only("x")
+
+
+@pytest.mark.parametrize(
+    ("runs", "rest", "expected"),
+    [
+        ([], "", "must return a dict of name: ("),
+        ({"../a": ("x", {})}, "", "../a: is not a name like"),
+        ({"a": ("x", {}), "a/b": ("x", {})}, "", "a: would hold the workdir of a/b"),
+        ({"a": "x"}, "", "a: 'x' is not a config file and changes: ("),
+        ({"a": ("x", {"y": None})}, "", "a: config.y: None is no value of a field"),
+        (
+            {"a": ("x", {"init_from": "@b"}), "b": ("x", {})},
+            "",
+            "a: config.init_from: @b comes no earlier in the study",
+        ),
+        (
+            {"run": ("x", {}), "b": ("x", {"init_from": "@runs"})},
+            "",
+            "b: config.init_from: @runs is no run of it; did you mean @run?",
+        ),
+        ({"a/b": ("x", {})}, "TABLE = {'c': 'd'}", "TABLE: {'c': 'd'} is not a dict"),
+        (
+            {"a/b": ("x", {})},
+            "TABLE = {'c': ('d', 'loss')}",
+            "TABLE: c: no run is called ROW/d; there are b",
+        ),
+        ({"a": ("x", {})}, "SCALING = 'loss'", "SCALING: 'loss' is not the names of"),
+        ({"a": ("none.py", {})}, "", "a: --config: there is no file none.py"),
+    ],
+)
+def test_a_wrong_study_is_told_in_one_line(tmp_path, capsys, runs, rest, expected):
+    flags = f"--config={written(tmp_path, runs, rest)}", f"--workdir={tmp_path / 'w'}"
+    (line,) = refused(capsys, *flags)
+    assert expected in line
+    assert not (tmp_path / "w").exists()
+
+
+def test_every_problem_of_every_run_is_told_once(tmp_path, capsys):
+    wrong = {**TINY, "optim.clipp": 1.0, "data.source": "nothing"}
+    file = f"{CONFIG}:mae"
+    runs = {
+        "a/x": (file, TINY),
+        "b/x": (file, wrong),
+        "c/x": (file, {**wrong, "init_from": "@a/x"}),
+    }
+    lines = refused(capsys, f"--config={written(tmp_path, runs)}", "--workdir=none")
+    assert sorted(line.split(": ")[:2] for line in lines) == [
+        ["b/x (and 1 more)", "config.data.source"],
+        ["b/x (and 1 more)", "config.optim.clipp"],
+    ]
+
+
+def test_a_file_without_runs_is_told_in_one_line(tmp_path, capsys):
+    (line,) = refused(capsys, f"--config={CONFIG}", f"--workdir={tmp_path}")
+    assert line.endswith("tiny_config.py has no function get_study")
+    (line,) = refused(capsys, "--config=x.py")
+    assert "--workdir" in line
+
+
+# Laws of made points.
+
+X = np.geomspace(1e5, 1e8, 7)
+# Of a seed, for the noise to be the same everywhere.
+NOISE = np.random.default_rng(0).normal(0, 0.004, (60, len(X)))
+
+
+def made(floor=0.5, factor=30.0, exponent=0.3):
+    """Losses of a known law."""
+    return floor + factor * X**-exponent
+
+
+@pytest.mark.parametrize("exponent", [0.05, 0.3, 1.2])
+@pytest.mark.parametrize("floor", [0.0, 0.5])
+def test_a_law_without_noise_is_found(floor, exponent):
+    found = fits.power_law(X, made(floor, 30.0, exponent))
+    assert found.why == "" and found.points == len(X)
+    np.testing.assert_allclose(
+        [found.floor, found.factor, found.exponent],
+        [floor, 30.0, exponent],
+        rtol=1e-5,
+        atol=1e-8,
+    )
+
+
+def test_a_law_is_that_of_scipy_with_its_errors():
+    for noise in NOISE[:10]:
+        loss = made() + noise
+        found = fits.power_law(X, loss)
+        # In other units than ours: those of the largest.
+        best, covariance = scipy.optimize.curve_fit(
+            lambda x, e, a, b: e + a * (x / X[-1]) ** -b,
+            X,
+            loss,
+            p0=(0.5, 0.1, 0.3),
+        )
+        found_error = found.floor_error, found.exponent_error
+        spread = np.sqrt(np.diag(covariance))[[0, 2]]
+        np.testing.assert_allclose([found.floor, found.exponent], best[[0, 2]], 1e-4)
+        np.testing.assert_allclose(found_error, spread, rtol=1e-3)
+
+
+def test_the_error_covers_the_truth_as_often_as_it_says():
+    """Of Student's distribution with four degrees of freedom, three numbers fitted."""
+    wide = scipy.stats.t.ppf(0.95, len(X) - 3)
+    found = [fits.power_law(X, made() + noise) for noise in NOISE]
+    hits = [abs(f.exponent - 0.3) < wide * f.exponent_error for f in found]
+    assert 0.82 <= np.mean(hits) <= 0.97
+
+
+@pytest.mark.parametrize(
+    ("x", "loss", "why"),
+    [
+        (X[:3], made()[:3], "3 points, at least 4 are needed"),
+        (np.repeat(X[:3], 2), np.repeat(made()[:3], 2), "3 points, at least 4"),
+        (X, np.ones(7), "the loss does not fall"),
+        (X, np.linspace(1, 2, 7), "the points bend like no power of x"),
+        (X, np.array([5.0, 4.9, 4.8, 4.7, 4.5, 4.2, 3.0]), "the error of the exponent"),
+    ],
+)
+def test_a_law_that_is_not_determined_says_why(x, loss, why):
+    assert why in fits.power_law(x, loss).why
+
+
+# Studies of made runs.
+
+
+def finished(folder, values, *, parameters=1, images=1, flops=1, steps=10, seed=0):
+    """A workdir as a run of batches of 100 leaves it."""
+    folder.mkdir(parents=True)
+    given = {"batch_size": 100, "seed": seed}
+    (folder / "config.json").write_text(json.dumps(given))
+    known = {
+        "status": 0,
+        "step": steps,
+        "steps": steps,
+        "parameters": {"encoder": parameters, "total": 2 * parameters},
+        "data": {"length": images},
+        "step_flops": flops,
+        "devices": "cpu",
+        "device_count": 1,
+        "versions": {"mimjax": "0"},
+    }
+    (folder / "run.json").write_text(json.dumps(known))
+    records = [{"step": 0, "eval/loss": 9.0}, {"step": steps, **values}]
+    text = "\n".join(map(json.dumps, records))
+    (folder / "metrics.jsonl").write_text(text)
+
+
+def test_cells_are_means_with_their_spread(tmp_path):
+    accuracies = [0.5, 0.6, 0.8]
+    runs = {f"mae/tune/seed{n}": ("x", {}) for n in range(3)}
+    runs |= {"mae/pretrain": ("x", {}), "aim/pretrain": ("x", {})}
+    rest = 'TABLE = {"knn": ("pretrain", "eval/knn"), "tuned": ("tune", "eval/acc")}'
+    study = plan.load(written(tmp_path, runs, rest), tmp_path)
+    for seed, accuracy in enumerate(accuracies):
+        folder = tmp_path / f"mae/tune/seed{seed}"
+        finished(folder, {"eval/acc": accuracy}, seed=seed)
+    finished(tmp_path / "mae/pretrain", {"eval/knn": 0.25})
+    mean, spread = np.mean(accuracies), np.std(accuracies, ddof=1)
+    _, rows = results.grid(study)
+    tuned = f"{mean:.4f} ± {spread:.4f} (3)"
+    assert rows == [["mae", "0.2500", tuned], ["aim", "–", "–"]]
+    _, columns = results.columns(study)
+    assert columns[1] == ["tuned", "eval/acc of tune", "10", "100", "0, 1, 2"]
+    assert results.cells(study)["mae"]["tuned"].values == accuracies
+
+
+SIZES, IMAGES = (1e4, 4e4, 16e4, 64e4, 256e4), (100, 200, 400, 1000)
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """A study of runs whose loss is a law of parameters and of images."""
+    names = {
+        f"p{size:.0f}/n{images}": (size, images) for size in SIZES for images in IMAGES
+    }
+    rest = 'SCALING = ("eval/loss", "eval/linear")'
+    runs = {name: ("x", {}) for name in names}
+    study = plan.load(written(tmp_path, runs, rest), tmp_path)
+    for name, (size, images) in names.items():
+        loss = 0.2 + 12 * size**-0.35 + 8 * images**-0.6
+        finished(
+            tmp_path / name,
+            {"eval/loss": loss, "eval/linear": 1 - loss / 2},
+            parameters=int(size),
+            images=images,
+            flops=6 * int(size),
+        )
+    return study
+
+
+def test_laws_are_fitted_where_the_other_axis_is_largest(grid):
+    points = scaling.points(grid)
+    assert len(points) == len(SIZES) * len(IMAGES)
+    laws = scaling.laws(points)
+    found = laws["parameters"]
+    expected = 0.2 + 8 * 1000**-0.6, 12, 0.35
+    np.testing.assert_allclose((found.floor, found.factor, found.exponent), expected)
+    found = laws["images"]
+    expected = 0.2 + 12 * 256e4**-0.35, 8, 0.6
+    np.testing.assert_allclose((found.floor, found.factor, found.exponent), expected)
+    # FLOPs are 6 x parameters x 10 steps.
+    np.testing.assert_allclose(laws["flops"].exponent, 0.35)
+    np.testing.assert_allclose(laws["flops"].factor, 12 * 60**0.35)
+    chosen = scaling.along(points, "flops")
+    assert [p.images for p in chosen] == [1000] * len(SIZES)
+
+
+def test_images_are_those_seen(tmp_path):
+    """Of a set too large to be seen, as many as were drawn; seeds are one point."""
+    runs = {f"a/seed{n}": ("x", {}) for n in range(2)}
+    study = plan.load(written(tmp_path, runs, 'SCALING = ("loss", "acc")'), tmp_path)
+    for seed in range(2):
+        finished(tmp_path / f"a/seed{seed}", {"loss": 2.0 + seed}, images=10**6)
+    (point,) = scaling.points(study)
+    assert point.images == 10 * 100
+    assert (point.loss, point.names) == (2.5, list(runs))
+
+
+def test_the_report_has_the_laws_or_says_why_not(grid):
+    pages.write(grid, ["python", "-m", "mimjax.study"])
+    text = (grid.workdir / "report.html").read_text()
+    assert "<td>0.35 ± " in text and "<td>0.6 ± " in text
+    assert text.count("data:image/png;base64,") == 1
+    told = json.loads((grid.workdir / "scaling.json").read_text())
+    assert told["laws"]["parameters"]["exponent"] == pytest.approx(0.35)
+    assert len(told["points"]) == len(SIZES) * len(IMAGES)
+    for folder in grid.workdir.glob("p2560000/*"):
+        (folder / "run.json").unlink()
+    for folder in grid.workdir.glob("p640000/*"):
+        (folder / "run.json").unlink()
+    pages.write(grid, ["python", "-m", "mimjax.study"])
+    text = (grid.workdir / "report.html").read_text()
+    assert "not determined: 3 points, at least 4 are needed" in text
+    told = json.loads((grid.workdir / "scaling.json").read_text())
+    assert told["laws"]["parameters"]["exponent"] is None
+    assert told["laws"]["parameters"]["why"].startswith("3 points")
+
+
+def test_the_guide_names_studies_that_are_there_and_shows_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs" / "studies.md").read_text()
+    named = re.findall(r"^python -m mimjax\.study (.*)$", text, re.MULTILINE)
+    assert len(named) == 3
+    for flags in named:
+        file, workdir = (x.partition("=")[2] for x in flags.split())
+        plan.load(file, pathlib.Path(workdir))
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "shown.py").write_text(block)
+    study = plan.load(str(tmp_path / "shown.py"), tmp_path)
+    plan.check(study)
+    assert len(study.runs) == 4 and len(study.table) == 2

@@ -42,7 +42,8 @@ def get_config() -> ConfigDict:
 
     config.optim = ConfigDict()
     config.optim.frozen = ("encoder",)
-    config.optim.base_lr = 1e-3
+    # Ten times DINOv2's, for so short a run.
+    config.optim.base_lr = 1e-2
     config.optim.lr_batch = 0
     config.optim.warmup_steps = 50
     config.optim.b2 = 0.999

@@ -20,6 +20,8 @@ def shapes(config: Config, size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
     }
     if any(config.view_size):
         found["view"] = ((size, *config.view_size, channels), jnp.uint8)
+    if config.mask_values:
+        found["mask"] = ((size, *config.encoder.image_size), jnp.uint8)
     return found
 
 

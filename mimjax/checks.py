@@ -78,6 +78,12 @@ def joint_problems(config: Config) -> list[str]:
             "config.data.normalise: this encoder takes pixels from 0 to 1 (use "
             "'pixels' and leave data.mean and data.std empty)"
         )
+    source = config.data.source
+    if config.mask_values and source.partition(":")[0] not in data_module.WITH_MASKS:
+        found.append(
+            f"config.data.source: {source!r} has no masks, which config.objective.name "
+            f"{config.values['objective']['name']!r} needs (use masks:PATH)"
+        )
     unit = "steps" if given.warmup_steps else "epochs"
     warmup, length = getattr(given, f"warmup_{unit}"), getattr(run, unit)
     if 0 < length <= warmup:

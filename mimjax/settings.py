@@ -57,6 +57,11 @@ class Config:
         return getattr(self.objective, "view_size", (0, 0))
 
     @property
+    def mask_values(self) -> int:
+        """How many classes the masks that the objective asks for may name, or 0."""
+        return getattr(self.objective, "mask_values", 0)
+
+    @property
     def builds_on(self) -> dict[str, str]:
         """The workdirs of the runs whose models the objective holds, by field."""
         fields = vars(self.objective).items()

@@ -116,6 +116,8 @@ PARAMETERS = {
     "mae_h14": (630_764_800 - 257 * 1280, 656_613_964),
     # Published: a head of 6,256,128.
     "attentive_aim_600m": (680_535_552, 680_535_552 + 6_256_128),
+    # MAE's encoder at 512 pixels has no more: its positions are computed.
+    "segment_b16": (85_798_656 - 197 * 768, 85_798_656 - 197 * 768 + 769 * 150),
     "aim_600m": aim(680_535_552, 1536),
     "aim_1b": aim(1_209_370_624, 2048),
     "aim_3b": aim(2_720_025_600, 3072),
@@ -131,6 +133,7 @@ PARAMETERS = {
     "quickstart": (799_744, 861_296),
     # A head of a query, keys, values and ten scores.
     "quickstart_attentive": (799_744, 799_744 + 128 + 2 * 128**2 + 10 * 128),
+    "quickstart_segment": (799_744, 799_744 + 129 * 11),
     "quickstart_aim": (401_024, 478_576),
     "quickstart_simmim": simmim(799_744, 128, 128, 48),
     "quickstart_mpp": simmim(799_744, 128, 128, 48),
@@ -285,10 +288,15 @@ def test_has_the_biases_of_the_paper(params, name, missing):
     assert layers - biased == missing
 
 
+# The official batch of a probe is no more.
+SMALL_BATCHES = {"segment_b16": 16}
+
+
 @pytest.mark.parametrize("devices", [1, 4, 64, 256])
 def test_the_batches_divide_among_usual_numbers_of_devices(devices):
     for name in PAPERS:
-        config.resolve(path_of(name), [], devices, with_data=False)
+        if devices <= SMALL_BATCHES.get(name, devices):
+            config.resolve(path_of(name), [], devices, with_data=False)
 
 
 @pytest.mark.parametrize("name", PAPERS)

@@ -184,10 +184,14 @@ def test_shapes_are_known_before_there_is_memory():
     assert batch["image"].sharding == sharding.batch(mesh)
 
 
-def test_what_is_frozen_stays_to_the_bit_and_costs_no_moments():
+@pytest.mark.parametrize(
+    ("objective", "learned"),
+    [("attentive", ("query", "key", "value", "head")), ("segment", ("head",))],
+)
+def test_what_is_frozen_stays_to_the_bit_and_costs_no_moments(objective, learned):
     """Neither a gradient nor decay nor the average of parameters reaches it."""
     changes = {"optim__ema": 0.9, "optim__weight_decay": 0.5, "optim__accumulate": 2}
-    given, mesh = tiny.resolve("attentive", **changes), tiny.mesh_of()
+    given, mesh = tiny.resolve(objective, **changes), tiny.mesh_of()
     run = tiny.Run(given, mesh, train.start_state(given, mesh))
     # A copy: the update is given the arrays themselves.
     before = jax.tree.map(np.array, run.state)
@@ -199,7 +203,7 @@ def test_what_is_frozen_stays_to_the_bit_and_costs_no_moments():
     after = jax.device_get(run.state)
     for old, new in ((before.params, after.params), (before.ema, after.ema)):
         assert tiny.bits(new["encoder"]) == tiny.bits(old["encoder"])
-        for name in ("query", "key", "value", "head"):
+        for name in learned:
             assert tiny.bits(new[name]) != tiny.bits(old[name]), name
     assert tiny.bits(after.frozen) != tiny.bits(before.frozen), "statistics move"
 

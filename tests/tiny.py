@@ -15,6 +15,7 @@ import numpy as np
 
 from mimjax import checkpoint, config, data, origins, sharding, train, warmstart
 from mimjax.data import synthetic
+from mimjax.objectives import IGNORED
 from mimjax.run import setup
 
 CONFIG = str(pathlib.Path(__file__).with_name("tiny_config.py"))
@@ -113,6 +114,13 @@ class Run:
         batch = {"image": image, "label": label}
         if any(self.config.view_size):
             batch["view"] = data.second_views(image, self.config.view_size)
+        if self.config.mask_values:
+            mask = synthetic.draw_masks(
+                keys, encoder.image_size, self.config.mask_values, 0
+            )
+            # A part of an image of which nothing is said, of every image another.
+            mask[np.arange(size), keys % 16] = IGNORED
+            batch["mask"] = mask
         return jax.device_put(batch, sharding.batch(self.mesh))
 
     def step(self) -> dict[str, float]:

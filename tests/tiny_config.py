@@ -11,6 +11,7 @@ OBJECTIVE = {
     "mae": {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 4},
     "aim": {"head_width": 32, "head_depth": 2},
     "attentive": {"layers": (-2, -1)},
+    "segment": {"num_classes": 5},
     "simmim": {"mask_cell": 8},
     "beit": {"num_hidden": 7, "min_block": 2},
     "mpp": {"target": "colours"},
@@ -72,6 +73,6 @@ def get_config(objective: str = "simmim") -> ConfigDict:
     config.optim.base_lr = 3e-4 if encoder else 1e-3
     config.optim.lr_batch = 0
     config.optim.warmup_steps = 3
-    if objective == "attentive":
+    if objective in ("attentive", "segment"):
         config.optim.frozen = ("encoder",)
     return config

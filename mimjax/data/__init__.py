@@ -1,9 +1,10 @@
 """Images for training and evaluation: the config group `data` and all the loop calls.
 
 A source is named by one string: `digits` or `letters` (embedded, see digits.py),
-`folder:PATH`, `tfds:NAME[:SPLIT]` or `synthetic`. Images leave this package as uint8;
-the device normalises them with `normalise_constants`. TensorFlow is imported on the
-first use of a source that needs it, never by importing this package.
+`folder:PATH`, `masks:PATH` (see masks.py), `tfds:NAME[:SPLIT]` or `synthetic`. Images
+leave this package as uint8; the device normalises them with `normalise_constants`.
+TensorFlow is imported on the first use of a source that needs it, never by importing
+this package.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from mimjax.data.faults import BadDataError, error_counts
 
 __all__ = [
+    "WITH_MASKS",
     "BadDataError",
     "Data",
     "check",
@@ -25,6 +27,7 @@ __all__ = [
     "fingerprint",
     "held_out",
     "labelled",
+    "mask_classes",
     "normalise_constants",
     "second_views",
     "train_batches",
@@ -39,6 +42,9 @@ CONSTANTS = {
     "pixels": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 
+# The kinds of sources that have masks.
+WITH_MASKS = ("digits", "letters", "masks", "synthetic")
+
 Split = Literal["probe_train", "test"]
 
 
@@ -47,7 +53,8 @@ class Data:
     """The images and their augmentation; defaults of MAE (arXiv 2111.06377, A.1).
 
     Attributes:
-      source: `digits`, `letters`, `folder:PATH`, `tfds:NAME[:SPLIT]` or `synthetic`.
+      source: `digits`, `letters`, `folder:PATH`, `masks:PATH`, `tfds:NAME[:SPLIT]` or
+        `synthetic`.
       num_images: how many distinct training images the embedded sources and
         `synthetic` make.
       crop_scale: least and greatest area of the random crop, as fractions.
@@ -112,6 +119,7 @@ def train_batches(
     *,
     image_size: tuple[int, int],
     view_size: tuple[int, int] = (0, 0),
+    mask_values: int = 0,
     channels: int,
     seed: int,
     batch_size: int,
@@ -124,13 +132,15 @@ def train_batches(
 
     Args:
       view_size: of a second view of the same crop; (0, 0) for none.
+      mask_values: how many classes a mask of it may name; 0 for no masks.
       rows: the rows of the global batch of `batch_size` that this host supplies.
       workdir: unreadable images are listed in its `data_errors.jsonl`.
 
     Yields:
       {"image": uint8 [R, H, W, C], "label": int32 [R]}, label -1 where there is none,
-      and where asked for "view": uint8 [R, h, w, C]. What a row holds depends on seed,
-      step and row alone. Close the generator to stop the threads behind it.
+      and where asked for "view": uint8 [R, h, w, C], "mask": uint8 [R, H, W]. What a
+      row holds depends on seed, step and row alone. Close the generator to stop the
+      threads behind it.
 
     Raises:
       BadDataError: more images are unreadable than the limit allows.
@@ -139,10 +149,12 @@ def train_batches(
         from mimjax.data import synthetic
 
         sizes = data.num_images, image_size, view_size, channels
-        return synthetic.batches(*sizes, seed, rows, stop_step - start_step)
+        count = stop_step - start_step
+        return synthetic.batches(*sizes, seed, rows, count, mask_values)
     from mimjax.data import pipeline, samples
 
-    wanted = samples.Wanted(image_size, view_size, channels, seed, batch_size, rows)
+    sizes = image_size, view_size, channels
+    wanted = samples.Wanted(*sizes, seed, batch_size, rows, mask_values)
     return pipeline.batches(data, wanted, start_step, stop_step, workdir)
 
 
@@ -153,10 +165,13 @@ def held_out(
     channels: int,
     split: Split,
     limit: int,
+    mask_values: int = 0,
     should_stop: Callable[[], bool] = lambda: False,
     workdir: Path | None = None,
-) -> tuple[UInt8[np.ndarray, "n H W C"], Int[np.ndarray, " n"]]:
+) -> tuple[np.ndarray, ...]:
     """At most `limit` images without augmentation, and their labels (-1: none).
+
+    Uint8 [n, H, W, C] and int32 [n]; with `mask_values` also masks, uint8 [n, H, W].
 
     `probe_train` comes from the images trained on, `test` from those kept from it. The
     shorter side is resized to 256/224 of the size asked for and the centre taken, as by
@@ -166,9 +181,8 @@ def held_out(
     """
     from mimjax.data import sources
 
-    return sources.evaluation_images(
-        data, image_size, channels, split, limit, should_stop, workdir
-    )
+    wanted = image_size, channels, split, limit, should_stop, workdir, mask_values
+    return sources.evaluation_images(data, *wanted)
 
 
 def second_views(
@@ -191,6 +205,11 @@ def class_names(data: Data) -> list[str]:
     from mimjax.data import sources
 
     return sources.class_names(data)
+
+
+def mask_classes(data: Data) -> int:
+    """How many classes the masks have; 0 where that is not known beforehand."""
+    return labelled(data) + 1 if data.source in ("digits", "letters") else 0
 
 
 def fingerprint(data: Data) -> dict[str, Any]:

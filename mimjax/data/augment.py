@@ -71,14 +71,14 @@ def second_view(
     return resize(image, size, "lanczos", antialias=True)
 
 
-def cut(image: UInt8[np.ndarray, "H W C"], box: Box) -> UInt8[np.ndarray, "h w C"]:
-    """The pixels of a box."""
+def cut(image: UInt8[np.ndarray, "H W *C"], box: Box) -> UInt8[np.ndarray, "h w *C"]:
+    """The pixels of a box, of an image or a mask."""
     return image[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def flip(
-    image: UInt8[np.ndarray, "H W C"], u: Float[np.ndarray, " U"]
-) -> UInt8[np.ndarray, "H W C"]:
+    image: UInt8[np.ndarray, "H W *C"], u: Float[np.ndarray, " U"]
+) -> UInt8[np.ndarray, "H W *C"]:
     """Mirror left and right for half of all `u`."""
     return image[:, ::-1] if u[_FLIP] < 0.5 else image
 

@@ -47,13 +47,28 @@ def draw(
     kind: str = "digits",
 ) -> tuple[UInt8[np.ndarray, "n H W 3"], Int[np.ndarray, " n"]]:
     """Images and labels of the given indices of the endless series of a part."""
+    images, labels, _ = draw_with_masks(index, part, image_size, kind)
+    return images, labels
+
+
+def draw_with_masks(
+    index: Int[np.ndarray, " n"],
+    part: Part,
+    image_size: tuple[int, int],
+    kind: str = "digits",
+) -> tuple[
+    UInt8[np.ndarray, "n H W 3"], Int[np.ndarray, " n"], UInt8[np.ndarray, "n H W"]
+]:
+    """The same and masks: the label where ink is above one half, else a class more."""
     scene = load(part, kind)
     images = np.empty((len(index), *image_size, 3), np.uint8)
     labels = np.empty(len(index), np.int32)
+    masks = np.empty(images.shape[:3], np.uint8)
     for start in range(0, len(index), CHUNK):
         now = slice(start, start + CHUNK)
-        images[now], labels[now] = _draw_chunk(scene, index[now], part, image_size)
-    return images, labels
+        drawn = _draw_chunk(scene, index[now], part, image_size)
+        images[now], labels[now], masks[now] = drawn
+    return images, labels, masks
 
 
 @functools.lru_cache(maxsize=4)
@@ -128,7 +143,9 @@ def _mix(word: np.ndarray) -> np.ndarray:
 
 def _draw_chunk(
     scene: Scene, index: Int[np.ndarray, " n"], part: Part, image_size: tuple[int, int]
-) -> tuple[UInt8[np.ndarray, "n H W 3"], Int[np.ndarray, " n"]]:
+) -> tuple[
+    UInt8[np.ndarray, "n H W 3"], Int[np.ndarray, " n"], UInt8[np.ndarray, "n H W"]
+]:
     bits = random_bits(index, 0 if part == "train" else 1, 16)
     choice = (bits[:, 0] % np.uint64(len(scene.glyphs))).astype(np.int64)
     u = ((bits[:, 1:] >> np.uint64(40)) * 2.0**-24).astype(np.float32)
@@ -139,7 +156,9 @@ def _draw_chunk(
     low, high = STRENGTH
     strength = 255 * (low + (high - low) * u[:, 10:13])[:, None, None, :]
     blend = np.abs(ground - strength * ink[..., None])
-    return (blend + 0.5).astype(np.uint8), scene.labels[choice]
+    labels, ground_class = scene.labels[choice], scene.labels.max() + 1
+    masks = np.where(ink > 0.5, labels[:, None, None], ground_class).astype(np.uint8)
+    return (blend + 0.5).astype(np.uint8), labels, masks
 
 
 def _crop_photos(

@@ -77,25 +77,31 @@ def scan(path: str, part: Literal["train", "test"], holdout_fraction: float) -> 
     root = held if part == "test" and held is not None else train
     found = [os.fsencode(name) for name in walk(root)]
     if held is None:
-        apart = _held_out(found, holdout_fraction)
-        found = [raw for raw in found if (raw in apart) == (part == "test")]
-    names, ends, labels, end = [], [], [], 0
-    numbers = {name: number for number, name in enumerate(classes)}
-    for raw in found:
-        name = os.fsdecode(raw)
-        if classes and name.split("/", 1)[0] not in numbers:
-            continue  # a class that is not trained on cannot be judged
-        end += len(raw)
-        names.append(raw)
-        ends.append(end)
-        labels.append(numbers[name.split("/", 1)[0]] if classes else -1)
-    return Folder(
-        str(root),
-        b"".join(names),
-        np.asarray(ends, np.int64),
-        np.asarray(labels, np.int32),
-        classes,
+        found = share(found, part, holdout_fraction)
+    if not classes:
+        return listed(root, found)
+    numbers = {os.fsencode(name): number for number, name in enumerate(classes)}
+    # A class that is not trained on cannot be judged.
+    found = [raw for raw in found if raw.split(b"/", 1)[0] in numbers]
+    labels = [numbers[raw.split(b"/", 1)[0]] for raw in found]
+    return listed(root, found)._replace(
+        labels=np.asarray(labels, np.int32), class_names=classes
     )
+
+
+def listed(root: Path, names: list[bytes]) -> Folder:
+    """Files of a folder in the order given, without labels."""
+    ends = np.cumsum([len(raw) for raw in names], dtype=np.int64)
+    labels = np.full(len(names), -1, np.int32)
+    return Folder(str(root), b"".join(names), ends, labels, [])
+
+
+def share(
+    names: list[bytes], part: Literal["train", "test"], fraction: float
+) -> list[bytes]:
+    """Those of a part where no folder of its own is held out."""
+    apart = _held_out(names, fraction)
+    return [raw for raw in names if (raw in apart) == (part == "test")]
 
 
 def _held_out(names: list[bytes], fraction: float) -> set[bytes]:

@@ -63,7 +63,7 @@ def _batches(
             label, faults, *images = _next(iterator, step)
             for entries in faults:
                 _note(ledger, path, entries, step)
-            yield {"label": label, **dict(zip(("image", "view"), images, strict=False))}
+            yield {"label": label, **dict(zip(wanted.shapes, images, strict=True))}
     finally:
         del iterator
 
@@ -83,7 +83,11 @@ def _batched(data: Data, wanted: Wanted, groups: Any) -> Any:
     @graph
     def jitter(u: Any, label: Any, faults: Any, *images: Any) -> Any:
         strengths = data.jitter, data.jitter_rate
-        return u, label, faults, *(augment.jitter(x, u, *strengths) for x in images)
+        made = [
+            x if name == "mask" else augment.jitter(x, u, *strengths)
+            for name, x in zip(wanted.shapes, images, strict=True)
+        ]
+        return u, label, faults, *made
 
     @graph
     def flat(_: Any, *parts: Any) -> Any:

@@ -3,13 +3,14 @@
 import importlib.util
 from pathlib import Path
 
-from mimjax.data import CONSTANTS, Data, digits, folder, prepared
+from mimjax.data import CONSTANTS, Data, digits, folder, masks, prepared
 from mimjax.data.prepared import OWN_IMAGES
 
 EMBEDDED = {"tensorflow": "tensorflow", "sklearn": "scikit-learn", "PIL": "pillow"}
 NEEDED = {
     **dict.fromkeys(digits.CLASSES, EMBEDDED),
     "folder": {"tensorflow": "tensorflow", "PIL": "pillow"},
+    "masks": {"tensorflow": "tensorflow", "PIL": "pillow"},
     "tfds": {
         "tensorflow": "tensorflow",
         "tensorflow_datasets": "tensorflow-datasets",
@@ -35,11 +36,11 @@ def find(data: Data, image_size: tuple[int, int], channels: int) -> list[str]:
 def _source(data: Data) -> list[str]:
     field = "config.data.source"
     kind, colon, name = data.source.partition(":")
-    named = kind in ("folder", "tfds")
+    named = kind in ("folder", "masks", "tfds")
     if kind not in (*NEEDED, "synthetic") or bool(colon) != named:
         return [
             f"{field}: {data.source!r} is none of digits, letters, folder:PATH, "
-            f"tfds:NAME[:SPLIT], synthetic; {OWN_IMAGES}"
+            f"masks:PATH, tfds:NAME[:SPLIT], synthetic; {OWN_IMAGES}"
         ]
     wheels = [
         wheel
@@ -52,8 +53,8 @@ def _source(data: Data) -> list[str]:
             f"{field}: {kind} needs {', '.join(wheels)}: pip install -e '.[data]' in "
             "the checkout of mimjax"
         )
-    if kind == "folder":
-        return missing + [f"{field}: {problem}" for problem in _folder(data, name)]
+    if kind in ("folder", "masks"):
+        return missing + [f"{field}: {problem}" for problem in _folder(kind, name)]
     if kind == "tfds":
         try:
             prepared.find(data.source, data.tfds_dir)
@@ -62,7 +63,7 @@ def _source(data: Data) -> list[str]:
     return missing
 
 
-def _folder(data: Data, name: str) -> list[str]:
+def _folder(kind: str, name: str) -> list[str]:
     top = Path(name).expanduser()
     if not name:
         return [f"the folder is not named; {OWN_IMAGES}"]
@@ -70,7 +71,16 @@ def _folder(data: Data, name: str) -> list[str]:
         return [f"there is no folder {top}; {OWN_IMAGES}"]
     if not top.is_dir():
         return [f"{top} is not a folder; {OWN_IMAGES}"]
-    root = folder.part_folders(top)[0]
+    if kind == "masks":
+        found = masks.pairs(top)
+        if not found:
+            return [
+                f"there are no folders {top}/images and {top}/masks (or in place of "
+                "either images/train and masks/train, train/images and train/masks)"
+            ]
+        root = found[0][0]
+    else:
+        root = folder.part_folders(top)[0]
     if next(folder.walk(root), None) is None:
         return [f"there are no images in {root}; {OWN_IMAGES}"]
     return []

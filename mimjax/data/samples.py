@@ -1,9 +1,10 @@
 """Groups of augmented training images for groups of positions, from each source.
 
 A group is (u [n, U], label int32 [n], faults [n], image uint8 [n, H, W, C]) and, where
-one is wanted, a second view of the same crop, uint8 [n, h, w, C]: `u` are the random
-numbers of the positions, `faults` lists, as JSON, the unreadable images met on the way
-as [number, reason]. Jitter is all that is left to be done.
+they are wanted, a second view of the same crop, uint8 [n, h, w, C], and its mask, uint8
+[n, H, W]: `u` are the random numbers of the positions, `faults` lists, as JSON, the
+unreadable images met on the way as [number, reason]. Jitter is all that is left to be
+done.
 """
 
 import json
@@ -11,9 +12,18 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
-from mimjax.data import Data, augment, decode, digits, order, sources
+from mimjax.data import (
+    Data,
+    augment,
+    decode,
+    digits,
+    order,
+    scaled,
+    sources,
+    upright,
+)
 from mimjax.data.faults import Unusable
 from mimjax.data.quiet import graph, tf
 
@@ -21,11 +31,11 @@ REDRAWS = 16  # images tried for one place of a batch before the source is given
 SPARES = 64  # records that may stand in for unreadable ones of a streamed source
 # Images decoded by one call of Python, which costs TensorFlow a fifth of an image.
 GROUP = 8
-Drawn = tuple[np.ndarray, ...]  # label, faults, image and perhaps view
+Drawn = tuple[np.ndarray, ...]  # label, faults, image and perhaps view and mask
 
 
 class Wanted(NamedTuple):
-    """What the loop asks of the stream; a view of (0, 0) is none."""
+    """What the loop asks of the stream; a view of (0, 0) is none, as no mask values."""
 
     image_size: tuple[int, int]
     view_size: tuple[int, int]
@@ -33,16 +43,19 @@ class Wanted(NamedTuple):
     seed: int
     batch_size: int
     rows: Int[np.ndarray, " R"]
+    mask_values: int = 0
 
     @property
-    def shapes(self) -> list[tuple[int, int, int]]:
-        """Of an image and, where there is one, of its second view."""
-        sizes = [self.image_size, self.view_size][: 1 + all(self.view_size)]
-        return [(*size, self.channels) for size in sizes]
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of an image and, where there are such, of its second view and its mask."""
+        found = {"image": (*self.image_size, self.channels)}
+        if all(self.view_size):
+            found["view"] = (*self.view_size, self.channels)
+        return {**found, "mask": self.image_size} if self.mask_values else found
 
     def empty(self, count: int) -> list[np.ndarray]:
-        """Images, and perhaps views, to be filled in."""
-        return [np.zeros((count, *shape), np.uint8) for shape in self.shapes]
+        """Images, and perhaps views and masks, to be filled in."""
+        return [np.zeros((count, *shape), np.uint8) for shape in self.shapes.values()]
 
     @property
     def group(self) -> int:
@@ -54,12 +67,15 @@ def from_digits(data: Data, wanted: Wanted, start_step: int, stop_step: int) -> 
     """Digits or letters, drawn a batch at a time, which is how numpy is fast."""
 
     def draw(index: np.ndarray, u: np.ndarray) -> Drawn:
-        drawn, labels = digits.draw(index, "train", wanted.image_size, data.source)
+        where = "train", wanted.image_size, data.source
+        drawn, labels, masks = digits.draw_with_masks(index, *where)
         drawn = sources.to_channels(drawn, wanted.channels)
         images = wanted.empty(len(index))
-        for n, image in enumerate(drawn):
+        for n, both in enumerate(zip(drawn, masks, strict=True)):
             box = _box(data, wanted, *wanted.image_size, u[n])
-            _finish(data, wanted, augment.cut(image, box), u[n], n, images)
+            both = both[: 1 + bool(wanted.mask_values)]
+            parts = [augment.cut(array, box) for array in both]
+            _finish(data, wanted, parts, u[n], n, images)
         return labels, np.full(len(index), b"[]", object), *images
 
     @graph
@@ -151,8 +167,9 @@ def _fill(
         for attempt in range(REDRAWS):
             try:
                 content, label = (spares.read if attempt else read)(number)
-                part = _crop(data, wanted, content, u[row])
-                _finish(data, wanted, part, u[row], row, images)
+                mask = sources.mask_of(spares, number) if wanted.mask_values else b""
+                parts = _crop(data, wanted, content, u[row], mask)
+                _finish(data, wanted, parts, u[row], row, images)
                 labels[row] = label
                 break
             except Unusable as error:
@@ -164,12 +181,22 @@ def _fill(
 
 
 def _crop(
-    data: Data, wanted: Wanted, content: bytes, u: Float[np.ndarray, " U"]
-) -> UInt8[np.ndarray, "h w C"]:
-    """Decode the random crop of one image."""
+    data: Data,
+    wanted: Wanted,
+    content: bytes,
+    u: Float[np.ndarray, " U"],
+    mask_content: bytes = b"",
+) -> list[np.ndarray]:
+    """Decode the random crop of one image [h, w, C], and of its mask [h, w]."""
     picture = decode.open_picture(content, data.min_side, data.max_pixels)
-    box = _box(data, wanted, picture.height, picture.width, u)
-    return decode.crop(picture, box, wanted.channels)
+    size = picture.height, picture.width
+    box = _box(data, wanted, *size, u)
+    parts = [decode.crop(picture, box, wanted.channels)]
+    if wanted.mask_values:
+        values, most = wanted.mask_values, data.max_pixels
+        mask = upright.read_mask(mask_content, size, values, most)
+        parts.append(augment.cut(mask, box))
+    return parts
 
 
 def _box(
@@ -184,16 +211,17 @@ def _box(
 def _finish(
     data: Data,
     wanted: Wanted,
-    part: UInt8[np.ndarray, "h w C"],
+    parts: list[np.ndarray],
     u: Float[np.ndarray, " U"],
     row: int,
     images: list[np.ndarray],
 ) -> None:
-    """Put a crop, at the sizes wanted and mirrored or not, into a row."""
-    size = wanted.image_size
+    """Put a crop, and perhaps its mask, at the sizes wanted and mirrored or not."""
+    size, (part, *masks) = wanted.image_size, parts
     made = [augment.resize(part, size, data.interpolation, data.antialias)]
-    if len(images) == 2:
+    if all(wanted.view_size):
         made.append(augment.second_view(part, wanted.view_size))
+    made += [scaled.nearest(mask, size) for mask in masks]
     for array, image in zip(images, made, strict=True):
         array[row] = augment.flip(image, u) if data.flip else image
 
@@ -210,7 +238,7 @@ def _with_uniforms(wanted: Wanted) -> Callable[..., Any]:
 def _group(wanted: Wanted, draw: Callable[..., Drawn], *inputs: Any) -> Any:
     """What `draw` makes of the inputs, with the shapes that TensorFlow cannot see."""
     kinds = [tf.int32, tf.string, *(tf.uint8 for _ in wanted.shapes)]
-    shapes = [(), (), *wanted.shapes]
+    shapes = [(), (), *wanted.shapes.values()]
     drawn = tf.numpy_function(draw, inputs, kinds)
     known = [tf.ensure_shape(x, (None, *s)) for x, s in zip(drawn, shapes, strict=True)]
     return inputs[-1], *known

@@ -1,5 +1,6 @@
 """Images at another size: by Pillow or, without antialiasing, by TensorFlow."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -42,3 +43,18 @@ def centre(
     image = resize(image, whole, data.interpolation, data.antialias)
     top, left = (whole[0] - height) // 2, (whole[1] - width) // 2
     return image[top : top + height, left : left + width]
+
+
+def nearest(
+    mask: UInt8[np.ndarray, "h w"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "H W"]:
+    """A mask at another size: every pixel is what lies under its middle."""
+    return resize(mask[..., None], size, "nearest", antialias=True)[..., 0]
+
+
+def centre_of_mask(
+    mask: UInt8[np.ndarray, "h w"], size: tuple[int, int], data: Data
+) -> UInt8[np.ndarray, "H W"]:
+    """What `centre` shows of the image of a mask."""
+    plain = dataclasses.replace(data, interpolation="nearest", antialias=True)
+    return centre(mask[..., None], size, plain)[..., 0]

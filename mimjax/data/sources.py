@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
-from mimjax.data import Data, digits, folder, prepared, synthetic
+from mimjax.data import Data, digits, folder, masks, prepared, synthetic
 from mimjax.data.faults import Ledger, Unusable
 
 Part = Literal["train", "test"]
@@ -48,8 +48,10 @@ class Streamed(Protocol):
 
 
 def records(data: Data, part: Part) -> Records | Streamed:
-    """Open a `folder:` or `tfds:` source."""
+    """Open a `folder:`, `masks:` or `tfds:` source."""
     kind, _, name = data.source.partition(":")
+    if kind == "masks":
+        return masks.scan(name, part, data.holdout_fraction)
     if kind == "folder":
         return folder.scan(name, part, data.holdout_fraction)
     from mimjax.data import named
@@ -66,6 +68,8 @@ def class_names(data: Data) -> list[str]:
         return [str(number) for number in range(synthetic.NUM_CLASSES)]
     if kind == "folder":
         return folder.scan(name, "train", data.holdout_fraction).class_names
+    if kind == "masks":
+        return []
     return prepared.find(data.source, data.tfds_dir).class_names
 
 
@@ -82,6 +86,9 @@ def fingerprint(data: Data) -> dict[str, Any]:
     elif kind == "folder":
         found = folder.scan(name, "train", data.holdout_fraction)
         length, content = found.length, folder.content_hash(found)
+    elif kind == "masks":
+        pairs = masks.scan(name, "train", data.holdout_fraction)
+        length, content = pairs.length, masks.content_hash(pairs)
     else:
         from mimjax.data import named
 
@@ -97,28 +104,34 @@ def evaluation_images(
     limit: int,
     should_stop: Callable[[], bool],
     workdir: Path | None,
-) -> tuple[UInt8[np.ndarray, "n H W C"], Int[np.ndarray, " n"]]:
+    mask_values: int,
+) -> tuple[np.ndarray, ...]:
     """See mimjax.data.held_out."""
     part: Part = "train" if split == "probe_train" else "test"
     if data.source == "synthetic":
         seed = PROBE_SEED + (part == "test")
         keys = np.arange(min(limit, data.num_images))
-        return synthetic.draw(keys, image_size, channels, seed)
+        drawn = synthetic.draw(keys, image_size, channels, seed)
+        if not mask_values:
+            return drawn
+        return *drawn, synthetic.draw_masks(keys, image_size, mask_values, seed)
     if data.source in digits.CLASSES:
         count = min(limit, data.num_images) if part == "train" else limit
-        images, labels = digits.draw(np.arange(count), part, image_size, data.source)
-        return to_channels(images, channels), labels
+        where = part, image_size, data.source
+        images, *rest = digits.draw_with_masks(np.arange(count), *where)
+        return to_channels(images, channels), *rest[: 1 + bool(mask_values)]
     found = records(data, part)
     if isinstance(found, Streamed):
         found = found.head(limit)
 
     faults: dict[int, str] = {}
 
-    def read(index: int) -> tuple[np.ndarray, int] | None:
+    def read(index: int) -> tuple[Any, ...] | None:
         if should_stop():
             return None
         try:
-            return _evaluation_image(data, found, index, image_size, channels)
+            sizes = image_size, channels, mask_values
+            return _evaluation_image(data, found, index, *sizes)
         except Unusable as error:
             faults[index] = error.reason
             return None
@@ -131,10 +144,13 @@ def evaluation_images(
     for index in sorted(faults):
         ledger.note(found.path(index), faults[index], 0)
     images = np.empty((len(good), *image_size, channels), np.uint8)
-    labels = np.empty(len(good), np.int32)
-    for row, (image, label) in enumerate(good):
-        images[row], labels[row] = image, label
-    return images, labels
+    arrays = [images, np.empty(len(good), np.int32)]
+    if mask_values:
+        arrays.append(np.empty(images.shape[:3], np.uint8))
+    for row, values in enumerate(good):
+        for array, value in zip(arrays, values, strict=True):
+            array[row] = value
+    return tuple(arrays)
 
 
 def to_channels(
@@ -147,13 +163,33 @@ def to_channels(
     return np.rint(images @ weights).astype(np.uint8)[..., None]
 
 
+def mask_of(found: Records, index: int) -> bytes:
+    """The file of a mask, of a source that has them; raises Unusable."""
+    assert isinstance(found, masks.Masked), "checked with the config"
+    return found.mask(index)
+
+
 def _evaluation_image(
-    data: Data, found: Records, index: int, image_size: tuple[int, int], channels: int
-) -> tuple[UInt8[np.ndarray, "H W C"], int]:
-    """The shorter side at 256/224 of the size, then the centre; raises Unusable."""
-    from mimjax.data import decode, scaled
+    data: Data,
+    found: Records,
+    index: int,
+    image_size: tuple[int, int],
+    channels: int,
+    mask_values: int,
+) -> tuple[Any, ...]:
+    """Image, label and perhaps mask; raises Unusable.
+
+    The shorter side is brought to 256/224 of the size, then the centre taken.
+    """
+    from mimjax.data import decode, scaled, upright
 
     content, label = found.read(index)
     picture = decode.open_picture(content, data.min_side, data.max_pixels)
     image = decode.crop(picture, decode.whole(picture), channels)
-    return scaled.centre(image, image_size, data), label
+    shown = scaled.centre(image, image_size, data), label
+    if not mask_values:
+        return shown
+    whole = image.shape[:2]
+    content = mask_of(found, index)
+    mask = upright.read_mask(content, whole, mask_values, data.max_pixels)
+    return *shown, scaled.centre_of_mask(mask, image_size, data)

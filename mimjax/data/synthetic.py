@@ -21,6 +21,19 @@ def draw(
     return images, labels
 
 
+def draw_masks(
+    keys: Int[np.ndarray, " n"], image_size: tuple[int, int], values: int, seed: int
+) -> UInt8[np.ndarray, "n H W"]:
+    """Random classes; every mask depends on seed and key alone."""
+    masks = np.empty((len(keys), *image_size), np.uint8)
+    for row, key in enumerate(keys):
+        # Far behind the numbers that the image of the key is made of.
+        numbers = np.random.Philox(key=[seed, int(key)]).jumped()
+        random = np.random.Generator(numbers)
+        masks[row] = random.integers(0, values, image_size, np.uint8)
+    return masks
+
+
 def batches(
     num_images: int,
     image_size: tuple[int, int],
@@ -29,6 +42,7 @@ def batches(
     seed: int,
     rows: Int[np.ndarray, " R"],
     count: int,
+    mask_values: int = 0,
 ) -> Generator[dict[str, np.ndarray]]:
     """The same batch, the very same object, `count` times over.
 
@@ -39,5 +53,8 @@ def batches(
     batch = {"image": images, "label": labels}
     if all(view_size):
         batch["view"], _ = draw(rows % num_images, view_size, channels, seed)
+    if mask_values:
+        keys = rows % num_images
+        batch["mask"] = draw_masks(keys, image_size, mask_values, seed)
     for _ in range(count):
         yield batch

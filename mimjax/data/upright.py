@@ -9,13 +9,17 @@ and 16-bit values are divided by 257.
 import io
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mimjax.data.faults import Unusable
+from mimjax.objectives import IGNORED
 
 MAX_BYTES = 100_000_000
 EXIF_ORIENTATION = 0x0112
 GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
+# What Pillow multiplies a grey PNG of so many bits by.
+SCALES = {2: 85, 4: 17}
 # Our own limit is smaller and is checked on the header; Pillow's would only warn.
 Image.MAX_IMAGE_PIXELS = None
 Image.init()
@@ -65,7 +69,7 @@ def check_size(height: int, width: int, min_side: int, max_pixels: int) -> None:
 def eight_bits_upright(image: Image.Image) -> Image.Image:
     """An image of any mode, upright, as an opaque `L` or `RGB`."""
     image.load()
-    return to_eight_bits(_upright(image), image.format or "")
+    return to_eight_bits(turned(image), image.format or "")
 
 
 def _opened(content: bytes) -> Image.Image:
@@ -92,13 +96,14 @@ def _unknown_kind(content: bytes) -> str:
     return "truncated" if content.startswith(known) else "not an image"
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    # Asked of an image that is loaded: of a PNG, asking decodes it, however large.
+def turned(image: Image.Image) -> Image.Image:
+    """A loaded image as its Exif orientation says that it is to be seen."""
+    # Of a PNG, asking decodes it, however large.
     try:
-        turned = image.getexif().get(EXIF_ORIENTATION, 1) != 1
+        stored = image.getexif().get(EXIF_ORIENTATION, 1) == 1
     except Exception:
         return image  # a damaged Exif block says nothing
-    return ImageOps.exif_transpose(image) if turned else image
+    return image if stored else ImageOps.exif_transpose(image)
 
 
 def to_eight_bits(image: Image.Image, kind: str) -> Image.Image:
@@ -126,3 +131,43 @@ def pixels(image: Image.Image, channels: int) -> np.ndarray:
     """An `L` or `RGB` image as grey (1) or RGB (3), uint8 [H, W, C]."""
     array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return array[..., None] if channels == 1 else array
+
+
+def read_mask(
+    content: bytes, size: tuple[int, int], values: int, max_pixels: int
+) -> UInt8[np.ndarray, "h w"]:
+    """The classes in a mask of an image of that size, both upright.
+
+    They are the numbers in the file: of a palette the indices, of grey what is stored.
+
+    Args:
+      size: height and width.
+      values: how many classes there are; IGNORED is none of them.
+
+    Raises:
+      Unusable: the reason begins with "mask".
+    """
+    try:
+        check_length(content)
+        image = Image.open(io.BytesIO(content), formats=["PNG"])
+        check_size(image.height, image.width, 1, max_pixels)
+        image.load()
+        image = turned(image)
+    except UnidentifiedImageError as error:
+        raise Unusable("mask not a PNG") from error
+    except Unusable as error:
+        raise Unusable(f"mask {error.reason}") from error
+    # As with images, damage is told in many ways.
+    except Exception as error:
+        raise Unusable("mask damaged") from error
+    if image.mode not in ("1", "L", "P", "I", *GREY_16):
+        raise Unusable("mask in colours")
+    if (image.height, image.width) != size:
+        raise Unusable("mask of another size")
+    found = np.asarray(image)
+    bits, is_grey = content[24], content[25] == 0  # of the header, which comes first
+    if is_grey:
+        found = found // SCALES.get(bits, 1)
+    if found[found != IGNORED].max(initial=0) >= values:
+        raise Unusable("mask of unknown class")
+    return found.astype(np.uint8)

@@ -6,13 +6,16 @@ paper's values, whose backbone is the field `encoder`, annotated with the encode
 takes (`encoder_note` says why no others), and whose call takes a batch to (loss,
 metrics): "image" float32 [B, H, W, C] normalised, "pixels" the same from 0 to 1,
 "label" int32 [B], in training "step", the updates made before, and where the property
-`view_size` asks for one "view", the same crop at that size from 0 to 1. A field of type
-`frozen.Model` is another run's model. Variables of the collection MOVING are changed by
+`view_size` asks for one "view", the same crop at that size from 0 to 1, and where the
+property `mask_values` does, as how many classes there may be, "mask" uint8 [B, H, W],
+the class of every pixel or IGNORED. A field of type `frozen.Model` is another run's
+model. Variables of the collection MOVING are changed by
 the call itself in training, where the caller lets it. Random draws come from the
-streams "mask" and "drop". `panels`, where there is one, returns the columns of a
-picture sheet, normalised images by name, or pixels where `draws_pixels` says so, and
-`panel_note` what to print beneath. `problems()` lists what cannot work, one line each,
-as "field: why", naming every field it depends on.
+streams "mask" and "drop". Out of training a metric may be an array; `summary` then
+makes the held-out metrics of the means of all batches. `panels`, where there is one,
+returns the columns of a picture sheet, normalised images by name, or pixels where
+`draws_pixels` says so, and `panel_note` what to print beneath. `problems()` lists what
+cannot work, one line each, as "field: why", naming every field it depends on.
 """
 
 import importlib
@@ -21,6 +24,8 @@ from typing import Any
 
 # The collection of variables that a call in training changes, without a gradient.
 MOVING = "moving"
+# What a mask says of a pixel of which nothing is known.
+IGNORED = 255
 
 
 def names() -> list[str]:

@@ -15,12 +15,10 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mimjax.backbones import hybrid, sizes, vit
+from mimjax.backbones import hybrid, layers, sizes, vit
 from mimjax.objectives import MOVING, classify
 
-# Of the norm: eps is the official code's, the share that a batch has in the running
-# statistics is PyTorch's default.
-EPS, MOMENTUM = 1e-6, 0.1
+EPS = 1e-6  # of the norm, the official code's
 
 
 class Objective(nn.Module):
@@ -113,18 +111,9 @@ class Objective(nn.Module):
     ) -> Float[Array, "B N D"]:
         """Batch norm over samples and patches, without scale and bias, float32.
 
-        In training by the batch as a whole (officially each GPU's part of it). The
-        running statistics, which stand in otherwise, take the unbiased variance.
+        In training by the batch as a whole (officially each GPU's part of it). A caller
+        that may not change anything, as in evaluation, does not move the statistics.
         """
-        if not train:
-            mean, variance = self.mean.value, self.variance.value
-            return (x - mean) * jax.lax.rsqrt(variance + EPS)
-        mean = x.mean(axis=(0, 1))
-        variance = jnp.square(x - mean).mean(axis=(0, 1))
-        # A caller that may not change anything, as in evaluation, is not to be moved.
-        if self.is_mutable_collection(MOVING):
-            count = x.shape[0] * x.shape[1]
-            unbiased = variance * count / max(1, count - 1)
-            self.mean.value += MOMENTUM * (mean - self.mean.value)
-            self.variance.value += MOMENTUM * (unbiased - self.variance.value)
-        return (x - mean) * jax.lax.rsqrt(variance + EPS)
+        moves = train and self.is_mutable_collection(MOVING)
+        statistics = self.mean, self.variance
+        return layers.batch_norm(x, *statistics, EPS, train=train, moves=moves)

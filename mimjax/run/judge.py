@@ -17,6 +17,7 @@ from mimjax.config import Config
 from mimjax.data.faults import BadDataError
 from mimjax.evaluate import features
 from mimjax.hosts.agree import first_says, same
+from mimjax.objectives import IGNORED
 from mimjax.report import pictures
 from mimjax.train import Plan, State, streams
 
@@ -41,7 +42,7 @@ class Judge:
         self.names: list[str] = []
 
     @functools.cached_property
-    def images(self) -> dict[str, evaluate.Labelled]:
+    def images(self) -> dict[str, Any]:
         """Labelled images to learn from ("probe_train") and held-out ones ("test").
 
         Raises evaluate.Interrupted when asked to stop while they are read, and
@@ -59,6 +60,7 @@ class Judge:
                 channels=encoder.channels,
                 split=split,
                 limit=limit,
+                mask_values=self.config.mask_values,
                 should_stop=self.should_stop,
                 # Every process reads the same; one writes down what it could not.
                 workdir=self.workdir if jax.process_index() == 0 else None,
@@ -69,8 +71,8 @@ class Judge:
         if self.should_stop():
             raise evaluate.Interrupted
         seen = 0
-        for images, labels in found.values():
-            seen = zlib.crc32(images.data, zlib.crc32(labels.data, seen))
+        for array in (array for arrays in found.values() for array in arrays):
+            seen = zlib.crc32(array.data, seen)
         if not same(seen):
             raise BadDataError("the processes did not read the same held-out images")
         return found
@@ -78,8 +80,9 @@ class Judge:
     @functools.cached_property
     def test(self) -> dict[str, np.ndarray]:
         """The held-out images as a batch of the data pipeline."""
-        images, labels = self.images["test"]
+        images, labels, *masks = self.images["test"]
         batch = {"image": images, "label": labels.astype(np.int32)}
+        batch |= dict(zip(("mask",), masks, strict=False))
         if any(self.config.view_size):
             batch["view"] = data.second_views(images, self.config.view_size)
         return batch
@@ -143,8 +146,8 @@ class Judge:
 
             values |= evaluate.frozen_accuracy(
                 features_of,
-                self.images["probe_train"],
-                self.images["test"],
+                self.images["probe_train"][:2],
+                self.images["test"][:2],
                 self.num_classes,
                 self.config.evaluate,
                 self.should_stop,
@@ -153,20 +156,26 @@ class Judge:
 
     def held_out(self, state: State) -> dict[str, float]:
         """The objective on held-out images with masks that are always the same."""
-        whole = self.test
-        length, size = len(whole["label"]), self.config.evaluate.batch_size
-        # Whole batches only; fewer images than a batch are repeated to fill it.
-        count = max(size, length // size * size)
-        order = np.arange(count) % length
-        sums: dict[str, float] = {}
-        for number, rows in enumerate(order.reshape(-1, size)):
+        whole, size = self.test, self.config.evaluate.batch_size
+        length, has_masks = len(whole["label"]), "mask" in whole
+        # Whole batches only; fewer images than a batch are repeated to fill it. With
+        # masks the last is filled up too, by images of which all is ignored.
+        count = -(-length // size) if has_masks else max(1, length // size)
+        sums: dict[str, Any] = {}
+        for number in range(count):
             if self.should_stop():
                 raise evaluate.Interrupted
-            batch = {name: self.put(values[rows]) for name, values in whole.items()}
+            places = np.arange(number * size, (number + 1) * size)
+            rows = {name: values[places % length] for name, values in whole.items()}
+            if has_masks:
+                rows["mask"][places >= length] = IGNORED
+            batch = {name: self.put(values) for name, values in rows.items()}
             found = self.loss(state.best_params, state.frozen, batch, np.int32(number))
             for name, value in jax.device_get(found).items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-        return {name: total / (count // size) for name, total in sums.items()}
+                sums[name] = sums.get(name, 0.0) + np.float64(value)
+        judged = length / size if has_masks else count
+        means = {name: total / judged for name, total in sums.items()}
+        return getattr(self.config.objective, "summary", dict)(means)
 
     @functools.cached_property
     def panels(self) -> Any:

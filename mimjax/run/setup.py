@@ -199,6 +199,7 @@ def make_feed(
         config.data,
         image_size=encoder.image_size,
         view_size=config.view_size,
+        mask_values=config.mask_values,
         channels=encoder.channels,
         seed=config.run.seed,
         batch_size=size,

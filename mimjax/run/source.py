@@ -14,12 +14,13 @@ def check_images(config: Config, length: int) -> None:
         raise ConfigError([f"config.data.source: {source} has no image to train on"])
     if run.eval_every or run.picture_every:
         size, channels = config.encoder.image_size, config.encoder.channels
-        images, _ = data.held_out(
+        images, *_ = data.held_out(
             config.data,
             image_size=size,
             channels=channels,
             split="test",
             limit=LOOKED_AT,
+            mask_values=config.mask_values,
         )
         if len(images) == 0:
             raise ConfigError(
@@ -42,6 +43,9 @@ def told(config: Config, plan: train.Plan, length: int) -> str:
 
 def check_labels(config: Config) -> None:
     """Refuses to classify images without labels, or with more classes than scores."""
+    if config.mask_values:
+        check_masks(config)
+        return
     wanted = getattr(config.objective, "num_classes", 0)
     found = data.labelled(config.data)
     if wanted and not found:
@@ -57,5 +61,17 @@ def check_labels(config: Config) -> None:
             [
                 f"config.objective.num_classes: {wanted}, but {config.data.source} has "
                 f"{found} classes"
+            ]
+        )
+
+
+def check_masks(config: Config) -> None:
+    """Refuses masks with more classes than scores, where that is known before."""
+    found = data.mask_classes(config.data)
+    if found > config.mask_values:
+        raise ConfigError(
+            [
+                f"config.objective.num_classes: {config.objective.num_classes}, but "
+                f"the masks of {config.data.source} have {found} classes"
             ]
         )

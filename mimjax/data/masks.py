@@ -1,0 +1,77 @@
+"""A folder of images with masks, which say of every pixel what it shows.
+
+Images lie in `images/`, masks in `masks/` or `annotations/` under the same name, with
+.png at its end; in one such pair of folders or in one to train on and one held out,
+named as PATH/train/images or as PATH/images/training (the way of ADE20K).
+"""
+
+import functools
+import hashlib
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from mimjax.data import folder
+from mimjax.data.faults import Unusable
+from mimjax.data.folder import Folder
+
+TRAIN_NAMES = ("train", "training")
+
+
+class Masked(NamedTuple):
+    """Images of one part, without labels, and their masks under the same numbers."""
+
+    images: Folder
+    masks: Folder
+
+    @property
+    def length(self) -> int:
+        return self.images.length
+
+    def path(self, index: int) -> str:
+        return self.images.path(index)
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        return self.images.read(index)
+
+    def mask(self, index: int) -> bytes:
+        """The file of the mask."""
+        try:
+            return self.masks.read(index)[0]
+        except Unusable as error:
+            raise Unusable(f"mask {error.reason}") from error
+
+
+@functools.lru_cache(maxsize=4)
+def scan(path: str, part: Literal["train", "test"], holdout_fraction: float) -> Masked:
+    """Find the images of a part and name their masks, which need not be there."""
+    (images, masks), *held = pairs(Path(path).expanduser())
+    if held and part == "test":
+        images, masks = held[0]
+    found = [os.fsencode(name) for name in folder.walk(images)]
+    if not held:
+        found = folder.share(found, part, holdout_fraction)
+    names = [os.path.splitext(name)[0] + b".png" for name in found]
+    return Masked(folder.listed(images, found), folder.listed(masks, names))
+
+
+def pairs(top: Path) -> list[tuple[Path, Path]]:
+    """Where images and masks are: those to train on and, if they lie apart, held out.
+
+    Nothing where there are no such folders.
+    """
+
+    def of(*names: str) -> list[tuple[Path, Path]]:
+        kinds = [("images", "masks"), ("images", "annotations")]
+        inside = [(top / n / a, top / n / b) for n in names for a, b in kinds]
+        across = [(top / a / n, top / b / n) for n in names for a, b in kinds]
+        return [pair for pair in inside + across if all(map(Path.is_dir, pair))][:1]
+
+    train, held = of(*TRAIN_NAMES), of(*folder.HELD_OUT_NAMES)
+    return train + held if train else of("")
+
+
+def content_hash(found: Masked) -> str:
+    """SHA-256 of what identifies images and masks."""
+    both = folder.content_hash(found.images) + folder.content_hash(found.masks)
+    return hashlib.sha256(both.encode()).hexdigest()

@@ -269,10 +269,9 @@ def test_extract_stops_when_asked():
 def test_frozen_accuracy_on_digits_is_high_and_repeatable():
     train, test = digits()
     settings = evaluate.Evaluate(shots=(5,), knn_k=(20, 10, 1200, 1201))
-    mesh = tiny.mesh_of(2)
     with jax.set_mesh(tiny.mesh_of(8)), jax.transfer_guard("disallow"):
-        first = evaluate.frozen_accuracy(train, test, 10, settings, mesh)
-    second = evaluate.frozen_accuracy(train, test, 10, settings, mesh)
+        first = evaluate.frozen_accuracy(train, test, 10, settings)
+    second = evaluate.frozen_accuracy(train, test, 10, settings)
     assert first == second
     assert [*first] == ["knn", "knn_10", "knn_1200", "linear", "few_5"]
     assert first["knn"] > 0.93

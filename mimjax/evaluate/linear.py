@@ -79,8 +79,10 @@ def _start(
     """The standardised features, and where the solver starts."""
     width = features.shape[1]
     layer = Layer(jnp.zeros((width, num_classes)), jnp.zeros(num_classes))
-    start = jax.lax.with_sharding_constraint((layer, SOLVER.init(layer)), same)
-    return (features - mean) / std, start
+    start = (layer, SOLVER.init(layer))
+    # Types that Python's numbers left open would have it all compiled a second time.
+    start = jax.tree.map(lambda x: x.astype(x.dtype), start)
+    return (features - mean) / std, jax.lax.with_sharding_constraint(start, same)
 
 
 @functools.partial(jax.jit, static_argnames="same")

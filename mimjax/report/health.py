@@ -41,7 +41,6 @@ def depth_curves(records: Sequence[Record], path: Path) -> str:
         curves._tidy(axes, name)
     panels[0].legend(frameon=False)
     curves._save(figure, path)
-    ranks = " to ".join(
-        f"{curves.series(records, 'eval/rankme')[1][i]:.1f}" for i in (0, -1)
-    )
-    return f"Inside the encoder; rank of its features (RankMe) {ranks}"
+    ranks = curves.series(records, "eval/rankme")[1]
+    told = " to ".join(f"{rank:.1f}" for rank in [*ranks[:1], *ranks[1:][-1:]])
+    return f"Inside the encoder; rank of its features (RankMe) {told}"

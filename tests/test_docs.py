@@ -12,7 +12,7 @@ import test_convert
 import tiny
 from PIL import Image
 
-from mimjax import config, main, objectives, schema, standins
+from mimjax import config, evaluate, main, objectives, schema, standins
 from mimjax.convert import __main__ as convert
 from mimjax.convert import layouts
 from mimjax.evaluate import knn
@@ -82,6 +82,12 @@ def test_options_are_the_fields_with_their_defaults(name):
     wanted = [(n, default) for n, (_, default) in table.items() if n != "name"]
     # As texts, for 1 and True are equal.
     assert repr(options(f"{name}.md")) == repr(wanted)
+
+
+def test_options_of_an_evaluation_are_its_fields_with_their_defaults():
+    table = schema.schema_of(evaluate.Evaluate)
+    wanted = [(name, default) for name, (_, default) in table.items()]
+    assert repr(options("evaluate.md")) == repr(wanted)
 
 
 @pytest.mark.parametrize("page", PAGES)

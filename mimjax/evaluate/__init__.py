@@ -37,14 +37,14 @@ class Evaluate:
             at layer 9 of 12, 14 of 24 (arXiv 2106.08254). AIM's official probe reads
             the mean of the last six (`constants.py`).
         knn_k: neighbours that vote, of which the first are "eval/knn" (20 is the best
-            of 10, 20, 100, 200 in DINO), others such as "eval/knn_10". Of more than
-            there are images the first mean all, others are left out.
+            of 10, 20, 100, 200 in DINO), others such as "eval/knn_10", which is left
+            out where there are fewer images than that.
         knn_temperature: a neighbour's vote weighs exp(cosine / knn_temperature).
         linear_l2: the probe minimises mean cross-entropy + linear_l2 / 2 * |weights|^2.
             Fixed beforehand, never chosen by looking at held-out images.
         linear_iterations: L-BFGS iterations at most.
-        shots: images a class of the few-shot classifiers, such as (1, 5, 10), which are
-            "eval/few_1" and so on; the official evaluation is `fewshot.py`'s.
+        shots: images a class that a few-shot classifier learns from (`fewshot.py`), such
+            as (1, 5, 10), for "eval/few_1" and so on.
         health_images: held-out images whose tokens and attention are looked at in all
             layers ("eval/health/..."); 0 for none, and no rank of features either
             ("eval/rankme", of all held-out images).
@@ -157,8 +157,7 @@ def frozen_accuracy(
     first, *others = evaluate.knn_k
     ks = {"knn": first, **{f"knn_{k}": k for k in others if k <= len(train[0])}}
     mesh = mesh or sharding.alone()
-    # Maybe not the mesh of the caller.
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh):  # that of the caller may be another
         answers = knn.predict(
             *train,
             test[0],

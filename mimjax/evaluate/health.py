@@ -16,9 +16,6 @@ from mimjax import patches
 from mimjax.evaluate import inside
 
 EPS = 1e-7  # added to every share, arXiv 2210.02885
-ROWS = 4
-"""Images a device looks into at once: their attention in all layers is held, in ViT-L
-of 224 pixels 60 MB an image."""
 
 
 def rankme(features: Float[np.ndarray, "n D"]) -> float:
@@ -63,7 +60,8 @@ def measure(
 ) -> Float[Array, "B 2 L"]:
     """Of each image and layer the mean length of its patch tokens, and the distance.
 
-    The image is normalised. Swin attends in windows, and distances are those within.
+    The images are normalised. Attention in all layers is held at once, in ViT-L of 224
+    pixels 60 MB an image. Swin attends in windows, and distances are those within.
     """
     found, stages = [], inside.look(encoder, variables["params"], image)
     for tokens, attention in inside.layers_of(stages):

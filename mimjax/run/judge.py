@@ -132,10 +132,11 @@ class Judge:
             )
         if wanted.health_images:
             values["rankme"] = health.rankme(asked)
-            size = health.ROWS * sharding.shares(self.mesh)
             some = images[: wanted.health_images]
+            one_each = sharding.shares(self.mesh)
             if self.config.encoder.layer_widths:
-                values |= health.named(self.extract(self.inside, params, some, size))
+                inside = self.extract(self.inside, params, some, one_each)
+                values |= health.named(inside)
         return values
 
     def extract(

@@ -43,8 +43,8 @@ class Evaluate:
         linear_l2: the probe minimises mean cross-entropy + linear_l2 / 2 * |weights|^2.
             Fixed beforehand, never chosen by looking at held-out images.
         linear_iterations: L-BFGS iterations at most.
-        shots: images a class that a few-shot classifier learns from (`fewshot.py`), such
-            as (1, 5, 10), for "eval/few_1" and so on.
+        shots: images a class that a few-shot classifier (`fewshot.py`) learns from,
+            such as (1, 5, 10), for "eval/few_1" and so on.
         health_images: held-out images whose tokens and attention are looked at in all
             layers ("eval/health/..."); 0 for none, and no rank of features either
             ("eval/rankme", of all held-out images).

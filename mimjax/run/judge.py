@@ -51,7 +51,7 @@ class Judge:
     @functools.cached_property
     def test(self) -> dict[str, np.ndarray]:
         """The held-out images as a batch of the data pipeline."""
-        images, labels = self.images["test"]
+        images, labels = self.images["test"][:2]
         batch = {"image": images, "label": labels.astype(np.int32)}
         if any(self.config.view_size):
             batch["view"] = data.second_views(images, self.config.view_size)
@@ -115,12 +115,12 @@ class Judge:
     def frozen(self, params: Any) -> dict[str, float]:
         """What the encoder is worth as it is, and how it does inside."""
         wanted, values = self.config.evaluate, {}
-        images, labels = self.images["test"]
+        images, labels = self.images["test"][:2]
         if not (self.num_classes or wanted.health_images):
             return values
         asked = self.extract(self.embed, params, images, wanted.batch_size)
         if self.num_classes:
-            images_known, classes = self.images["probe_train"]
+            images_known, classes = self.images["probe_train"][:2]
             known = self.extract(self.embed, params, images_known, wanted.batch_size)
             values |= evaluate.frozen_accuracy(
                 (known, classes),

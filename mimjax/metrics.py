@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ METRICS = "metrics.jsonl"
 EVENTS = "tensorboard"
 # JSON has no such numbers: they are written as these strings, which float() reads.
 NON_FINITE = ("nan", "inf", "-inf")
+
+# Held-out values that are neither an objective's own nor those looked at first.
+DETAIL = re.compile(r"eval/(seconds|rankme|knn_\d+|few_\d+|health/.*)")
 
 Record = dict[str, Any]
 

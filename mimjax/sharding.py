@@ -91,6 +91,11 @@ def batch(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
+def shares(mesh: jax.sharding.Mesh) -> int:
+    """How many devices see different samples."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def microbatches(mesh: jax.sharding.Mesh) -> NamedSharding:
     """As `batch`, for the second axis."""
     return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
@@ -99,6 +104,52 @@ def microbatches(mesh: jax.sharding.Mesh) -> NamedSharding:
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     """A copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def every(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The first axis cut over all devices, whatever they share of a model."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def alone() -> jax.sharding.Mesh:
+    """A mesh of one device of this process."""
+    return make(Mesh(1, 1, 1), jax.local_devices()[:1])
+
+
+def spread(
+    rows: np.ndarray, mesh: jax.sharding.Mesh, block: int = 1, fill: int = 0
+) -> jax.Array:
+    """Rows [n, ...] that every process has whole, cut over all devices in order.
+
+    They are filled up at the end so that each device has the same number of whole
+    blocks. Where nothing has to be filled up the host copies nothing.
+    """
+    size = block * mesh.size
+    shape = (-(-len(rows) // size) * size, *rows.shape[1:])
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = index[0].indices(shape[0])
+        found = rows[start:stop]
+        missing = stop - start - len(found)
+        if not missing:
+            return found
+        filling = np.full((missing, *rows.shape[1:]), fill, rows.dtype)
+        return np.concatenate([found, filling])
+
+    return _placed(shape, every(mesh), part)
+
+
+def copied(values: Any, mesh: jax.sharding.Mesh) -> jax.Array:
+    """A number or array that every process has, on every device."""
+    values = np.asarray(values)
+    return _placed(values.shape, replicated(mesh), lambda index: values[index])
+
+
+def _placed(shape: tuple[int, ...], how: NamedSharding, part: Any) -> jax.Array:
+    """An array of which `part` gives what is at an index; a device after another."""
+    places = how.addressable_devices_indices_map(shape).items()
+    parts = [jax.device_put(part(index), device) for device, index in places]
+    return jax.make_array_from_single_device_arrays(shape, how, parts)
 
 
 def by_sample(x: jax.Array) -> jax.Array:

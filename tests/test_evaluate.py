@@ -1,17 +1,19 @@
-"""kNN and the linear probe against brute force and scikit-learn; extraction."""
+"""kNN, the linear probe and few shots against brute force and scikit-learn."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from threadpoolctl import threadpool_limits
 
 from mimjax import evaluate
-from mimjax.evaluate import features, knn, linear
+from mimjax.evaluate import features, fewshot, knn, linear
 
 
 def clusters(n: int, width: int = 24, classes: int = 5, seed: int = 0):
@@ -30,15 +32,21 @@ def digits():
     return (x[:1200], labels[:1200]), (x[1200:], labels[1200:])
 
 
-def brute_force_knn(train, labels, test, classes, k, temperature):
-    """One row at a time, in float64, by a stable sort."""
+def brute_force_cosines(train, test):
+    """All of them, in float64."""
 
     def unit(x):
         x = x.astype(np.float64)
         return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
+    # Row by row: of a product of two tables equal rows may come out unequal.
+    return (unit(test)[:, None] * unit(train)[None]).sum(axis=-1)
+
+
+def brute_force_knn(train, labels, test, classes, k, temperature):
+    """One row at a time, in float64, by a stable sort."""
     answers = []
-    for similarity in unit(test) @ unit(train).T:
+    for similarity in brute_force_cosines(train, test):
         nearest = np.argsort(-similarity, kind="stable")[:k]
         votes = np.zeros(classes)
         for i in nearest:
@@ -48,23 +56,39 @@ def brute_force_knn(train, labels, test, classes, k, temperature):
 
 
 @pytest.mark.parametrize(("train_rows", "test_rows"), [(4096, 512), (13, 7), (40, 1)])
-@pytest.mark.parametrize("k", [1, 20])
-def test_knn_is_brute_force_whatever_the_blocks(monkeypatch, train_rows, test_rows, k):
+def test_knn_is_brute_force_whatever_the_blocks(monkeypatch, train_rows, test_rows):
     monkeypatch.setattr(knn, "TRAIN_ROWS", train_rows)
     monkeypatch.setattr(knn, "TEST_ROWS", test_rows)
     (x, labels), (asked, _) = clusters(150), clusters(40, seed=1)
-    answers = knn.predict(x, labels, asked, 5, k, 0.07)
-    expected = brute_force_knn(x, labels, asked, 5, k, 0.07)
-    np.testing.assert_array_equal(answers, expected)
-    assert len(set(expected.tolist())) == 5
+    ks = (20, 1, 149, 150, 200)
+    for k, answers in zip(ks, knn.predict(x, labels, asked, 5, ks, 0.07), strict=True):
+        expected = brute_force_knn(x, labels, asked, 5, k, 0.07)
+        np.testing.assert_array_equal(answers, expected)
+        assert len(set(expected.tolist())) == 5
+
+
+@pytest.mark.parametrize("train_rows", [4096, 13])
+def test_the_nearest_are_the_same_bits_on_every_mesh(monkeypatch, train_rows):
+    monkeypatch.setattr(knn, "TRAIN_ROWS", train_rows)
+    (x, _), (asked, _) = clusters(150), clusters(40, seed=1)
+    x[::3] = x[0]  # as near as one another, on all devices
+    wanted = knn.nearest(x, asked, 60)
+    order = np.argsort(-brute_force_cosines(x, asked), kind="stable")[:, :60]
+    np.testing.assert_array_equal(wanted[1], order)
+    for shape in [(2, 2, 2), (8, 1, 1)]:
+        mesh = tiny.mesh_of(*shape)
+        with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
+            assert tiny.bits(knn.nearest(x, asked, 60, mesh)) == tiny.bits(wanted)
 
 
 def test_knn_on_real_digits():
     (x, labels), (asked, truth) = digits()
-    answers = knn.predict(x, labels, asked, 10, 20, 0.07)
-    expected = brute_force_knn(x, labels, asked, 10, 20, 0.07)
-    np.testing.assert_array_equal(answers, expected)
-    assert np.mean(answers == truth) > 0.93
+    for k, answers in zip(
+        (10, 20), knn.predict(x, labels, asked, 10, (10, 20), 0.07), strict=True
+    ):
+        expected = brute_force_knn(x, labels, asked, 10, k, 0.07)
+        np.testing.assert_array_equal(answers, expected)
+        assert np.mean(answers == truth) > 0.93
 
 
 @pytest.mark.parametrize("train_rows", [4096, 4])
@@ -75,25 +99,26 @@ def test_knn_ties_go_to_the_lower_index_then_to_the_lower_class(
     x = np.ones((11, 3), np.float32)
     labels = np.array([2, 4, 2, 3, 3, 3, 3, 3, 3, 3, 3])
     asked = np.ones((1, 3), np.float32)
-    assert knn.predict(x, labels, asked, 5, 3, 0.07).tolist() == [2]
-    assert knn.predict(x, labels, asked, 5, 4, 0.07).tolist() == [2]
-    assert knn.predict(x, labels, asked, 5, 2, 0.07).tolist() == [2]
-    assert knn.predict(x, labels, asked, 5, 6, 0.07).tolist() == [3]
-    assert knn.predict(x[:2], np.array([4, 1]), asked, 5, 2, 0.07).tolist() == [1]
+    for mesh in (None, tiny.mesh_of(8)):
+        found = knn.predict(x, labels, asked, 5, (3, 4, 2, 6), 0.07, mesh)
+        assert np.concatenate(found).tolist() == [2, 2, 2, 3]
+    (found,) = knn.predict(x[:2], np.array([4, 1]), asked, 5, [2], 0.07)
+    assert found.tolist() == [1]
 
 
 def test_knn_votes_are_weighted_by_similarity():
     x = np.array([[1, 0], [1, 1.5], [1, -1.5]], np.float32)
     labels, asked = np.array([0, 1, 1]), np.array([[1, 0]], np.float32)
-    assert knn.predict(x, labels, asked, 2, 3, 0.07).tolist() == [0]
-    assert knn.predict(x, labels, asked, 2, 3, 100.0).tolist() == [1]
+    for temperature, wanted in ((0.07, 0), (100.0, 1)):
+        (found,) = knn.predict(x, labels, asked, 2, [3], temperature)
+        assert found.tolist() == [wanted]
 
 
 def test_knn_edges():
     x, labels = clusters(6)
-    everyone = knn.predict(x, labels, x, 5, 20, 1e-4)
+    (everyone,) = knn.predict(x, labels, x, 5, [20], 1e-4)
     np.testing.assert_array_equal(everyone, labels)
-    nothing = knn.predict(np.zeros_like(x), labels, x[:1], 5, 1, 0.07)
+    (nothing,) = knn.predict(np.zeros_like(x), labels, x[:1], 5, [1], 0.07)
     assert nothing.tolist() == [labels[0]]
 
 
@@ -130,7 +155,8 @@ def test_probe_stops_at_its_limit_and_pauses_equally_often():
     counts, losses = [], []
     for iterations in (1, 60, 400):
         pauses = []
-        probe = linear.fit(x, labels, 5, 1e-2, iterations, lambda p=pauses: p.append(1))
+        add = functools.partial(pauses.append, 1)
+        probe = linear.fit(x, labels, 5, 1e-2, iterations, pause=add)
         counts.append(len(pauses))
         losses.append(probe.loss)
     assert counts == [1, 3, 16]
@@ -146,6 +172,70 @@ def test_probe_takes_dead_and_huge_features():
     probe = linear.fit(x, labels, 5, 1e-3, 200)
     assert probe.loss == pytest.approx(plain.loss, rel=1e-4)
     np.testing.assert_allclose(probe.layer.weight[-1], 0, atol=1e-6)
+
+
+def test_probe_on_a_mesh_is_the_probe_of_one_device():
+    """803 rows are no multiple of the devices."""
+    x, labels = clusters(803)
+    wanted = linear.fit(x, labels, 5, 1e-2, 30)
+    mesh = tiny.mesh_of(2, 2)
+    with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
+        found = linear.fit(x, labels, 5, 1e-2, 30, mesh)
+    assert found.loss == pytest.approx(wanted.loss, rel=1e-5)
+    np.testing.assert_allclose(found.layer.weight, wanted.layer.weight, atol=1e-3)
+
+
+def test_moments_are_numpys():
+    x = 3 + clusters(9000)[0]
+    mean, variance = linear.moments(x)
+    np.testing.assert_allclose(mean, x.astype(np.float64).mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(variance, x.astype(np.float64).var(axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [12, 200], ids=["images", "features"])
+def test_few_shots_are_ridge_regression(count):
+    """Beside stacked least squares, and scikit-learn's classifier."""
+    (x, labels), (asked, _) = clusters(count), clusters(300, seed=1)
+    weight, bias = fewshot.fit(x, labels, 5, 8.0)
+    mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64) + 1e-5
+    z = (x - mean) / std
+    targets = 2 * np.eye(5)[labels] - 1
+    stacked = np.concatenate([z, 8**0.5 * np.eye(z.shape[1])])
+    level = targets.mean(axis=0)
+    right = np.concatenate([targets - level, np.zeros((z.shape[1], 5))])
+    wanted = np.linalg.lstsq(stacked, right, rcond=None)[0]
+    np.testing.assert_allclose(weight * std[:, None], wanted, rtol=1e-8, atol=1e-12)
+    ours = asked @ weight + bias
+    np.testing.assert_allclose(ours, (asked - mean) / std @ wanted + level, rtol=1e-6)
+    theirs = RidgeClassifier(alpha=8.0).fit(z, labels)
+    np.testing.assert_allclose(
+        ours, theirs.decision_function((asked - mean) / std), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_draw_has_so_many_of_each_class_and_is_always_the_same():
+    labels = np.array([0] * 4 + [1] * 9 + [3] * 20)[::-1].copy()
+    five, two = (fewshot.draw(labels, n, 0) for n in (5, 2))
+    assert np.bincount(labels[five]).tolist() == [4, 5, 0, 5]
+    assert len(set(five.tolist())) == len(five)
+    assert set(two.tolist()) < set(five.tolist()), "more shots are those and others"
+    np.testing.assert_array_equal(fewshot.draw(labels, 5, 0), five)
+    assert set(fewshot.draw(labels, 5, 1).tolist()) != set(five.tolist())
+
+
+def test_few_shots_are_the_mean_of_three_draws():
+    (x, labels), (asked, truth) = digits()
+    found = [
+        fewshot.accuracy(x, labels, asked, truth, 10, shots) for shots in (1, 5, 10)
+    ]
+    assert 0.3 < found[0] < found[1] < found[2] < 0.95
+    once = []
+    for seed in range(3):
+        chosen = fewshot.draw(labels, 5, seed)
+        weight, bias = fewshot.fit(x[chosen], labels[chosen], 10)
+        once.append(np.mean((asked @ weight + bias).argmax(axis=1) == truth))
+    assert len(set(once)) > 1
+    assert found[1] == pytest.approx(np.mean(once), abs=1e-12)
 
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 4, 6, 3), np.uint8)
@@ -176,57 +266,44 @@ def test_extract_stops_when_asked():
     assert len(batches) == 3
 
 
-def identity(images: np.ndarray) -> np.ndarray:
-    return images.reshape(len(images), -1).astype(np.float32)
-
-
-def as_images(split):
-    return split[0].reshape(-1, 8, 8, 1).astype(np.uint8), split[1]
-
-
 def test_frozen_accuracy_on_digits_is_high_and_repeatable():
-    train, test = map(as_images, digits())
-    settings = evaluate.Evaluate()
-    mesh = jax.make_mesh(
-        (jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
-    )
-    with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
-        first = evaluate.frozen_accuracy(identity, train, test, 10, settings)
-    second = evaluate.frozen_accuracy(identity, train, test, 10, settings)
+    train, test = digits()
+    settings = evaluate.Evaluate(shots=(5,), knn_k=(20, 10, 1200, 1201))
+    with jax.set_mesh(tiny.mesh_of(8)), jax.transfer_guard("disallow"):
+        first = evaluate.frozen_accuracy(train, test, 10, settings)
+    second = evaluate.frozen_accuracy(train, test, 10, settings)
     assert first == second
-    assert first.keys() == {"knn", "linear"}
+    assert [*first] == ["knn", "knn_10", "knn_1200", "linear", "few_5"]
     assert first["knn"] > 0.93
     assert first["linear"] > 0.9
     shuffled = train[0], np.roll(train[1], 1)
-    chance = evaluate.frozen_accuracy(identity, shuffled, test, 10, settings)
+    chance = evaluate.frozen_accuracy(shuffled, test, 10, settings)
     assert max(chance.values()) < 0.25
 
 
-@pytest.mark.parametrize("after", [0, 1, 3])
+@pytest.mark.parametrize("after", [0, 1, 2, 11])
 def test_frozen_accuracy_stops_when_asked(after):
-    train, test = map(as_images, digits())
+    """Before both blocks of rows, eight times in the probe, before each few shots."""
+    train, test = digits()
     asked = []
 
     def should_stop() -> bool:
         asked.append(1)
         return len(asked) > after
 
+    settings = evaluate.Evaluate(shots=(1, 5))
     with pytest.raises(evaluate.Interrupted):
-        evaluate.frozen_accuracy(
-            identity, train, test, 10, evaluate.Evaluate(), should_stop
-        )
+        evaluate.frozen_accuracy(train, test, 10, settings, should_stop=should_stop)
     assert len(asked) == after + 1
 
 
 @pytest.mark.parametrize("bad", [-1, 10])
 def test_frozen_accuracy_refuses_labels_out_of_range(bad):
-    train, test = map(as_images, digits())
+    train, test = digits()
     labels = test[1].copy()
     labels[3] = bad
     with pytest.raises(ValueError, match=r"held-out labels .* 0\.\.9"):
-        evaluate.frozen_accuracy(
-            identity, train, (test[0], labels), 10, evaluate.Evaluate()
-        )
+        evaluate.frozen_accuracy(train, (test[0], labels), 10, evaluate.Evaluate())
 
 
 def test_check_names_every_bad_field():
@@ -236,10 +313,12 @@ def test_check_names_every_bad_field():
         "test_images": -1,
         "batch_size": 0,
         "pool": "sum",
-        "knn_k": 0,
+        "knn_k": (5, 0),
         "knn_temperature": float("nan"),
         "linear_l2": -1.0,
         "linear_iterations": 0,
+        "shots": (5, -1),
+        "health_images": -1,
     }
     # What the layers are is known with the encoder alone.
     names = {f.name for f in dataclasses.fields(evaluate.Evaluate)} - {"layers"}
@@ -248,5 +327,7 @@ def test_check_names_every_bad_field():
     assert len(problems) == len(bad)
     for name in bad:
         assert sum(p.startswith(f"config.evaluate.{name}: ") for p in problems) == 1
-    crowded = evaluate.check(evaluate.Evaluate(train_images=10, knn_k=11))
-    assert [p.split(":")[0] for p in crowded] == ["config.evaluate.knn_k"]
+    for ks in ((11,), ()):
+        crowded = evaluate.check(evaluate.Evaluate(train_images=10, knn_k=ks))
+        assert [p.split(":")[0] for p in crowded] == ["config.evaluate.knn_k"]
+    assert evaluate.check(evaluate.Evaluate(train_images=10, knn_k=(10, 11))) == []

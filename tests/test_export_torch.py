@@ -290,7 +290,7 @@ def test_a_trained_encoder_is_as_good_in_transformers(tmp_path):
         found = theirs(pixels).last_hidden_state[:, 1:].mean(1).numpy()
     assert np.abs(ours - found).max() <= RELATIVE * np.abs(ours).max()
     told = [
-        knn.predict(x[: len(known)], known, x[len(known) :], 10, 20, 0.07)
+        knn.predict(x[: len(known)], known, x[len(known) :], 10, [20], 0.07)[0]
         for x in (ours, found)
     ]
     accuracies = [(one == asked).mean() for one in told]

@@ -1,11 +1,12 @@
 """What is looked at between updates, and how it is cut short."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
-from mimjax import evaluate, patches, train
+from mimjax import evaluate, patches, sharding, train
 from mimjax.run.judge import Judge
 
 PLAN = train.Plan(10, 0, np.zeros(3, np.float32), np.ones(3, np.float32))
@@ -26,6 +27,69 @@ def test_features_are_of_the_layers_asked_for(tmp_path, layers, counted):
     )
     found = judge.embed(params, judge.put(image))
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+SMALL = {
+    "evaluate__train_images": 40,
+    "evaluate__test_images": 24,
+    "evaluate__batch_size": 16,
+    "evaluate__linear_iterations": 2,
+    "evaluate__shots": (1, 2),
+    "evaluate__health_images": 13,
+}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A run on one device, and what judges it."""
+    run = tiny.Run(tiny.resolve("mae", **SMALL))
+    folder = tmp_path_factory.mktemp("alone")
+    return run, Judge(run.config, PLAN, run.mesh, folder, lambda: False)
+
+
+def test_an_evaluation_changes_nothing_of_the_training(alone):
+    """With everything that is judged, to the bit."""
+    run, judge = alone
+    host, found = jax.device_get(run.state), []
+    for period in (5, 2):
+        run.state = jax.device_put(host, sharding.shardings(host, run.mesh))
+        values = []
+        for step in range(4):
+            if step % period == 0 and period < 5:
+                judge.evaluate(run.state)
+            values.append(run.step())
+        found.append((values, tiny.bits(run.state)))
+    assert found[0] == found[1]
+    run.state = jax.device_put(host, sharding.shardings(host, run.mesh))
+
+
+def test_a_mesh_judges_as_one_device_does(alone, tmp_path):
+    run, judge = alone
+    one, mesh = judge.evaluate(run.state), tiny.mesh_of(2, 2, 2)
+    names = ["loss", "knn", "knn_10", "linear", "few_1", "few_2", "rankme"]
+    names += [f"health/norm_{layer:02d}" for layer in (1, 2)]
+    far = [f"health/attention_distance_{layer:02d}" for layer in (1, 2)]
+    assert [*one] == [f"eval/{name}" for name in [*names, *far, "seconds"]]
+    assert 1 < one["eval/rankme"] < 24
+    assert all(1 < one[f"eval/{name}"] < 16 for name in far)
+    judge = Judge(run.config, PLAN, mesh, tmp_path, lambda: False)
+    state = jax.device_get(run.state)
+    with jax.set_mesh(mesh):
+        many = judge.evaluate(jax.device_put(state, sharding.shardings(state, mesh)))
+    assert 0 < many.pop("eval/seconds") < 600
+    assert {**one, **many} == pytest.approx(one, rel=1e-4)
+
+
+def test_held_out_masks_are_the_same_in_every_run(alone, tmp_path):
+    """Curves of runs that differ in their seed can be compared."""
+    run, judge = alone
+    wanted = judge.held_out(run.state)
+    assert judge.held_out(run.state) == wanted
+    given = tiny.resolve("mae", **SMALL, seed=5)
+    other = Judge(given, PLAN, run.mesh, tmp_path, lambda: False)
+    assert other.held_out(run.state) == wanted
+    other.test["image"] = other.test["image"][::-1]
+    assert other.held_out(run.state) != wanted, "another mask is another loss"
 
 
 def test_asked_to_stop_it_neither_judges_nor_draws_and_can_do_both_later(tmp_path):

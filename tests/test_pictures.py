@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mimjax import report
-from mimjax.report import curves, pictures
+from mimjax.report import curves, health, pictures
 
 MEAN, STD = (0.5, 0.25, 0.0), (0.5, 0.25, 1.0)
 
@@ -140,6 +140,21 @@ def test_what_an_objective_measures_is_drawn_if_it_is(tmp_path):
     assert not curves.metric_curves(records, path), "held-out values name them"
     assert curves.metric_curves([*records, {"step": 300, "eval/codes_used": 0.6}], path)
     assert {blue, orange} <= colours(path)
+
+
+def test_layers_are_drawn_first_and_last_and_are_no_metrics(tmp_path):
+    path, (blue, orange) = tmp_path / "health.png", ((31, 95, 168), (217, 130, 43))
+    first = {"step": 0, "eval/rankme": 3.0, "eval/seconds": 1.0, "eval/knn_10": 0.5}
+    for name in ("norm", "attention_distance"):
+        first |= {f"eval/health/{name}_{i:02d}": i / 2 for i in range(1, 12)}
+    told = health.depth_curves([first], path)
+    assert told.endswith("(RankMe) 3.0")
+    assert blue in colours(path) and orange not in colours(path)
+    last = {**first, "step": 9, "eval/rankme": 7.25, "eval/health/norm_02": 9.0}
+    assert health.depth_curves([first, last], path).endswith("3.0 to 7.2")
+    assert {blue, orange} <= colours(path)
+    assert not curves.metric_curves([first, last], tmp_path / "metrics.png")
+    assert health.depth_curves(run_records(), path) == ""
 
 
 def test_nothing_is_drawn_of_nothing(tmp_path):

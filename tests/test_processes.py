@@ -57,6 +57,16 @@ def test_two_processes_equal_one_also_when_stopped_and_resumed(tmp_path):
     assert "step" not in second.stderr(), "the first speaks for all"
     assert first.steps() == list(range(1, 61)), "the first process alone writes"
     assert first.evaluated() == alone.evaluated() == [0, 60]
+    # Before the first update the features are the same, and so are their neighbours.
+    judged = ("knn", "knn_10", "linear", "rankme", "health/norm_02")
+    ours, theirs = (
+        [
+            next(r for r in program.records() if "eval/loss" in r)[f"eval/{n}"]
+            for n in judged
+        ]
+        for program in (first, alone)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     for name in ("loss", "eval/loss"):
         ours, theirs = (
             [record[name] for record in program.records() if name in record]

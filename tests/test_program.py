@@ -1,6 +1,7 @@
 """The command line, from the shipped quickstart to every exit status."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ SHRUNK = [
     "--config.evaluate.train_images=64",
     "--config.evaluate.test_images=32",
     "--config.evaluate.batch_size=32",
+    "--config.evaluate.shots=(1,2)",
 ]
 
 
@@ -57,7 +59,10 @@ def test_the_quickstart_says_how_it_goes_and_nothing_else(quickstart):
     assert lines[-1].endswith(f"; see {quickstart.workdir / 'report.html'}")
     known = ("parameters: encoder", "compiled in", "step ")
     assert [line for line in lines[1:-1] if not line.startswith(known)] == []
-    assert sum("held out: loss" in line and "knn" in line for line in lines) == 3
+    told = [line for line in lines if "held out: " in line]
+    shown = r"step \d held out: loss [\d.]+  knn [\d.]+  linear [\d.]+  \([\d.]+ s\)"
+    assert len(told) == 3
+    assert all(re.fullmatch(shown, line) for line in told), told
     (last,) = (line for line in lines if line.startswith("step 6/6"))
     for shown in ("loss", "lr", "img/s", "data wait", "ETA"):
         assert shown in last
@@ -74,15 +79,19 @@ def test_the_quickstart_leaves_what_is_promised(quickstart):
         if "eval/loss" in record:
             assert 0 <= record["eval/knn"] <= 1
             assert 0 <= record["eval/linear"] <= 1
+            assert 0 <= record["eval/few_2"] <= 1
+            assert record["eval/seconds"] > 0
     assert quickstart.saved() == [3, 6]
     folder = quickstart.workdir
     sheets = sorted(p.name for p in (folder / "pictures").iterdir())
     assert sheets == [f"step_{step:08d}.png" for step in (0, 3, 6)]
-    assert (folder / "loss.png").stat().st_size > 1000
+    for name in ("loss", "health"):
+        assert (folder / f"{name}.png").stat().st_size > 1000
     assert len([*(folder / "tensorboard").glob("events.out.tfevents.*")]) == 1
     assert not (folder / "data_errors.jsonl").exists()
     page = (folder / "report.html").read_text()
-    for part in ("kNN", "linear", "untrained", "objective.mask_ratio"):
+    parts = ("kNN", "linear", "2 images a class", "RankMe", "objective.mask_ratio")
+    for part in (*parts, "untrained"):
         assert part in page
 
 

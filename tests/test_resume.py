@@ -18,6 +18,7 @@ LOOKING = [
     "--config.evaluate.linear_iterations=2",
     "--config.evaluate.train_images=64",
     "--config.evaluate.test_images=64",
+    "--config.evaluate.shots=(1,2)",
 ]
 
 LOUD = "reading the config"

@@ -1,6 +1,6 @@
-"""Accuracy of frozen features: weighted k-nearest-neighbours and a linear probe.
+"""Accuracy of frozen features: k-nearest-neighbours, linear probe, few shots; health.
 
-Neighbour count and temperature are DINO's (arXiv 2104.14294, eval_knn.py); the probe
+Neighbour counts and temperature are DINO's (arXiv 2104.14294, eval_knn.py); the probe
 standardises its input as MAE's linear probe does (arXiv 2111.06377, appendix A).
 """
 
@@ -11,7 +11,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from mimjax.evaluate import knn, linear
+from mimjax import sharding
+from mimjax.evaluate import fewshot, knn, linear
 
 Labelled = tuple[np.ndarray, np.ndarray]
 
@@ -35,11 +36,18 @@ class Evaluate:
             norm gives. Behind a small decoder the last layers decode: BEiT is probed
             at layer 9 of 12, 14 of 24 (arXiv 2106.08254). AIM's official probe reads
             the mean of the last six (`constants.py`).
-        knn_k: neighbours that vote (20 is the best of 10, 20, 100, 200 in DINO).
+        knn_k: neighbours that vote, of which the first are "eval/knn" (20 is the best
+            of 10, 20, 100, 200 in DINO), others such as "eval/knn_10", which is left
+            out where there are fewer images than that.
         knn_temperature: a neighbour's vote weighs exp(cosine / knn_temperature).
         linear_l2: the probe minimises mean cross-entropy + linear_l2 / 2 * |weights|^2.
             Fixed beforehand, never chosen by looking at held-out images.
         linear_iterations: L-BFGS iterations at most.
+        shots: images a class that a few-shot classifier (`fewshot.py`) learns from,
+            such as (1, 5, 10), for "eval/few_1" and so on.
+        health_images: held-out images whose tokens and attention are looked at in all
+            layers ("eval/health/..."); 0 for none, and no rank of features either
+            ("eval/rankme", of all held-out images).
     """
 
     train_images: int = 4096
@@ -47,10 +55,12 @@ class Evaluate:
     batch_size: int = 256
     pool: str = "mean"
     layers: tuple[int, ...] = ()
-    knn_k: int = 20
+    knn_k: tuple[int, ...] = (20, 10, 100, 200)
     knn_temperature: float = 0.07
     linear_l2: float = 1e-3
     linear_iterations: int = 200
+    shots: tuple[int, ...] = ()
+    health_images: int = 128
 
 
 def never() -> bool:
@@ -61,25 +71,30 @@ def never() -> bool:
 def check(evaluate: Evaluate) -> list[str]:
     """Problems of the config group, one line each; empty when there is none."""
     problems = []
-    for name in (
-        "train_images",
-        "test_images",
-        "batch_size",
-        "knn_k",
-        "linear_iterations",
-    ):
+    for name in ("train_images", "test_images", "batch_size", "linear_iterations"):
         value = getattr(evaluate, name)
         if value < 1:
             problems.append(f"config.evaluate.{name}: {value} must be at least 1")
+    for name in ("knn_k", "shots"):
+        values = getattr(evaluate, name)
+        if min(values, default=1) < 1:
+            problems.append(f"config.evaluate.{name}: {values} must be at least 1 each")
+    if evaluate.health_images < 0:
+        problems.append(
+            f"config.evaluate.health_images: {evaluate.health_images} must not be "
+            "negative"
+        )
     if evaluate.pool not in ("mean", "max", "cls", "edges"):
         problems.append(
             f"config.evaluate.pool: {evaluate.pool!r} is none of mean, max, cls, edges"
         )
-    if evaluate.knn_k > evaluate.train_images >= 1:
+    if not evaluate.knn_k:
+        problems.append("config.evaluate.knn_k: () must name one number at least")
+    elif evaluate.knn_k[0] > evaluate.train_images >= 1:
         problems.append(
-            f"config.evaluate.knn_k: {evaluate.knn_k} neighbours of only "
+            f"config.evaluate.knn_k: {evaluate.knn_k[0]} neighbours of only "
             f"{evaluate.train_images} images (config.evaluate.train_images); "
-            "must be at most that"
+            "the first must be at most that"
         )
     if not 0 < evaluate.knn_temperature < math.inf:
         problems.append(
@@ -95,36 +110,37 @@ def check(evaluate: Evaluate) -> list[str]:
 
 
 def frozen_accuracy(
-    features_of: Callable[[np.ndarray], np.ndarray],
     train: Labelled,
     test: Labelled,
     num_classes: int,
     evaluate: Evaluate,
+    mesh: jax.sharding.Mesh | None = None,
     should_stop: Callable[[], bool] = never,
 ) -> dict[str, float]:
-    """Held-out accuracy of the two classifiers on frozen features.
+    """Held-out accuracy of the classifiers on frozen features.
 
-    Every process passes the same images and gets the same answer; the classifiers are
-    computed by each process for itself.
+    Every process passes the same features and gets the same answer.
 
     Args:
-        features_of: images [n, H, W, C] uint8 -> features [n, D] float32.
-        train: images and their classes [n] in 0..num_classes-1, to learn from.
+        train: features [n, D] float32 and their classes [n] in 0..num_classes-1, to
+            learn from.
         test: the same, to judge on.
         num_classes: how many classes there are.
         evaluate: the settings.
+        mesh: the devices to share the work; one where there is none.
         should_stop: asked between stages, equally often on every process.
 
     Returns:
-        {"knn": fraction, "linear": fraction} of test images classified rightly.
+        Fractions of test images classified rightly: "knn", "linear", and those of other
+        numbers of neighbours ("knn_10") and of few shots ("few_5").
 
     Raises:
         Interrupted: `should_stop` said so.
         ValueError: a label outside 0..num_classes-1, or no images.
     """
-    for split, (images, labels) in (("training", train), ("held-out", test)):
-        if len(images) == 0 or len(images) != len(labels):
-            raise ValueError(f"{len(images)} {split} images, {len(labels)} labels")
+    for split, (features, labels) in (("training", train), ("held-out", test)):
+        if len(features) == 0 or len(features) != len(labels):
+            raise ValueError(f"{len(features)} {split} images, {len(labels)} labels")
         if labels.min() < 0 or labels.max() >= num_classes:
             raise ValueError(
                 f"{split} labels run from {labels.min()} to {labels.max()}, "
@@ -135,28 +151,33 @@ def frozen_accuracy(
         if should_stop():
             raise Interrupted
 
-    known, asked = features_of(train[0]), features_of(test[0])
-    pause()
-    # Not on the mesh of the caller, where every device would do the same again.
-    here = jax.sharding.Mesh(np.array(jax.local_devices()[:1]), ("here",))
-    with jax.set_mesh(here):
-        neighbours = knn.predict(
-            known,
-            train[1],
-            asked,
+    def share(answers: np.ndarray) -> float:
+        return float(np.mean(answers == test[1]))
+
+    first, *others = evaluate.knn_k
+    ks = {"knn": first, **{f"knn_{k}": k for k in others if k <= len(train[0])}}
+    mesh = mesh or sharding.alone()
+    with jax.set_mesh(mesh):  # that of the caller may be another
+        answers = knn.predict(
+            *train,
+            test[0],
             num_classes,
-            evaluate.knn_k,
+            [*ks.values()],
             evaluate.knn_temperature,
+            mesh,
+            pause,
         )
         probe = linear.fit(
-            known,
-            train[1],
+            *train,
             num_classes,
             evaluate.linear_l2,
             evaluate.linear_iterations,
+            mesh,
             pause,
         )
-    return {
-        "knn": float(np.mean(neighbours == test[1])),
-        "linear": float(np.mean(linear.predict(probe, asked) == test[1])),
-    }
+    found = dict(zip(ks, map(share, answers), strict=True))
+    found["linear"] = share(linear.predict(probe, test[0]))
+    for shots in evaluate.shots:
+        pause()
+        found[f"few_{shots}"] = fewshot.accuracy(*train, *test, num_classes, shots)
+    return found

@@ -23,7 +23,7 @@ def extract(
     dropped.
 
     Args:
-        apply_fn: jitted, [batch_size, H, W, C] uint8 on device -> [batch_size, D].
+        apply_fn: jitted, [batch_size, H, W, C] uint8 on device -> [batch_size, ...].
         images: [n, H, W, C] uint8.
         batch_size: images per call, over all devices.
         put: places a batch of the host on the devices of `apply_fn`, e.g.
@@ -31,7 +31,7 @@ def extract(
         should_stop: asked before every batch, equally often on every process.
 
     Returns:
-        [n, D] float32.
+        [n, ...] float32.
 
     Raises:
         Interrupted: `should_stop` said so.

@@ -8,7 +8,7 @@ from typing import Any
 
 from mimjax.data import error_counts
 from mimjax.metrics import Record, read_metrics, replacing
-from mimjax.report import curves, figures, page
+from mimjax.report import curves, figures, health, page
 
 REPORT = "report.html"
 PICTURES = "pictures"
@@ -96,9 +96,12 @@ def _subtitle(config: Mapping[str, Any], run: Mapping[str, Any]) -> str:
 
 
 def _accuracy(records: Sequence[Record]) -> str:
-    """kNN and linear probe: the untrained encoder next to the newest."""
+    """Probes, kNN and few shots: the untrained encoder next to the newest."""
     rows, newest = [], 0
-    for key, name, _ in curves.ACCURACIES:
+    few = {key for record in records for key in record if key.startswith("eval/few_")}
+    counts = sorted(int(key.removeprefix("eval/few_")) for key in few)
+    shots = [(f"eval/few_{n}", f"{n} images a class") for n in counts]
+    for key, name in (*(line[:2] for line in curves.ACCURACIES), *shots):
         steps, values = curves.series(records, key)
         if not len(steps):
             continue
@@ -151,6 +154,8 @@ def _curves(workdir: Path, records: Sequence[Record], run: Mapping[str, Any]) ->
         body += page.picture(accuracy, "Frozen encoder on held-out images")
     if curves.metric_curves(records, others):
         body += page.picture(others, "What else the objective measures")
+    if caption := health.depth_curves(records, workdir / "health.png"):
+        body += page.picture(workdir / "health.png", caption)
     return body
 
 

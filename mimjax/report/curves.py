@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from mimjax.metrics import Record, replacing
+from mimjax.metrics import DETAIL, Record, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,7 +137,8 @@ def metric_curves(records: Sequence[Record], path: Path) -> bool:
     held_out = {key for record in records for key in record if key.startswith("eval/")}
     # What every run has as well is no metric of the objective.
     common = {"eval/loss", *(key for key, _, _ in ACCURACIES)}
-    names = sorted(key.removeprefix("eval/") for key in held_out - common)
+    own = (key for key in held_out - common if not DETAIL.fullmatch(key))
+    names = sorted(key.removeprefix("eval/") for key in own)
     if not names:
         return False
     rows = -(-len(names) // 2)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mimjax.metrics import DETAIL
+
 BAR = 20  # characters
 
 
@@ -27,6 +29,16 @@ def _fields(values: Mapping[str, Any]) -> list[str]:
         "data_wait": lambda v: f"data wait {100 * v:.0f}%",
     }
     return [show(float(values[key])) for key, show in shown.items() if key in values]
+
+
+def held_out(values: Mapping[str, Any]) -> str:
+    """An evaluation in a line: what is looked at first, and what it took."""
+    shown = [
+        f"{key.removeprefix('eval/')} {value:.4f}"
+        for key, value in values.items()
+        if not DETAIL.fullmatch(key)
+    ]
+    return "  ".join([*shown, f"({values['eval/seconds']:.1f} s)"])
 
 
 class Progress:

@@ -5,21 +5,24 @@ Nothing here touches the training state or its random streams.
 
 import functools
 import pathlib
-import zlib
+import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
 
 from mimjax import batches, data, evaluate, metrics, patches, report, sharding
 from mimjax.config import Config
-from mimjax.data.faults import BadDataError
-from mimjax.evaluate import features
-from mimjax.hosts.agree import first_says, same
+from mimjax.evaluate import features, health
+from mimjax.hosts.agree import first_says
 from mimjax.objectives import IGNORED
 from mimjax.report import pictures
+from mimjax.run import heldout
 from mimjax.train import Plan, State, streams
+
+# The seed of held-out masks, the same in every run so that losses can be compared.
+MASKS = 0
 
 # Images of a picture sheet.
 SHEET_ROWS = 8
@@ -42,40 +45,9 @@ class Judge:
         self.names: list[str] = []
 
     @functools.cached_property
-    def images(self) -> dict[str, Any]:
-        """Labelled images to learn from ("probe_train") and held-out ones ("test").
-
-        Raises evaluate.Interrupted when asked to stop while they are read, and
-        BadDataError where one process could not read what others could.
-        """
-        encoder, wanted = self.config.encoder, self.config.evaluate
-        limits: dict[data.Split, int] = {
-            "probe_train": wanted.train_images,
-            "test": wanted.test_images,
-        }
-        found = {
-            split: data.held_out(
-                self.config.data,
-                image_size=encoder.image_size,
-                channels=encoder.channels,
-                split=split,
-                limit=limit,
-                mask_values=self.config.mask_values,
-                should_stop=self.should_stop,
-                # Every process reads the same; one writes down what it could not.
-                workdir=self.workdir if jax.process_index() == 0 else None,
-            )
-            for split, limit in limits.items()
-            if split == "test" or self.num_classes
-        }
-        if self.should_stop():
-            raise evaluate.Interrupted
-        seen = 0
-        for array in (array for arrays in found.values() for array in arrays):
-            seen = zlib.crc32(array.data, seen)
-        if not same(seen):
-            raise BadDataError("the processes did not read the same held-out images")
-        return found
+    def images(self) -> dict[str, tuple[np.ndarray, ...]]:
+        """Images as `heldout.read` gives them, with what it raises."""
+        return heldout.read(self.config, self.workdir, self.should_stop)
 
     @functools.cached_property
     def test(self) -> dict[str, np.ndarray]:
@@ -95,19 +67,23 @@ class Judge:
     @functools.cached_property
     def embed(self) -> Any:
         """(parameters, uint8 images) -> features, on every device."""
+        encoder, wanted = self.config.encoder, self.config.evaluate
+        after = len(encoder.layer_widths) + 1
+        layers = tuple(layer % after for layer in wanted.layers)  # -1 is the last
+        how = {"pool": wanted.pool, "chosen": layers, "method": "features"}
+        return self.of_encoder(functools.partial(encoder.apply, **how))
+
+    @functools.cached_property
+    def inside(self) -> Any:
+        """(parameters, uint8 images) -> what is measured in each layer."""
+        return self.of_encoder(functools.partial(health.measure, self.config.encoder))
+
+    def of_encoder(self, apply_fn: Any) -> Any:
+        """(parameters, uint8 images) -> what `apply_fn` makes of them, everywhere."""
 
         def apply(params: Any, image: jax.Array) -> jax.Array:
             image = patches.normalise(image, self.plan.mean, self.plan.std)
-            encoder, wanted = self.config.encoder, self.config.evaluate
-            after = len(encoder.layer_widths) + 1
-            found = encoder.apply(
-                {"params": params["encoder"]},
-                image,
-                wanted.pool,
-                tuple(layer % after for layer in wanted.layers),  # -1 is the last
-                method="features",
-            )
-            return cast(jax.Array, found)
+            return apply_fn({"params": params["encoder"]}, image)
 
         return jax.jit(apply, out_shardings=sharding.replicated(self.mesh))
 
@@ -120,39 +96,57 @@ class Judge:
                 {"params": params, **frozen},
                 batches.prepare(batch, self.plan.mean, self.plan.std),
                 train=False,
-                rngs=streams(self.config.run.seed, number),
+                rngs=streams(MASKS, number),
             )
             return {"loss": loss, **metrics}
 
         return jax.jit(apply, out_shardings=sharding.replicated(self.mesh))
 
     def evaluate(self, state: State) -> dict[str, float]:
-        """Held-out loss and metrics and, where there are labels, frozen accuracy.
+        """Held-out loss, health of the encoder and, with labels, frozen accuracy.
 
-        The keys start with "eval/". Raises evaluate.Interrupted when asked to stop.
+        The keys start with "eval/"; "eval/seconds" is what it took, with the reading of
+        images and compiling where it is the first. Raises evaluate.Interrupted when
+        asked to stop.
         """
-        values = self.held_out(state)
+        begun = time.monotonic()
+        values = self.held_out(state) | self.frozen(state.best_params)
+        values["seconds"] = time.monotonic() - begun
+        return {f"eval/{name}": float(value) for name, value in values.items()}
+
+    def frozen(self, params: Any) -> dict[str, float]:
+        """What the encoder is worth as it is, and how it does inside."""
+        wanted, values = self.config.evaluate, {}
+        images, labels = self.images["test"][:2]
+        if not (self.num_classes or wanted.health_images):
+            return values
+        asked = self.extract(self.embed, params, images, wanted.batch_size)
         if self.num_classes:
-            params = state.best_params
-
-            def features_of(images: np.ndarray) -> np.ndarray:
-                return features.extract(
-                    lambda batch: self.embed(params, batch),
-                    images,
-                    self.config.evaluate.batch_size,
-                    self.put,
-                    self.should_stop,
-                )
-
+            images_known, classes = self.images["probe_train"][:2]
+            known = self.extract(self.embed, params, images_known, wanted.batch_size)
             values |= evaluate.frozen_accuracy(
-                features_of,
-                self.images["probe_train"][:2],
-                self.images["test"][:2],
+                (known, classes),
+                (asked, labels),
                 self.num_classes,
-                self.config.evaluate,
+                wanted,
+                self.mesh,
                 self.should_stop,
             )
-        return {f"eval/{name}": float(value) for name, value in values.items()}
+        if wanted.health_images:
+            values["rankme"] = health.rankme(asked)
+            some = images[: wanted.health_images]
+            one_each = sharding.shares(self.mesh)
+            if self.config.encoder.layer_widths:
+                inside = self.extract(self.inside, params, some, one_each)
+                values |= health.named(inside)
+        return values
+
+    def extract(
+        self, apply_fn: Any, params: Any, images: np.ndarray, size: int
+    ) -> np.ndarray:
+        """What `apply_fn` makes of all images, `size` at a time; on every process."""
+        apply = functools.partial(apply_fn, params)
+        return features.extract(apply, images, size, self.put, self.should_stop)
 
     def held_out(self, state: State) -> dict[str, float]:
         """The objective on held-out images with masks that are always the same."""

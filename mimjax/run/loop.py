@@ -14,7 +14,7 @@ from mimjax import checkpoint, data, metrics, report, train
 from mimjax.config import Config
 from mimjax.data.faults import BadDataError
 from mimjax.evaluate import Interrupted
-from mimjax.report.progress import Progress, duration
+from mimjax.report.progress import Progress, duration, held_out
 from mimjax.run import feed, setup, source, stop, workdir
 from mimjax.run.judge import Judge
 
@@ -210,9 +210,7 @@ def look(session: Session, state: train.State, step: int) -> bool:
         if session.due(period.eval_every, step) and not judge.evaluated(step):
             values = judge.evaluate(state)
             session.writer.write(step, values)
-            told = {k.removeprefix("eval/"): f"{v:.4f}" for k, v in values.items()}
-            shown = "  ".join(f"{name} {value}" for name, value in told.items())
-            session.progress.note(f"step {step} held out: {shown}")
+            session.progress.note(f"step {step} held out: {held_out(values)}")
         if session.due(period.picture_every, step) and not judge.drawn(step):
             judge.draw(state, step)
     except Interrupted:

@@ -458,6 +458,7 @@ OWN: dict[str, dict[tuple[str, ...], Any]] = {
         ("objective", "layers"): (-2, -1),
         ("objective", "num_classes"): 10,
     },
+    "linear": {("objective", "num_classes"): 10},
     "simmim": {("objective", "mask_cell"): 8},
     "classify": {("objective", "num_classes"): 10},
     "mpp": {},

@@ -1,4 +1,4 @@
-"""AdamW with the schedules and the sets of decayed weights of each paper.
+"""The optimisers, schedules and sets of decayed weights of each paper.
 
 Five schedule shapes are in use (`Optim.schedule`); what is decayed is decided by the
 parameter's name, because under a layer scan the biases have two axes.
@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+# Numbers kept for each parameter that is trained, beside itself.
+MOMENTS = {"adamw": 2, "sgd": 1, "lars": 1}
+
 SCHEDULES = ("cosine", "linear", "cosine_beit", "cosine_simmim", "multistep_simmim")
 
 
@@ -20,6 +23,9 @@ SCHEDULES = ("cosine", "linear", "cosine_beit", "cosine_simmim", "multistep_simm
 class Optim:
     """The optimiser's numbers; the defaults are MAE's (arXiv 2111.06377, table 8).
 
+    `name` is "adamw", which uses `b1`, `b2` and `eps`; "sgd" with `momentum`, as
+    torch's; or "lars" (arXiv 1708.03888) with `momentum` and the coefficient `trust`,
+    as MAE's linear probe has them (table 10 and `util/lars.py`).
     The peak rate is `base_lr * batch_size / lr_batch`, or `base_lr` itself when
     `lr_batch` is 0; `warmup_lr` and `min_lr` are absolute. Warm-up is `warmup_steps`,
     or `warmup_epochs` when the former is 0. Kernels are decayed, and the parameters
@@ -30,6 +36,7 @@ class Optim:
     "encoder" or "encoder/patch": it has no gradient, no moments and no decay.
     """
 
+    name: str = "adamw"
     base_lr: float = 1.5e-4
     lr_batch: int = 256
     schedule: str = "cosine"
@@ -41,6 +48,8 @@ class Optim:
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
+    momentum: float = 0.9
+    trust: float = 0.001
     weight_decay: float = 0.05
     decay_also: tuple[str, ...] = ("cls_token", "mask_token")
     clip: float = 0.0
@@ -134,13 +143,40 @@ def decays(optim: Optim, path: tuple[Any, ...]) -> bool:
     return name == "kernel" or name in optim.decay_also
 
 
+def by_trust(optim: Optim) -> optax.GradientTransformation:
+    """Scales the gradient of what is decayed by trust * |parameter| / |gradient|.
+
+    The norms are those of a tensor, in a stack of a layer's; where one of them is 0 the
+    gradient stays.
+    """
+
+    def scaled(path: Any, g: Float[Array, "*s"], p: Float[Array, "*s"]) -> Array:
+        if not decays(optim, path):
+            return g
+        first = 1 if "layers" in (key.key for key in path) else 0
+        axes = tuple(range(first, p.ndim))
+        norm, length = (
+            jnp.linalg.vector_norm(x, axis=axes, keepdims=True) for x in (p, g)
+        )
+        usable = (norm > 0) & (length > 0)
+        return g * jnp.where(
+            usable, optim.trust * norm / jnp.where(usable, length, 1), 1
+        )
+
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(
+            scaled, updates, params
+        )
+    )
+
+
 def transform(optim: Optim) -> optax.GradientTransformation:
     """Gradient to update, before the learning rate.
 
-    The same as torch's AdamW once multiplied by the rate: p <- p (1 - lr wd), eps
-    outside the root. The rate is left out so that it follows the step counter alone: a
-    step that is skipped moves the schedule on but not the moments (as in the official
-    runs).
+    "adamw" is the same as torch's once multiplied by the rate: p <- p (1 - lr wd), eps
+    outside the root; the other two add the decay to the gradient. The rate is left out
+    so that it follows the step counter alone: a step that is skipped moves the schedule
+    on but not the moments (as in the official runs).
     """
 
     def mask(params: Any) -> Any:
@@ -149,20 +185,26 @@ def transform(optim: Optim) -> optax.GradientTransformation:
         )
 
     steps = [optax.clip_by_global_norm(optim.clip)] if optim.clip else []
-    steps.append(optax.scale_by_adam(optim.b1, optim.b2, optim.eps))
-    steps.append(optax.add_decayed_weights(optim.weight_decay, mask))
+    decay = optax.add_decayed_weights(optim.weight_decay, mask)
+    if optim.name == "adamw":
+        steps += [optax.scale_by_adam(optim.b1, optim.b2, optim.eps), decay]
+    else:
+        steps += [decay, *([by_trust(optim)] if optim.name == "lars" else [])]
+        steps.append(optax.trace(optim.momentum))
     return optax.chain(*steps)
 
 
 def problems(optim: Optim) -> list[str]:
     """What cannot work, one line each."""
     found = []
+    if optim.name not in MOMENTS:
+        found.append(f"name: {optim.name!r} is none of {', '.join(MOMENTS)}")
     if optim.schedule not in SCHEDULES:
         found.append(f"schedule: {optim.schedule!r} is none of {', '.join(SCHEDULES)}")
-    for name in ("base_lr", "eps"):
+    for name in ("base_lr", "eps", "trust"):
         if getattr(optim, name) <= 0:
             found.append(f"{name}: {getattr(optim, name)} must be above 0")
-    for name in ("b1", "b2", "ema"):
+    for name in ("b1", "b2", "momentum", "ema"):
         if not 0 <= getattr(optim, name) < 1:
             found.append(f"{name}: {getattr(optim, name)} must be in [0, 1)")
     at_least_zero = ("lr_batch", "warmup_steps", "warmup_epochs", "warmup_lr", "min_lr")

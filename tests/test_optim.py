@@ -1,4 +1,4 @@
-"""Schedules, decayed sets and AdamW against the official code's own numbers."""
+"""Schedules, decayed sets and optimisers against the official code's own numbers."""
 
 import dataclasses
 import json
@@ -225,10 +225,13 @@ def test_aim_decays_what_the_official_run_does():
     same_sets(official.aim(source, 4), optim.Optim(decay_also=()))
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
-def test_adamw_is_that_of_torch(weight_decay):
-    """Three steps; a rate of its own for each tensor scales its decay too."""
-    golden = official.load("adamw_layer_scale")
+@pytest.mark.parametrize(
+    ("name", "weight_decay"),
+    [("adamw", 0.0), ("adamw", 0.05), ("lars", 0.0), ("lars", 1e-3)],
+)
+def test_updates_are_the_official_ones(name, weight_decay):
+    """Three steps; a rate of its own for each tensor scales AdamW's decay too."""
+    golden = official.load({"adamw": "adamw_layer_scale"}.get(name, name))
     config = golden.config
     names = {
         "weight": "a/kernel",
@@ -242,15 +245,13 @@ def test_adamw_is_that_of_torch(weight_decay):
         named = {ours: jnp.asarray(arrays[name]) for name, ours in names.items()}
         return unflatten_dict(named, sep="/")
 
-    settings = optim.Optim(
-        b1=config["betas"][0],
-        b2=config["betas"][1],
-        eps=config["eps"],
-        weight_decay=weight_decay,
-    )
+    settings = optim.Optim(name=name, weight_decay=weight_decay)
+    if name == "adamw":
+        b1, b2 = config["betas"]
+        settings = dataclasses.replace(settings, b1=b1, b2=b2, eps=config["eps"])
     transform = optim.transform(settings)
     params = tree(golden.weights.arrays)
-    scale = tree(config["lr_scale"])
+    scale = tree(config.get("lr_scale", dict.fromkeys(names, 1.0)))
     state = transform.init(params)
     grads = {name: golden.input[f"grad/{name}"] for name in names}
     update = jax.jit(transform.update)
@@ -268,6 +269,38 @@ def test_adamw_is_that_of_torch(weight_decay):
                 rtol=1e-6,
                 atol=1e-7,
             )
+
+
+def grown(settings, params, grads, lr=0.1):
+    """What parameters become by an update with each of the gradients."""
+    transform = optim.transform(settings)
+    state, update = transform.init(params), jax.jit(transform.update)
+    for grad in grads:
+        updates, state = update(grad, state, params)
+        params = jax.tree.map(lambda p, u: p - lr * u, params, updates)
+    return params
+
+
+def test_a_stack_under_lars_is_as_its_layers_alone():
+    """Norms are those of a layer, here one all zero; scanned biases have two axes."""
+    draw = np.random.default_rng(0).standard_normal
+    layers = [{"kernel": draw((3, 4)), "bias": draw(4)} for _ in range(3)]
+    layers[1]["kernel"][:] = 0
+    grads = [[{"kernel": draw((3, 4)), "bias": draw(4)} for _ in range(3)]] * 2
+    settings = optim.Optim(name="lars", trust=0.02, weight_decay=0.1)
+
+    def stack(trees):
+        stacked = jax.tree.map(lambda *x: jnp.asarray(np.stack(x), jnp.float32), *trees)
+        return {"blocks": {"layers": stacked}}
+
+    ours = grown(settings, stack(layers), [stack(trees) for trees in grads])
+    alone = [
+        grown(settings, layer, [trees[i] for trees in grads])
+        for i, layer in enumerate(layers)
+    ]
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), ours, stack(alone)
+    )
 
 
 def test_clipping_scales_the_whole_gradient():
@@ -288,6 +321,9 @@ def test_clipping_scales_the_whole_gradient():
 @pytest.mark.parametrize(
     ("change", "line"),
     [
+        ({"name": "adam"}, "name: 'adam' is none of adamw, sgd, lars"),
+        ({"momentum": 1.0}, "momentum: 1.0 must be in [0, 1)"),
+        ({"trust": 0.0}, "trust: 0.0 must be above 0"),
         ({"schedule": "cosin"}, "schedule: 'cosin' is none of cosine,"),
         ({"base_lr": 0.0}, "base_lr: 0.0 must be above 0"),
         ({"b2": 1.0}, "b2: 1.0 must be in [0, 1)"),

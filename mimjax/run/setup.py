@@ -29,9 +29,10 @@ from mimjax.convert.files import BadFileError
 from mimjax.report.progress import Progress
 from mimjax.run import feed
 
-# Bytes the optimiser keeps for each parameter: itself, two moments, the gradient; and
-# for each that is not trained.
-STATE_BYTES, FROZEN_BYTES = 16, 4
+# Bytes for each parameter: itself, the gradient and moments, by the optimiser's name;
+# and for each that is not trained.
+STATE_BYTES = {name: 4 * (2 + count) for name, count in optim.MOMENTS.items()}
+FROZEN_BYTES = 4
 
 
 def keep_memory() -> None:
@@ -68,7 +69,8 @@ def place(
     if found:
         raise ConfigError(["config.optim." + line for line in found])
     learned = train.count(optim.trained(config.optim, params))
-    size = STATE_BYTES * learned + FROZEN_BYTES * (train.count(params) - learned)
+    size = STATE_BYTES[config.optim.name] * learned
+    size += FROZEN_BYTES * (train.count(params) - learned)
     size //= config.mesh.tensor
     mesh = sharding.make(sharding.choose(config.mesh, len(devices), size), devices)
     return config, mesh

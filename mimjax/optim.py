@@ -33,7 +33,9 @@ class Optim:
     none. `ema` is the decay of the moving average of the parameters, 0 for none.
     `accumulate` splits the batch into that many parts done one after the other; each
     part draws its own masks. `frozen` are the paths of what is not trained, such as
-    "encoder" or "encoder/patch": it has no gradient, no moments and no decay.
+    "encoder" or "encoder/patch": it has no gradient, no moments and no decay. `rates`
+    are tried at once in place of `base_lr`, each by a classifier of its own on one
+    frozen encoder.
     """
 
     name: str = "adamw"
@@ -56,6 +58,7 @@ class Optim:
     ema: float = 0.0
     accumulate: int = 1
     frozen: tuple[str, ...] = ()
+    rates: tuple[float, ...] = ()
 
     def peak_lr(self, batch_size: int) -> float:
         """The highest learning rate of the run."""
@@ -211,6 +214,9 @@ def problems(optim: Optim) -> list[str]:
     for name in (*at_least_zero, "weight_decay", "clip"):
         if getattr(optim, name) < 0:
             found.append(f"{name}: {getattr(optim, name)} must not be negative")
+    rates = set(optim.rates)
+    if len(rates) < len(optim.rates) or not all(rate > 0 for rate in rates):
+        found.append(f"rates: {optim.rates} must be above 0, and no two alike")
     if not 0 < optim.drop_at <= 1:
         found.append(f"drop_at: {optim.drop_at} must be in (0, 1]")
     if optim.accumulate < 1:

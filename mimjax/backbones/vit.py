@@ -213,7 +213,7 @@ class Encoder(nn.Module, backbones.Patched):
         chosen: tuple[int, ...] = (),
         apart: bool = False,
     ) -> tuple[Float[Array, "B T D"], Any]:
-        """A call without the last norm; the mean of layers `chosen`, or each `apart`."""
+        """The input of the last norm; the mean of layers `chosen`, or each `apart`."""
         x = self.add_positions(tokens, ids)
         if self.is_relative and ids is not None:
             raise ValueError("a relative position table needs all patches in order")

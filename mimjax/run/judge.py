@@ -12,7 +12,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from mimjax import batches, data, evaluate, metrics, patches, report, sharding
+from mimjax import batches, data, evaluate, grid, metrics, patches, report, sharding
 from mimjax.config import Config
 from mimjax.data.faults import BadDataError
 from mimjax.evaluate import features
@@ -113,13 +113,16 @@ class Judge:
         """(parameters, frozen, uint8 batch, number) -> loss, metrics; fixed masks."""
 
         def apply(params: Any, frozen: Any, batch: Any, number: jax.Array) -> Any:
-            loss, metrics = self.config.objective.apply(
-                {"params": params, **frozen},
-                batches.prepare(batch, self.plan.mean, self.plan.std),
-                train=False,
-                rngs=streams(self.config.run.seed, number),
-            )
-            return {"loss": loss, **metrics}
+            def of(params: Any) -> dict[str, jax.Array]:
+                loss, metrics = self.config.objective.apply(
+                    {"params": params, **frozen},
+                    batches.prepare(batch, self.plan.mean, self.plan.std),
+                    train=False,
+                    rngs=streams(self.config.run.seed, number),
+                )
+                return {"loss": loss, **metrics}
+
+            return grid.each(self.config.optim, of, params)
 
         return jax.jit(apply, out_shardings=sharding.replicated(self.mesh))
 
@@ -158,15 +161,16 @@ class Judge:
         # Whole batches only; fewer images than a batch are repeated to fill it.
         count = max(size, length // size * size)
         order = np.arange(count) % length
-        sums: dict[str, float] = {}
+        sums: dict[str, Any] = {}
         for number, rows in enumerate(order.reshape(-1, size)):
             if self.should_stop():
                 raise evaluate.Interrupted
             batch = {name: self.put(values[rows]) for name, values in whole.items()}
             found = self.loss(state.best_params, state.frozen, batch, np.int32(number))
             for name, value in jax.device_get(found).items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-        return {name: total / (count // size) for name, total in sums.items()}
+                sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
+        means = {name: total / (count // size) for name, total in sums.items()}
+        return grid.judged(self.config.optim, means)
 
     @functools.cached_property
     def panels(self) -> Any:

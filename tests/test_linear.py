@@ -72,7 +72,7 @@ SMALL = {
     "encoder__depth": 1,
     "encoder__channels": 1,
     "batch_size": 128,
-    "steps": 400,
+    "steps": 300,
     "optim__weight_decay": 0.0,
     "objective__pool": "mean",
     "objective__num_classes": 10,
@@ -89,7 +89,7 @@ def digits():
 
 
 @pytest.mark.parametrize(
-    ("name", "rates"), [("lars", (1.0, 10.0)), ("adamw", (1e-3, 1e-2))]
+    ("name", "rates"), [("lars", (30.0, 100.0)), ("adamw", (0.1, 0.3))]
 )
 def test_learns_as_much_as_logistic_regression(name, rates):
     """Of a random encoder, whose every number stays; the best of a grid of rates."""
@@ -99,7 +99,7 @@ def test_learns_as_much_as_logistic_regression(name, rates):
     (image, label), (asked, truth) = digits()
     rng = np.random.default_rng(0)
     for _ in range(given.run.steps):
-        rows = rng.choice(len(label), given.run.batch_size, replace=False)
+        rows = rng.integers(len(label), size=given.run.batch_size)
         batch = {"image": image[rows], "label": label[rows]}
         run.state, _ = run.update(run.state, batch)
     assert tiny.bits(run.state.params["encoder"]) == before
@@ -120,7 +120,7 @@ def test_learns_as_much_as_logistic_regression(name, rates):
     theirs = (predict(features) == truth).mean()
     probe = lbfgs.fit(known, label, 10, 1e-4, 200)
     solved = (lbfgs.predict(probe, features) == truth).mean()
-    print(ours, theirs, solved)
-    assert theirs > 0.5
+    assert theirs > 0.75
     assert solved == pytest.approx(theirs, abs=0.01)
-    assert ours.max() == pytest.approx(theirs, abs=0.03)
+    noise = np.sqrt(theirs * (1 - theirs) / len(truth))
+    assert ours.max() == pytest.approx(theirs, abs=2 * noise)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mimjax import batches, grid, optim, sharding
+from mimjax import batches, grid, sharding, trainable
 from mimjax.batches import Batch
 from mimjax.config import Config
 from mimjax.objectives import MOVING
@@ -28,7 +28,7 @@ def make(config: Config, mean: Any, std: Any) -> Callable[..., tuple[Any, Any]]:
         learned: Any, params: Any, variables: Any, batch: Batch, keys: dict[str, Array]
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         (loss, metrics), moving = config.objective.apply(
-            {"params": optim.restored(learned, params), **variables},
+            {"params": trainable.restored(learned, params), **variables},
             batch,
             train=True,
             rngs=keys,
@@ -51,8 +51,9 @@ def make(config: Config, mean: Any, std: Any) -> Callable[..., tuple[Any, Any]]:
             in_axes=(0, None, None, None, None),
             out_axes=((0, (0, None)), 0),
         )
-        learned = optim.trained(config.optim, params)
-        found = find(learned, params, {**frozen, **moving}, batch, keys)
+        learned = trainable.trained(config.optim, params)
+        rest = grid.first(config.optim, params)
+        found = find(learned, rest, {**frozen, **moving}, batch, keys)
         (loss, (metrics, moving)), grads = found
         return (loss, metrics, grads), moving
 

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mimjax.optim import Optim, restored, trained
+from mimjax.optim import Optim
+from mimjax.trainable import restored, trained
+from mimjax.trees import named_leaves, nested
 
 
 def over(
@@ -26,9 +28,10 @@ def over(
 
 def each(optim: Optim, function: Callable[[Any], Any], params: Any) -> Any:
     """What it is of the parameters of every member."""
+    rest = first(optim, params)
 
     def of(learned: Any) -> Any:
-        return function(restored(learned, params))
+        return function(restored(learned, rest))
 
     return over(optim, of, in_axes=0)(trained(optim, params))
 
@@ -37,8 +40,8 @@ def of_each(optim: Optim, function: Callable[[Optim], Array]) -> Array:
     """What it is for each member, whose `base_lr` is one of the rates."""
     if not optim.rates:
         return function(optim)
-    each = [dataclasses.replace(optim, base_lr=rate) for rate in optim.rates]
-    return jnp.stack([function(one) for one in each])
+    members = [dataclasses.replace(optim, base_lr=rate) for rate in optim.rates]
+    return jnp.stack([function(one) for one in members])
 
 
 def alone(config: Any) -> Any:
@@ -49,20 +52,31 @@ def alone(config: Any) -> Any:
     return dataclasses.replace(config, optim=single)
 
 
+def changed(optim: Optim, change: Callable[[Any], Any], params: Any) -> Any:
+    """The parameters with another array for each that is trained."""
+    if not optim.rates:
+        return params
+    own = named_leaves(trained(optim, params))
+    leaves = named_leaves(params)
+    return nested({n: change(x) if n in own else x for n, x in leaves.items()})
+
+
+def first(optim: Optim, params: Any) -> Any:
+    """The parameters of the first member."""
+    return changed(optim, lambda x: x[0], params)
+
+
 def spread(optim: Optim, state: Any) -> Any:
     """The state of a run without rates as that of a grid: all members start alike."""
     if not optim.rates:
         return state
 
-    def repeated(tree: Any) -> Any:
-        shape = (len(optim.rates),)
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, shape + x.shape), tree)
+    def repeated(x: Any) -> Any:
+        return jnp.broadcast_to(x, (len(optim.rates), *x.shape))
 
-    params, ema = (
-        restored(repeated(trained(optim, tree)), tree)
-        for tree in (state.params, state.ema)
-    )
-    return dataclasses.replace(state, params=params, ema=ema, opt=repeated(state.opt))
+    params, ema = (changed(optim, repeated, x) for x in (state.params, state.ema))
+    opt = jax.tree.map(repeated, state.opt)
+    return dataclasses.replace(state, params=params, ema=ema, opt=opt)
 
 
 def best(optim: Optim, values: dict[str, Array]) -> dict[str, Array]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -26,10 +27,13 @@ class Optim:
     `name` is "adamw", which uses `b1`, `b2` and `eps`; "sgd" with `momentum`, as
     torch's; or "lars" (arXiv 1708.03888) with `momentum` and the coefficient `trust`,
     as MAE's linear probe has them (table 10 and `util/lars.py`).
+
     The peak rate is `base_lr * batch_size / lr_batch`, or `base_lr` itself when
     `lr_batch` is 0; `warmup_lr` and `min_lr` are absolute. Warm-up is `warmup_steps`,
     or `warmup_epochs` when the former is 0. Kernels are decayed, and the parameters
-    named in `decay_also`. `clip` is the largest global norm of the gradient, 0 for
+    named in `decay_also`. `layer_decay` scales the update of a parameter, decay and
+    all, once for each layer behind it and once for the head (MAE, table 9, after BEiT,
+    arXiv 2106.08254). `clip` is the largest global norm of the gradient, 0 for
     none. `ema` is the decay of the moving average of the parameters, 0 for none.
     `accumulate` splits the batch into that many parts done one after the other; each
     part draws its own masks. `frozen` are the paths of what is not trained, such as
@@ -54,6 +58,7 @@ class Optim:
     trust: float = 0.001
     weight_decay: float = 0.05
     decay_also: tuple[str, ...] = ("cls_token", "mask_token")
+    layer_decay: float = 1.0
     clip: float = 0.0
     ema: float = 0.0
     accumulate: int = 1
@@ -98,48 +103,6 @@ def schedule(
     return jnp.where(t < warmup, rising, falling)
 
 
-def trained(optim: Optim, params: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """What is trained of nested dicts of parameters, the same dicts without the rest.
-
-    `above` is the path of `params` itself, with a slash behind it.
-    """
-    return {
-        name: trained(optim, part, f"{above}{name}/")
-        if isinstance(part, dict)
-        else part
-        for name, part in params.items()
-        if above + name not in optim.frozen
-    }
-
-
-def restored(learned: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    """All parameters again: those of `learned`, and the rest of `params`."""
-    return {
-        name: part
-        if name not in learned
-        else restored(learned[name], part)
-        if isinstance(part, dict)
-        else learned[name]
-        for name, part in params.items()
-    }
-
-
-def frozen_problems(optim: Optim, params: dict[str, Any]) -> list[str]:
-    """What cannot work in the paths of what is not trained, one line each."""
-    for path in optim.frozen:
-        part: Any = params
-        for name in path.split("/"):
-            known = ", ".join(part) if isinstance(part, dict) else "nothing"
-            if not isinstance(part, dict) or name not in part:
-                return [
-                    f"frozen: {path!r} is no parameter ({name!r} is none of {known})"
-                ]
-            part = part[name]
-    if not jax.tree.leaves(trained(optim, params)):
-        return [f"frozen: {optim.frozen} leaves nothing to train"]
-    return []
-
-
 def decays(optim: Optim, path: tuple[Any, ...]) -> bool:
     """Whether weight decay applies to the parameter at a tree path."""
     name = str(path[-1].key)
@@ -173,8 +136,26 @@ def by_trust(optim: Optim) -> optax.GradientTransformation:
     )
 
 
-def transform(optim: Optim) -> optax.GradientTransformation:
+def rate_scale(
+    optim: Optim, encoder: Any, path: tuple[Any, ...], shape: tuple[int, ...]
+) -> np.ndarray:
+    """What the update of a parameter is multiplied by: a number, in a stack a layer's.
+
+    So `warmup_lr` and `min_lr` are scaled as well, as in the official code of MAE and
+    BEiT; in SimMIM's they are the same for all layers. What is not of the encoder, such
+    as a head, is not scaled.
+    """
+    last = len(encoder.layer_widths) + 1
+    names = tuple(key.key for key in path)
+    layer = encoder.layer_of(names[1:]) if names[0] == "encoder" else last
+    scale = np.asarray(optim.layer_decay ** (last - layer), np.float32)
+    return scale.reshape(-1, *(1,) * (len(shape) - 1)) if scale.ndim else scale
+
+
+def transform(optim: Optim, encoder: Any = None) -> optax.GradientTransformation:
     """Gradient to update, before the learning rate.
+
+    `encoder` says which layer a parameter is of; without `layer_decay` it is not asked.
 
     "adamw" is the same as torch's once multiplied by the rate: p <- p (1 - lr wd), eps
     outside the root; the other two add the decay to the gradient. The rate is left out
@@ -194,7 +175,18 @@ def transform(optim: Optim) -> optax.GradientTransformation:
     else:
         steps += [decay, *([by_trust(optim)] if optim.name == "lars" else [])]
         steps.append(optax.trace(optim.momentum))
-    return optax.chain(*steps)
+    chain = optax.chain(*steps)
+    if optim.layer_decay == 1:
+        return chain
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = chain.update(updates, state, params)
+        scaled = jax.tree_util.tree_map_with_path(
+            lambda path, u: u * rate_scale(optim, encoder, path, u.shape), updates
+        )
+        return scaled, state
+
+    return optax.GradientTransformation(chain.init, update)
 
 
 def problems(optim: Optim) -> list[str]:
@@ -217,8 +209,9 @@ def problems(optim: Optim) -> list[str]:
     rates = set(optim.rates)
     if len(rates) < len(optim.rates) or not all(rate > 0 for rate in rates):
         found.append(f"rates: {optim.rates} must be above 0, and no two alike")
-    if not 0 < optim.drop_at <= 1:
-        found.append(f"drop_at: {optim.drop_at} must be in (0, 1]")
+    for name in ("drop_at", "layer_decay"):
+        if not 0 < getattr(optim, name) <= 1:
+            found.append(f"{name}: {getattr(optim, name)} must be in (0, 1]")
     if optim.accumulate < 1:
         found.append(f"accumulate: {optim.accumulate} must be at least 1")
     return found

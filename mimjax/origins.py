@@ -17,8 +17,9 @@ from mimjax.convert.archives import release
 from mimjax.convert.files import BadFileError, read
 from mimjax.metrics import read_metrics
 from mimjax.objectives import MOVING
-from mimjax.optim import Optim, trained
+from mimjax.optim import Optim
 from mimjax.settings import CONVERTED, PARAMS
+from mimjax.trainable import trained
 from mimjax.trees import Leaves, named_leaves, nested
 
 

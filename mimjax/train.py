@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from mimjax import batches, gradients, grid, optim, sharding
+from mimjax import batches, gradients, grid, optim, sharding, trainable
 from mimjax.batches import Batch
 from mimjax.config import Config
 from mimjax.objectives import MOVING
@@ -74,7 +74,7 @@ def init_state(config: Config) -> State:
     state = State(
         params=params,
         frozen=variables,
-        opt=optim.transform(config.optim).init(optim.trained(config.optim, params)),
+        opt=optim.transform(config.optim).init(trainable.trained(config.optim, params)),
         # A copy: a donated buffer may stand in one place only.
         ema=jax.tree.map(jnp.copy, params) if config.optim.ema else {},
         step=zero,
@@ -108,7 +108,7 @@ def make_step(
     grid each member is left as it was for itself, and what counts as bad is an update
     of none; what is reported is of the member with the lowest loss.
     """
-    transform = optim.transform(config.optim)
+    transform = optim.transform(config.optim, config.encoder)
     gradient = gradients.make(config, plan.mean, plan.std)
 
     def lr_of(given: optim.Optim, step: Array) -> Array:
@@ -141,7 +141,7 @@ def make_step(
         )
         lr = grid.of_each(config.optim, lambda given: lr_of(given, state.step))
         learned, averaged = (
-            optim.trained(config.optim, tree) for tree in (state.params, state.ema)
+            trainable.trained(config.optim, tree) for tree in (state.params, state.ema)
         )
         update = grid.over(config.optim, member, in_axes=(0, 0, 0, 0, 0, None))
         (params, opt, ema), good, values = update(
@@ -149,10 +149,10 @@ def make_step(
         )
         good = good.any()
         state = State(
-            params=optim.restored(params, state.params),
+            params=trainable.restored(params, state.params),
             frozen={**state.frozen, **chosen(good, moving, before)},
             opt=opt,
-            ema=optim.restored(ema, state.ema),
+            ema=trainable.restored(ema, state.ema),
             step=state.step + 1,
             bad_streak=jnp.where(good, 0, state.bad_streak + 1),
             bad_total=state.bad_total + ~good,
@@ -234,5 +234,5 @@ def sizes(config: Config, state: State) -> str:
     told = f"parameters: encoder {encoder:,}, in all {whole:,}"
     if not config.optim.frozen:
         return told
-    learned = count(optim.trained(config.optim, state.params))
+    learned = count(trainable.trained(config.optim, state.params))
     return f"{told}, trained {learned:,}"

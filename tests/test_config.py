@@ -279,6 +279,13 @@ def test_layers_that_cannot_be_judged_are_named():
         assert line.startswith(f"config.evaluate.layers: ({layer},) must be (), this")
 
 
+def test_rates_of_layers_need_layers():
+    swin, dvae = (str(ROOT / "configs" / f"{n}.py") for n in ("simmim_swin_b", "dvae"))
+    assert lines(swin, "optim.layer_decay=0.8") == []
+    (line,) = lines(dvae, "optim.layer_decay=0.8")
+    assert line.startswith("config.optim.layer_decay: 0.8 needs an encoder of layers")
+
+
 def test_all_problems_come_at_once():
     wrong = {
         "optim.clipp": "1",

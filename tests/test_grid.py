@@ -12,10 +12,10 @@ import tiny
 
 from mimjax import checkpoint, models, sharding, train
 from mimjax.export import program
-from mimjax.optim import trained
 from mimjax.report.progress import Progress
 from mimjax.run import setup
 from mimjax.run.judge import Judge
+from mimjax.trainable import trained
 
 RATES = (1e-3, 3e-3, 1e-2)
 CHANGES = {

@@ -1,7 +1,9 @@
 """Schedules, decayed sets and optimisers against the official code's own numbers."""
 
 import dataclasses
+import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,8 @@ import official
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mimjax import optim
+from mimjax import optim, trainable
+from mimjax.backbones import hybrid, swin, vit
 
 MAE = optim.Optim(warmup_epochs=40)
 BEIT = optim.Optim(schedule="cosine_beit", min_lr=1e-5)
@@ -141,10 +144,10 @@ TREE = {
 )
 def test_what_is_frozen_is_left_out_and_comes_back(frozen, left):
     settings = optim.Optim(frozen=frozen)
-    found = optim.trained(settings, TREE)
+    found = trainable.trained(settings, TREE)
     assert found == left
-    assert optim.frozen_problems(settings, TREE) == []
-    moved = optim.restored(jax.tree.map(lambda x: -x, found), TREE)
+    assert trainable.problems(settings, TREE) == []
+    moved = trainable.restored(jax.tree.map(lambda x: -x, found), TREE)
     assert jax.tree.structure(moved) == jax.tree.structure(TREE)
     changed = jax.tree.map(lambda new, old: old if new == -old else 0, moved, TREE)
     assert sum(jax.tree.leaves(changed)) == sum(jax.tree.leaves(left))
@@ -161,7 +164,7 @@ def test_what_is_frozen_is_left_out_and_comes_back(frozen, left):
     ],
 )
 def test_what_cannot_be_frozen_is_one_line(frozen, told):
-    (line,) = optim.frozen_problems(optim.Optim(frozen=frozen), TREE)
+    (line,) = trainable.problems(optim.Optim(frozen=frozen), TREE)
     assert line.startswith("frozen: ") and line.endswith(told)
 
 
@@ -303,6 +306,109 @@ def test_a_stack_under_lars_is_as_its_layers_alone():
     )
 
 
+def layers_of(encoder):
+    """The layers of the parameters of an encoder by path, those below a stack once."""
+    image = jax.ShapeDtypeStruct((1, *encoder.image_size, encoder.channels), "float32")
+    init = functools.partial(encoder.init, method="features")
+    shapes = jax.eval_shape(init, jax.random.key(0), image)["params"]
+    found = {}
+    for path in flatten_dict(shapes):
+        name = "/".join(path[: path.index("layers")] if "layers" in path else path[:1])
+        layer = np.asarray(encoder.layer_of(path)).tolist()
+        assert found.setdefault(name, layer) == layer, path
+    return found
+
+
+VIT = {"image_size": (32, 32), "width": 32, "depth": 3, "heads": 2}
+SWIN = {"image_size": (32, 32), "width": 32, "depths": (2, 3, 2), "heads": (2, 2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "layers"),
+    [
+        (
+            vit.Encoder(**VIT, position="learned", registers=2, patch_norm=True),
+            {
+                "patch": 0,
+                "patch_scale": 0,
+                "cls_token": 0,
+                "register_tokens": 0,
+                "pos_embed": 0,
+                "blocks": [1, 2, 3],
+                "norm": 4,
+            },
+        ),
+        (
+            vit.Encoder(**VIT, position="relative"),
+            {
+                "patch": 0,
+                "cls_token": 0,
+                "blocks": [1, 2, 3],
+                "relative_table": 4,
+                "norm": 4,
+            },
+        ),
+        (
+            hybrid.Encoder(**VIT, stages=(1,), stem_width=32, cls=False),
+            {"stem": 0, "patch": 0, "blocks": [1, 2, 3], "norm": 4},
+        ),
+        (
+            swin.Encoder(**SWIN, window=2),
+            {
+                "patch": 0,
+                "patch_scale": 0,
+                "stages_0": [1, 2],
+                "merges_0": 2,
+                "stages_1": [3, 4, 5],
+                "merges_1": 5,
+                "stages_2": [6, 7],
+                "norm": 8,
+            },
+        ),
+    ],
+)
+def test_layers_of_parameters(encoder, layers):
+    assert layers_of(encoder) == layers
+
+
+@pytest.mark.parametrize(
+    ("recipe", "encoder"),
+    [
+        ("mae_finetune", vit.Encoder()),
+        ("beit_finetune", vit.Encoder(position="relative_layers")),
+        ("beit_finetune_shared_rel_abs", vit.Encoder(position="relative")),
+        ("simmim_vit_finetune", vit.Encoder(position="relative_layers")),
+        ("simmim_swin_finetune", swin.Encoder(depths=(2, 3, 2))),
+    ],
+)
+def test_scales_of_layers_are_the_official_ones(recipe, encoder):
+    text = str(official.load("schedules").output["param_groups_json"])
+    settings = optim.Optim(layer_decay=0.65)
+    # Swin has no table of positions here.
+    renamed = {
+        r"layers\.(\d+)\.blocks\.(\d+)\..*": r"stages_\1/layers/kernel \2",
+        r"layers\.(\d+)\.downsample\..*": r"merges_\1/norm/scale",
+        r"blocks\.(\d+)\..*": r"blocks/layers/kernel \1",
+        r"patch_embed\.norm\..*": "patch_scale/scale",
+        r"patch_embed\..*": "patch/kernel",
+        r"rel_pos_bias\..*": "relative_table",
+        r"norm\..*": "norm/scale",
+        r"cls_token": "cls_token",
+        r"pos_embed": "pos_embed",
+        r"(fc_norm|head)\..*": r"/\1",
+    }
+    groups = json.loads(text)[recipe]
+    groups.pop("absolute_pos_embed", None)
+    for name, group in groups.items():
+        rules = ((k, v) for k, v in renamed.items() if re.fullmatch(k, name))
+        place, _, number = re.sub(*next(rules), name).partition(" ")
+        names = ("encoder", *place.split("/")) if place[0] != "/" else (place[1:],)
+        path = tuple(map(jax.tree_util.DictKey, names))
+        scale = optim.rate_scale(settings, encoder, path, (9, 2, 2))
+        found = scale[int(number), 0, 0] if number else scale
+        assert found == pytest.approx(group["lr_scale"], rel=1e-6), name
+
+
 def test_clipping_scales_the_whole_gradient():
     """Adam forgets the scale of one gradient, so the second step tells."""
     params = {"kernel": jnp.zeros(3)}
@@ -324,6 +430,7 @@ def test_clipping_scales_the_whole_gradient():
         ({"name": "adam"}, "name: 'adam' is none of adamw, sgd, lars"),
         ({"momentum": 1.0}, "momentum: 1.0 must be in [0, 1)"),
         ({"trust": 0.0}, "trust: 0.0 must be above 0"),
+        ({"layer_decay": 0.0}, "layer_decay: 0.0 must be in (0, 1]"),
         ({"schedule": "cosin"}, "schedule: 'cosin' is none of cosine,"),
         ({"base_lr": 0.0}, "base_lr: 0.0 must be above 0"),
         ({"b2": 1.0}, "b2: 1.0 must be in [0, 1)"),

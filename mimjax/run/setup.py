@@ -21,6 +21,7 @@ from mimjax import (
     optim,
     sharding,
     train,
+    trainable,
     warmstart,
 )
 from mimjax.backbones.sizes import MOST_DEPTH
@@ -66,10 +67,10 @@ def place(
         objective = config.objective.clone(encoder=encoder)
         config = dataclasses.replace(config, encoder=encoder, objective=objective)
     params = train.shapes_of(config).params
-    found = optim.frozen_problems(config.optim, params)
+    found = trainable.problems(config.optim, params)
     if found:
         raise ConfigError(["config.optim." + line for line in found])
-    learned = train.count(optim.trained(config.optim, params))
+    learned = train.count(trainable.trained(config.optim, params))
     size = STATE_BYTES[config.optim.name] * learned
     size += FROZEN_BYTES * (train.count(params) - learned)
     size //= config.mesh.tensor

@@ -209,7 +209,7 @@ def look(session: Session, state: train.State, step: int) -> bool:
         if session.due(period.eval_every, step) and not judge.evaluated(step):
             values = judge.evaluate(state)
             session.writer.write(step, values)
-            told = {k.removeprefix("eval/"): f"{v:.4f}" for k, v in values.items()}
+            told = {k.removeprefix("eval/"): f"{v:.4g}" for k, v in values.items()}
             shown = "  ".join(f"{name} {value}" for name, value in told.items())
             session.progress.note(f"step {step} held out: {shown}")
         if session.due(period.picture_every, step) and not judge.drawn(step):

@@ -56,11 +56,12 @@ class Blocks(nn.Module):
         place of the mean. All layers run, whichever are chosen.
         """
         assert all(1 <= number <= self.depth for number in chosen), chosen
-        shares = None
+        shares, sums = None, ()
         if chosen:
-            shares = jnp.arange(1, self.depth + 1)[:, None] == jnp.asarray(chosen)
-            shares = shares.astype(jnp.float32)
+            places = jnp.arange(1, self.depth + 1)[:, None] == jnp.asarray(chosen)
+            shares = places.astype(jnp.float32)
             shares = shares if apart else shares.mean(axis=1, keepdims=True)
+            sums = (jnp.zeros(x.shape, jnp.float32),) * shares.shape[1]
         layer: Any = self.block
         policy = REMAT[self.remat]
         if policy is not None:
@@ -85,7 +86,6 @@ class Blocks(nn.Module):
             length=self.depth,
             unroll=max(1, min(self.unroll, self.depth)),
         )
-        sums = (jnp.zeros(x.shape, jnp.float32),) * (shares.shape[1] if chosen else 0)
         (x, sums), _ = scanned(
             layer(self.spec, train, train and any(self.drop_path), name="layers"),
             (x, sums),

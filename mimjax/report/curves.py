@@ -137,7 +137,9 @@ def metric_curves(records: Sequence[Record], path: Path) -> bool:
     held_out = {key for record in records for key in record if key.startswith("eval/")}
     # What every run has as well is no metric of the objective.
     common = {"eval/loss", *(key for key, _, _ in ACCURACIES)}
-    names = sorted(key.removeprefix("eval/") for key in held_out - common)
+    # Those of one rate of a grid ("accuracy@0.1") would be a panel each.
+    own = [key for key in held_out - common if "@" not in key]
+    names = sorted(key.removeprefix("eval/") for key in own)
     if not names:
         return False
     rows = -(-len(names) // 2)

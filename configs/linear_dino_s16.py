@@ -1,4 +1,4 @@
-"""Linear probe of DINO's ViT-S/16: a dense layer is trained (arXiv 2104.14294).
+"""Linear probe of DINO's ViT-S/16, by SGD (arXiv 2104.14294).
 
     python -m mimjax.main --config=configs/linear_dino_s16.py --workdir=runs/dino \
         --config.init_from=dino_deitsmall16_pretrain.pth

@@ -1,4 +1,4 @@
-"""Linear probe of MAE's ViT-B/16: a dense layer is trained (arXiv 2111.06377, table 10).
+"""Linear probe of MAE's ViT-B/16, by LARS (arXiv 2111.06377, table 10).
 
     python -m mimjax.main --config=configs/linear_mae_b16.py --workdir=runs/linear \
         --config.init_from=runs/mae_b16

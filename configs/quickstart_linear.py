@@ -1,6 +1,6 @@
 """Linear probe of the MAE that configs/quickstart.py trains, on digits; four rates.
 
-    python -m mimjax.main --config=configs/quickstart_linear.py --workdir=runs/linear_probe
+    python -m mimjax.main --config=configs/quickstart_linear.py --workdir=runs/dense
 
 Hardware: two CPU cores. Time: not yet measured. Expected: not yet measured.
 The encoder is looked for in runs/quickstart; for another one add

@@ -70,7 +70,7 @@ def place(
     found = trainable.problems(config.optim, params)
     if found:
         raise ConfigError(["config.optim." + line for line in found])
-    learned = train.count(trainable.trained(config.optim, params))
+    learned = train.count(train.trained_shapes(config, params))
     size = STATE_BYTES[config.optim.name] * learned
     size += FROZEN_BYTES * (train.count(params) - learned)
     size //= config.mesh.tensor

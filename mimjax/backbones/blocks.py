@@ -127,4 +127,4 @@ class Blocks(nn.Module):
             run = part_scanned(advance, part, self.unroll)
             own = jax.tree.map(lambda x, part=part: x[part.start : part.stop], along)
             (x, sums), _ = run(stack, (x, sums), *own, attn_mask, bias)
-        return x, sums if apart else sums[0] if chosen else None
+        return x, sums if apart else next(iter(sums), None)

@@ -37,9 +37,10 @@ class Optim:
     none. `ema` is the decay of the moving average of the parameters, 0 for none.
     `accumulate` splits the batch into that many parts done one after the other; each
     part draws its own masks. `frozen` are the paths of what is not trained, such as
-    "encoder" or "encoder/patch": it has no gradient, no moments and no decay. `rates`
-    are tried at once in place of `base_lr`, each by a classifier of its own on one
-    frozen encoder.
+    "encoder" or "encoder/patch", or of a stack the first layers, "encoder/blocks[:9]",
+    or all but the last, "encoder/blocks[:-3]": it has no gradient, no moments and no
+    decay, and no way back leads through it to what is all frozen. `rates` are tried at
+    once in place of `base_lr`, each by a classifier of its own on one frozen encoder.
     """
 
     name: str = "adamw"

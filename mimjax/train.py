@@ -37,7 +37,8 @@ class State:
     one (MOVING); `opt` the moments of what is trained; `ema` the averaged parameters
     (empty without averaging). `step` counts the updates made. `bad_streak` counts those
     in a row, up to now, whose loss or gradient was not finite and which were therefore
-    skipped; `bad_total` all of them. The three are int32 scalars.
+    skipped; `bad_total` all of them. The three are int32 scalars. Of a grid of rates,
+    what is trained has a leading axis in the first, in `opt` and in `ema`.
     """
 
     params: Any

@@ -4,7 +4,7 @@ import dataclasses
 
 from mimjax import data as data_module
 from mimjax import evaluate as evaluate_module
-from mimjax import optim, settings, sharding
+from mimjax import objectives, optim, settings, sharding
 from mimjax.backbones import sizes
 from mimjax.settings import Config
 
@@ -88,6 +88,15 @@ def joint_problems(config: Config) -> list[str]:
         found.append(
             f"config.data.source: {source!r} has no masks, which config.objective.name "
             f"{config.values['objective']['name']!r} needs (use masks:PATH)"
+        )
+    if given.rates and not (
+        hasattr(config.objective, "logits") and "encoder" in given.frozen
+    ):
+        names = [n for n in objectives.names() if hasattr(objectives.load(n), "logits")]
+        found.append(
+            f"config.optim.rates: {given.rates} are tried by classifiers of one frozen "
+            f"encoder: config.objective.name {' or '.join(names)}, and "
+            "config.optim.frozen=('encoder',)"
         )
     unit = "steps" if given.warmup_steps else "epochs"
     warmup, length = getattr(given, f"warmup_{unit}"), getattr(run, unit)

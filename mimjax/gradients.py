@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mimjax import batches, sharding, trainable
+from mimjax import batches, grid, sharding, trainable
 from mimjax.batches import Batch
 from mimjax.config import Config
 from mimjax.objectives import MOVING
@@ -20,8 +20,8 @@ from mimjax.objectives import MOVING
 def make(config: Config, mean: Any, std: Any) -> Callable[..., tuple[Any, Any]]:
     """(params, frozen, step, uint8 batch, keys, moving) -> (found, moving).
 
-    What is found are loss, metrics and the gradient of what is trained. `mean` and
-    `std` are those of pixels.
+    What is found are loss, metrics and the gradient of what is trained, of a grid those
+    of every member. `mean` and `std` are those of pixels.
     """
 
     def loss_of(
@@ -45,9 +45,15 @@ def make(config: Config, mean: Any, std: Any) -> Callable[..., tuple[Any, Any]]:
         moving: Any,
     ) -> tuple[Any, Any]:
         batch = {**batches.prepare(batch, mean, std), "step": step}
-        find = jax.value_and_grad(loss_of, has_aux=True)
+        find = grid.over(
+            config.optim,
+            jax.value_and_grad(loss_of, has_aux=True),
+            in_axes=(0, None, None, None, None),
+            out_axes=((0, (0, None)), 0),
+        )
         learned = trainable.trained(config.optim, params)
-        found = find(learned, params, {**frozen, **moving}, batch, keys)
+        rest = grid.first(config.optim, params)
+        found = find(learned, rest, {**frozen, **moving}, batch, keys)
         (loss, (metrics, moving)), grads = found
         return (loss, metrics, grads), moving
 

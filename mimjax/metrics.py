@@ -19,7 +19,7 @@ EVENTS = "tensorboard"
 NON_FINITE = ("nan", "inf", "-inf")
 
 # Held-out values that are neither an objective's own nor those looked at first.
-DETAIL = re.compile(r"eval/(seconds|rankme|knn_\d+|few_\d+|health/.*)")
+DETAIL = re.compile(r"eval/(seconds|rankme|knn_\d+|few_\d+|health/.*|accuracy@.*)")
 
 Record = dict[str, Any]
 

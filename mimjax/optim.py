@@ -39,7 +39,8 @@ class Optim:
     part draws its own masks. `frozen` are the paths of what is not trained, such as
     "encoder" or "encoder/patch", or of a stack the first layers, "encoder/blocks[:9]",
     or all but the last, "encoder/blocks[:-3]": it has no gradient, no moments and no
-    decay, and no way back leads through it to what is all frozen.
+    decay, and no way back leads through it to what is all frozen. `rates` are tried at
+    once in place of `base_lr`, each by a classifier of its own on one frozen encoder.
     """
 
     name: str = "adamw"
@@ -63,6 +64,7 @@ class Optim:
     ema: float = 0.0
     accumulate: int = 1
     frozen: tuple[str, ...] = ()
+    rates: tuple[float, ...] = ()
 
     def peak_lr(self, batch_size: int) -> float:
         """The highest learning rate of the run."""
@@ -208,6 +210,9 @@ def problems(optim: Optim) -> list[str]:
     for name in (*at_least_zero, "weight_decay", "clip"):
         if getattr(optim, name) < 0:
             found.append(f"{name}: {getattr(optim, name)} must not be negative")
+    rates = set(optim.rates)
+    if len(rates) < len(optim.rates) or not all(rate > 0 for rate in rates):
+        found.append(f"rates: {optim.rates} must be above 0, and no two alike")
     for name in ("drop_at", "layer_decay"):
         if not 0 < getattr(optim, name) <= 1:
             found.append(f"{name}: {getattr(optim, name)} must be in (0, 1]")

@@ -15,8 +15,11 @@ from mimjax.checkpoint import StorageError, attempt, differing
 from mimjax.convert import tables
 from mimjax.convert.archives import release
 from mimjax.convert.files import BadFileError, read
+from mimjax.metrics import read_metrics
 from mimjax.objectives import MOVING
+from mimjax.optim import Optim
 from mimjax.settings import CONVERTED, PARAMS
+from mimjax.trainable import trained
 from mimjax.trees import Leaves, named_leaves, nested
 
 
@@ -47,9 +50,11 @@ class Origin:
 def of_workdir(source: pathlib.Path) -> Origin:
     """The newest checkpoint of a run, or what a file of another project was made into.
 
-    Raises StorageError if there is none, or it is damaged.
+    Of a grid of rates it is the member that was the most accurate when they were judged
+    last, or what all share where they never were. Raises StorageError if there is no
+    checkpoint, or it is damaged.
     """
-    encoder, how = model_of(source)
+    encoder, how, given = model_of(source)
     if (source / PARAMS).exists():
         return of_file(source / PARAMS, encoder, how)
     path, tree = newest(source)
@@ -64,13 +69,39 @@ def of_workdir(source: pathlib.Path) -> Origin:
     moving = (tree["frozen"] or {}).get(MOVING, {})
     there = named_leaves(tree[origin])
     step = int(path.parent.name)
-    return Origin(str(path.parent), there, moving, load, encoder, how, step)
+    found = Origin(str(path.parent), there, moving, load, encoder, how, step)
+    return of_member(found, given, source) if given.rates else found
 
 
-def model_of(source: pathlib.Path) -> tuple[Any, str]:
-    """The encoder of a workdir and how its tables are resized, as far as it is told."""
+def of_member(whole: Origin, given: Optim, source: pathlib.Path) -> Origin:
+    """One member of what a grid has saved."""
+    members = named_leaves(trained(given, nested(whole.there)))
+    there = {n: x for n, x in whole.there.items() if n not in members}
+    judged = [r for r in read_metrics(source) if "eval/rate" in r]
+    judged = [r["eval/rate"] for r in judged if r["step"] <= whole.step]
+    if not judged:
+        return dataclasses.replace(whole, there=there)
+    number, name = given.rates.index(judged[-1]), f"{whole.name}, rate {judged[-1]}"
+    for n, x in members.items():
+        there[n] = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+
+    def load(wanted: Leaves) -> Leaves:
+        # On the host: how one member lies on the devices is not how all would.
+        arrays = {n: np.empty(x.shape, x.dtype) for n, x in members.items()}
+        found = whole.load({n: arrays.get(n, x) for n, x in wanted.items()})
+        one = {n: put(found[n][number], x) for n, x in wanted.items() if n in members}
+        return found | one
+
+    return dataclasses.replace(whole, name=name, there=there, load=load)
+
+
+def model_of(source: pathlib.Path) -> tuple[Any, str, Optim]:
+    """The encoder of a workdir, how its tables are resized, how it is trained.
+
+    As far as it is told.
+    """
     if not (source / "config.json").exists():
-        return None, "bicubic"
+        return None, "bicubic", Optim()
     try:
         other = config.of_workdir(str(source))
     except ValueError as error:
@@ -78,7 +109,7 @@ def model_of(source: pathlib.Path) -> tuple[Any, str]:
     how = tables.resize_of(other.objective)
     if (source / CONVERTED).exists():
         how = json.loads((source / CONVERTED).read_text())["resize"]
-    return other.encoder, how
+    return other.encoder, how, other.optim
 
 
 def of_file(path: pathlib.Path, encoder: Any, how: str) -> Origin:

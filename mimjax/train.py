@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from mimjax import batches, gradients, optim, sharding, trainable
+from mimjax import batches, gradients, grid, optim, sharding, trainable
 from mimjax.batches import Batch
 from mimjax.config import Config
 from mimjax.objectives import MOVING
@@ -37,7 +37,8 @@ class State:
     one (MOVING); `opt` the moments of what is trained; `ema` the averaged parameters
     (empty without averaging). `step` counts the updates made. `bad_streak` counts those
     in a row, up to now, whose loss or gradient was not finite and which were therefore
-    skipped; `bad_total` all of them. The three are int32 scalars.
+    skipped; `bad_total` all of them. The three are int32 scalars. Of a grid of rates,
+    what is trained has a leading axis in the first, in `opt` and in `ema`.
     """
 
     params: Any
@@ -71,7 +72,7 @@ def init_state(config: Config) -> State:
     variables = dict(config.objective.init(rngs, batch, train=False))
     params = variables.pop("params")
     zero = jnp.zeros((), jnp.int32)
-    return State(
+    state = State(
         params=params,
         frozen=variables,
         opt=optim.transform(config.optim).init(trainable.trained(config.optim, params)),
@@ -81,6 +82,7 @@ def init_state(config: Config) -> State:
         bad_streak=zero,
         bad_total=zero,
     )
+    return grid.spread(config.optim, state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,47 +105,53 @@ def make_step(
 
     An update whose loss or gradient is not finite leaves parameters, moments and
     average as they were and is counted; after BAD_LIMIT in a row none is made any
-    more, so that the loop may look late and still find the last good parameters.
+    more, so that the loop may look late and still find the last good parameters. Of a
+    grid each member is left as it was for itself, and what counts as bad is an update
+    of none; what is reported is of the member with the lowest loss.
     """
     transform = optim.transform(config.optim, config.encoder)
-    peak = config.optim.peak_lr(config.run.batch_size)
-
     gradient = gradients.make(config, plan.mean, plan.std)
 
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        rngs = streams(config.run.seed, state.step)
-        before = {k: v for k, v in state.frozen.items() if k == MOVING}
-        part = functools.partial(gradient, state.params, state.frozen, state.step)
-        (loss, metrics, grads), moving = gradients.accumulate(
-            part, batch, rngs, before, config.optim.accumulate, mesh
+    def lr_of(given: optim.Optim, step: Array) -> Array:
+        peak = given.peak_lr(config.run.batch_size)
+        return optim.schedule(
+            given, peak=peak, warmup=plan.warmup, steps=plan.steps, step=step
         )
+
+    def member(
+        found: Any, lr: Array, learned: Any, opt: Any, averaged: Any, going: Array
+    ) -> tuple[Any, Array, Metrics]:
+        loss, metrics, grads = found
         norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        good = finite & (state.bad_streak < BAD_LIMIT)
-        lr = optim.schedule(
-            config.optim,
-            peak=peak,
-            warmup=plan.warmup,
-            steps=plan.steps,
-            step=state.step,
-        )
-        learned, averaged = (
-            trainable.trained(config.optim, tree) for tree in (state.params, state.ema)
-        )
-        updates, opt = transform.update(grads, state.opt, learned)
+        good = jnp.isfinite(loss) & jnp.isfinite(norm) & going
+        updates, moments = transform.update(grads, opt, learned)
         params = jax.tree.map(lambda p, u: p - lr * u, learned, updates)
         decay = config.optim.ema
         ema = jax.tree.map(
             lambda e, p: decay * e + (1 - decay) * p, averaged, params if decay else {}
         )
-        params, opt, ema, moving = jax.tree.map(
-            lambda new, old: jnp.where(good, new, old),
-            (params, opt, ema, moving),
-            (learned, state.opt, averaged, before),
+        kept = chosen(good, (params, moments, ema), (learned, opt, averaged))
+        return kept, good, {"loss": loss, "lr": lr, "grad_norm": norm, **metrics}
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        rngs = streams(config.run.seed, state.step)
+        before = {k: v for k, v in state.frozen.items() if k == MOVING}
+        part = functools.partial(gradient, state.params, state.frozen, state.step)
+        found, moving = gradients.accumulate(
+            part, batch, rngs, before, config.optim.accumulate, mesh
         )
+        lr = grid.of_each(config.optim, lambda given: lr_of(given, state.step))
+        learned, averaged = (
+            trainable.trained(config.optim, tree) for tree in (state.params, state.ema)
+        )
+        update = grid.over(config.optim, member, in_axes=(0, 0, 0, 0, 0, None))
+        (params, opt, ema), good, values = update(
+            found, lr, learned, state.opt, averaged, state.bad_streak < BAD_LIMIT
+        )
+        good = good.any()
         state = State(
             params=trainable.restored(params, state.params),
-            frozen={**state.frozen, **moving},
+            frozen={**state.frozen, **chosen(good, moving, before)},
             opt=opt,
             ema=trainable.restored(ema, state.ema),
             step=state.step + 1,
@@ -151,9 +159,14 @@ def make_step(
             bad_total=state.bad_total + ~good,
         )
         counts = {"bad_streak": state.bad_streak, "skipped": state.bad_total}
-        return state, {"loss": loss, "lr": lr, "grad_norm": norm, **metrics, **counts}
+        return state, {**grid.best(config.optim, values), **counts}
 
     return step
+
+
+def chosen(good: Array, new: Any, old: Any) -> Any:
+    """The new tree where it is good, else the old one."""
+    return jax.tree.map(lambda x, y: jnp.where(good, x, y), new, old)
 
 
 @functools.lru_cache(maxsize=4)
@@ -200,6 +213,15 @@ def start_state(config: Config, mesh: jax.sharding.Mesh) -> State:
     """The first state, made where it will live."""
     placed = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
     return jax.jit(lambda: init_state(config), out_shardings=placed)()
+
+
+def spread_state(config: Config, state: State, mesh: jax.sharding.Mesh) -> State:
+    """The first state of one member as that of a grid, where there are rates."""
+    if not config.optim.rates:
+        return state
+    placed = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
+    members = functools.partial(grid.spread, config.optim)
+    return jax.jit(members, out_shardings=placed)(state)
 
 
 def count(tree: Any) -> int:

@@ -107,6 +107,7 @@ ONE = [
     ("optim.warmup_epochs=800", "optim.warmup_epochs: a warm-up of 800.0 must be sh"),
     ("steps=9 optim.warmup_steps=9", "optim.warmup_steps: a warm-up of 9 must be sh"),
     ("optim.warmup_epochs=-1", "optim.warmup_epochs: -1.0 must not be negative"),
+    ("optim.rates=0.1", "optim.rates: (0.1,) are tried by classifiers of one frozen"),
     ("optim.b2=1", "optim.b2: 1.0 must be in [0, 1)"),
     ("optim.schedule=flat", "optim.schedule: 'flat' is none of cosine, linear,"),
     ("mesh.fsdp=3", "mesh.fsdp: data ? x fsdp 3 x tensor 1 does not fit 8 device"),
@@ -211,6 +212,21 @@ HIDES = [
         ("encoder.name=swin",),
         "config.encoder.name: 'swin' does not go with objective 'attentive', which "
         "takes vit or hybrid (attentive takes the mean of layers of one width)",
+    ),
+    (
+        "linear",
+        ("objective.layers=()",),
+        "config.objective.layers: () must name one layer or more",
+    ),
+    (
+        "linear",
+        ("objective.pool=max",),
+        "config.objective.pool: 'max' is none of cls, mean, cls_mean",
+    ),
+    (
+        "linear",
+        ("objective.pool=cls_mean", "encoder.cls=False"),
+        "config.objective.pool: 'cls_mean' needs config.encoder.cls=True (or use 'mean",
     ),
     (
         "simmim",
@@ -466,6 +482,7 @@ OWN: dict[str, dict[tuple[str, ...], Any]] = {
         ("objective", "num_classes"): 10,
     },
     "segment": {("objective", "num_classes"): 11},
+    "linear": {("objective", "num_classes"): 10},
     "simmim": {("objective", "mask_cell"): 8},
     "classify": {("objective", "num_classes"): 10},
     "mpp": {},

@@ -45,6 +45,8 @@ SWIN_L += (23**2 - 13**2) * 468 + (11**2 - 13**2) * 96
 
 # The published wholes hold a mask token and a head over the vocabulary of 8,192.
 BEIT_B = 91_965_776 - 768 - (768 * 8192 + 8192)
+# As timm counts its ViT-S/16, which has a head.
+DINO_S = 22_050_664 - (384 * 1000 + 1000)
 BEIT_L = 311_534_016 - 1024 - (1024 * 8192 + 8192)
 
 
@@ -114,10 +116,13 @@ PARAMETERS = {
     "mae_b16": (85_798_656 - 197 * 768, 111_655_680),
     "mae_l16": (303_301_632 - 197 * 1024, 329_239_296),
     "mae_h14": (630_764_800 - 257 * 1280, 656_613_964),
-    # Published: a head of 6,256,128.
-    "attentive_aim_600m": (680_535_552, 680_535_552 + 6_256_128),
+    # Published: a head of 6,256,128. There is one for each of seven rates.
+    "attentive_aim_600m": (680_535_552, 680_535_552 + 7 * 6_256_128),
     # MAE's encoder at 512 pixels has no more: its positions are computed.
     "segment_b16": (85_798_656 - 197 * 768, 85_798_656 - 197 * 768 + 769 * 150),
+    "linear_mae_b16": (85_798_656 - 197 * 768, 85_798_656 - 197 * 768 + B_HEAD),
+    "linear_beit_b16": (BEIT_B, BEIT_B + B_HEAD),
+    "linear_dino_s16": (DINO_S, DINO_S + 4 * 384 * 1000 + 1000),
     "aim_600m": aim(680_535_552, 1536),
     "aim_1b": aim(1_209_370_624, 2048),
     "aim_3b": aim(2_720_025_600, 3072),
@@ -134,6 +139,7 @@ PARAMETERS = {
     # A head of a query, keys, values and ten scores.
     "quickstart_attentive": (799_744, 799_744 + 128 + 2 * 128**2 + 10 * 128),
     "quickstart_segment": (799_744, 799_744 + 129 * 11),
+    "quickstart_linear": (799_744, 799_744 + 4 * (256 * 10 + 10)),
     "quickstart_aim": (401_024, 478_576),
     "quickstart_simmim": simmim(799_744, 128, 128, 48),
     "quickstart_mpp": simmim(799_744, 128, 128, 48),
@@ -303,5 +309,5 @@ def test_the_batches_divide_among_usual_numbers_of_devices(devices):
 def test_large_models_are_spread_over_the_devices(resolved, name):
     """A device holds parameters and moments of a base model, but of no larger one."""
     _, mesh = setup.place(resolved[name])
-    spread = "data" if name.endswith(("b16", "_b", "dvae")) else "fsdp"
+    spread = "data" if name.endswith(("b16", "s16", "_b", "dvae")) else "fsdp"
     assert mesh.shape[spread] == 8

@@ -384,6 +384,8 @@ def test_clipping_scales_the_whole_gradient():
         ({"layer_decay": 0.0}, "layer_decay: 0.0 must be in (0, 1]"),
         ({"schedule": "cosin"}, "schedule: 'cosin' is none of cosine,"),
         ({"base_lr": 0.0}, "base_lr: 0.0 must be above 0"),
+        ({"rates": (0.1, 0.1)}, "rates: (0.1, 0.1) must be above 0, and no two alike"),
+        ({"rates": (0.1, 0.0)}, "rates: (0.1, 0.0) must be above 0, and no two alike"),
         ({"b2": 1.0}, "b2: 1.0 must be in [0, 1)"),
         ({"clip": -1.0}, "clip: -1.0 must not be negative"),
         ({"accumulate": 0}, "accumulate: 0 must be at least 1"),

@@ -73,6 +73,6 @@ def get_config(objective: str = "simmim") -> ConfigDict:
     config.optim.base_lr = 3e-4 if encoder else 1e-3
     config.optim.lr_batch = 0
     config.optim.warmup_steps = 3
-    if objective in ("attentive", "segment"):
+    if objective in ("attentive", "linear", "segment"):
         config.optim.frozen = ("encoder",)
     return config

@@ -85,37 +85,46 @@ class Blocks(nn.Module):
         *,
         train: bool = False,
         chosen: tuple[int, ...] = (),
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"] | None]:
+        apart: bool = False,
+    ) -> tuple[Float[Array, "B T D"], Any]:
         """The output of the last layer, and the float32 mean of that of the `chosen`.
 
-        They are counted from 1; none, no mean. All layers run, whichever are chosen.
+        They are counted from 1; none, no mean. `apart`, it is a tuple of theirs in
+        place of the mean. All layers run, whichever are chosen.
         """
         assert all(1 <= number <= self.depth for number in chosen), chosen
-        counts = [chosen.count(number) for number in range(1, self.depth + 1)]
-        shares = jnp.asarray(counts) / len(chosen) if chosen else None
+        shares: Any = None
+        sums: tuple[Array, ...] = ()
+        if chosen:
+            places = jnp.arange(1, self.depth + 1)[:, None] == jnp.asarray(chosen)
+            shares = places.astype(jnp.float32)
+            shares = shares if apart else shares.mean(axis=1, keepdims=True)
+            sums = (jnp.zeros(x.shape, jnp.float32),) * shares.shape[1]
         layer: Any = self.block
         policy = REMAT[self.remat]
         if policy is not None:
             layer = nn.remat(layer, policy=policy, prevent_cse=False)
 
-        # The mean grows outside what is recomputed: no layer keeps it for the way back.
+        # Sums grow outside what is recomputed: no layer keeps them for the way back.
         def advance(layer, carry, number, rate, share, attn_mask, bias):
-            x, mean = carry
+            x, sums = carry
             x = layer(x, number, rate, attn_mask, bias)
-            if mean is not None:
-                mean = by_sample(jnp.where(share > 0, mean + share * x, mean))
-            return (x, mean), None
+            sums = tuple(
+                by_sample(jnp.where(share[i] > 0, total + share[i] * x, total))
+                for i, total in enumerate(sums)
+            )
+            return (x, sums), None
 
         stack = layer(self.spec, train, train and any(self.drop_path), name="layers")
-        carry = (x, jnp.zeros(x.shape, jnp.float32) if chosen else None)
         numbers = self.first + jnp.arange(self.depth)
         along = numbers, jnp.linspace(*self.drop_path, self.depth), shares
         still = self.get_variable(STILL, "count", 0)
+        parts = (range(still), range(still, self.depth))
         if still in (0, self.depth):
-            run = scanned(advance, self.depth, self.unroll)
-            return run(stack, carry, *along, attn_mask, bias)[0]
-        for part in (range(still), range(still, self.depth)):
+            run, parts = scanned(advance, self.depth, self.unroll), ()
+            (x, sums), _ = run(stack, (x, sums), *along, attn_mask, bias)
+        for part in parts:
             run = part_scanned(advance, part, self.unroll)
             own = jax.tree.map(lambda x, part=part: x[part.start : part.stop], along)
-            carry, _ = run(stack, carry, *own, attn_mask, bias)
-        return carry
+            (x, sums), _ = run(stack, (x, sums), *own, attn_mask, bias)
+        return x, sums if apart else next(iter(sums), None)

@@ -10,9 +10,6 @@ from jaxtyping import Array, Bool, Float, Int
 from mimjax.backbones import starts
 from mimjax.sharding import by_sample
 
-# The share that a batch has in the running statistics of a batch norm: PyTorch's.
-MOMENTUM = 0.1
-
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
@@ -43,32 +40,6 @@ class Spec:
 def layer_norm(eps: float, dtype: str, name: str | None = None) -> nn.LayerNorm:
     """LayerNorm with float32 statistics in two passes, as PyTorch computes them."""
     return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
-
-
-def batch_norm(
-    x: Float[Array, "B N D"],
-    mean: nn.Variable,
-    variance: nn.Variable,
-    eps: float,
-    *,
-    train: bool,
-    moves: bool,
-) -> Float[Array, "B N D"]:
-    """Batch norm over samples and tokens, without scale and bias, float32.
-
-    In training by the batch as a whole; it moves the running statistics [D] where
-    `moves` says so. They stand in otherwise and take the unbiased variance.
-    """
-    if not train:
-        return (x - mean.value) * jax.lax.rsqrt(variance.value + eps)
-    here = x.mean(axis=(0, 1))
-    spread = jnp.square(x - here).mean(axis=(0, 1))
-    if moves:
-        count = x.shape[0] * x.shape[1]
-        unbiased = spread * count / max(1, count - 1)
-        mean.value += MOMENTUM * (here - mean.value)
-        variance.value += MOMENTUM * (unbiased - variance.value)
-    return (x - here) * jax.lax.rsqrt(spread + eps)
 
 
 class Attention(nn.Module):

@@ -162,8 +162,7 @@ class Encoder(nn.Module, backbones.Patched):
             shape = (1, self.registers, self.width)
             self.register_tokens = self.param("register_tokens", tiny, shape)
         if self.position == "learned":
-            rows = self.num_tokens + self.cls
-            shape = (1, rows, self.width)
+            shape = (1, self.num_tokens + self.cls, self.width)
             self.pos_embed = self.param("pos_embed", start.position, shape)
         if self.position == "relative":
             shape = (posembed.relative_rows(self.grid, self.cls), self.heads)
@@ -212,14 +211,15 @@ class Encoder(nn.Module, backbones.Patched):
         attn_mask: Bool[Array, "B K K"] | None = None,
         train: bool = False,
         chosen: tuple[int, ...] = (),
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"] | None]:
-        """A call without the last norm, and the mean of layers `chosen`, from 1."""
+        apart: bool = False,
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        """The input of the last norm; the mean of layers `chosen`, or each `apart`."""
         x = self.add_positions(tokens, ids)
         if self.is_relative and ids is not None:
             raise ValueError("a relative position table needs all patches in order")
         x = self.drop(x, deterministic=not train)
         bias = self.attn_bias()
-        return self.blocks(x, attn_mask, bias, train=train, chosen=chosen)
+        return self.blocks(x, attn_mask, bias, train=train, chosen=chosen, apart=apart)
 
     def attn_bias(self) -> Float[Array, "1 A T T"] | None:
         """What every layer adds to its scores, where they share a table."""

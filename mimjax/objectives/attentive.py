@@ -15,10 +15,8 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mimjax.backbones import hybrid, layers, sizes, vit
-from mimjax.objectives import MOVING, classify
-
-EPS = 1e-6  # of the norm, the official code's
+from mimjax.backbones import hybrid, sizes, vit
+from mimjax.objectives import classify, linear
 
 
 class Objective(nn.Module):
@@ -61,8 +59,8 @@ class Objective(nn.Module):
         self.head = nn.Dense(
             self.num_classes, use_bias=False, kernel_init=xavier, dtype=jnp.float32
         )
-        self.mean = self.variable(MOVING, "mean", jnp.zeros, (encoder.width,))
-        self.variance = self.variable(MOVING, "variance", jnp.ones, (encoder.width,))
+        self.norm = linear.BatchNorm(encoder.width)
+        nn.share_scope(self, self.norm)
 
     def __call__(
         self, batch: dict[str, Array], *, train: bool
@@ -93,7 +91,7 @@ class Objective(nn.Module):
         self, x: Float[Array, "B N D"], *, train: bool = False
     ) -> Float[Array, "B V"]:
         """Scores from what is probed: norm, attention of the query, linear layer."""
-        x = self.normalised(x, train=train)
+        x = self.norm(x, train=train)  # over samples and patches
         keys, values = self.key(x), self.value(x)
         query = self.query * self.query.shape[1] ** -0.5
         scores = jnp.einsum(
@@ -105,15 +103,3 @@ class Objective(nn.Module):
         weights = jax.nn.softmax(scores).astype(values.dtype)
         pooled = jnp.einsum("ban,bnah->bah", weights, values)
         return self.head(pooled.reshape(x.shape[0], -1))
-
-    def normalised(
-        self, x: Float[Array, "B N D"], *, train: bool
-    ) -> Float[Array, "B N D"]:
-        """Batch norm over samples and patches, without scale and bias, float32.
-
-        In training by the batch as a whole (officially each GPU's part of it). A caller
-        that may not change anything, as in evaluation, does not move the statistics.
-        """
-        moves = train and self.is_mutable_collection(MOVING)
-        statistics = self.mean, self.variance
-        return layers.batch_norm(x, *statistics, EPS, train=train, moves=moves)

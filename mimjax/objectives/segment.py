@@ -19,8 +19,8 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, UInt8
 
-from mimjax.backbones import hybrid, layers, sizes, swin, vit
-from mimjax.objectives import IGNORED, MOVING
+from mimjax.backbones import hybrid, sizes, swin, vit
+from mimjax.objectives import IGNORED, linear
 
 EPS = 1e-5  # of the batch norm, PyTorch's default
 # How many pixels show each class and are said to show it, how many of them rightly.
@@ -61,9 +61,9 @@ class Objective(nn.Module):
     def setup(self) -> None:
         widths = self.encoder.layer_widths
         chosen = [widths[layer - (layer > 0)] for layer in self.layers]
-        shape = ([*chosen, self.encoder.out_width][0],)
-        self.mean = self.variable(MOVING, "mean", jnp.zeros, shape)
-        self.variance = self.variable(MOVING, "variance", jnp.ones, shape)
+        width = [*chosen, self.encoder.out_width][0]
+        self.norm = linear.BatchNorm(width, EPS)
+        nn.share_scope(self, self.norm)
         # mmsegmentation's start of `conv_seg`.
         normal = nn.initializers.normal(0.01)
         self.head = nn.Dense(self.num_classes, kernel_init=normal, dtype=jnp.float32)
@@ -110,10 +110,7 @@ class Objective(nn.Module):
     ) -> Float[Array, "B H W V"]:
         """Scores of the classes at every pixel, float32."""
         x = self.probed(image)
-        moves = train and self.is_mutable_collection(MOVING)
-        statistics = self.mean, self.variance
-        x = layers.batch_norm(x, *statistics, EPS, train=train, moves=moves)
-        x = self.head(x)
+        x = self.head(self.norm(x, train=train))
         # Stages of Swin have a quarter, a sixteenth ... of the patches.
         halved = math.isqrt(self.encoder.num_tokens // x.shape[1])
         rows, columns = (side // halved for side in self.encoder.grid)

@@ -34,7 +34,7 @@ def _fields(values: Mapping[str, Any]) -> list[str]:
 def held_out(values: Mapping[str, Any]) -> str:
     """An evaluation in a line: what is looked at first, and what it took."""
     shown = [
-        f"{key.removeprefix('eval/')} {value:.4f}"
+        f"{key.removeprefix('eval/')} {value:.4g}"
         for key, value in values.items()
         if not DETAIL.fullmatch(key)
     ]

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mimjax import batches, data, evaluate, metrics, patches, report, sharding
+from mimjax import batches, data, evaluate, grid, metrics, patches, report, sharding
 from mimjax.config import Config
 from mimjax.evaluate import features, health
 from mimjax.hosts.agree import first_says
@@ -92,13 +92,16 @@ class Judge:
         """(parameters, frozen, uint8 batch, number) -> loss, metrics; fixed masks."""
 
         def apply(params: Any, frozen: Any, batch: Any, number: jax.Array) -> Any:
-            loss, metrics = self.config.objective.apply(
-                {"params": params, **frozen},
-                batches.prepare(batch, self.plan.mean, self.plan.std),
-                train=False,
-                rngs=streams(MASKS, number),
-            )
-            return {"loss": loss, **metrics}
+            def of(params: Any) -> dict[str, jax.Array]:
+                loss, metrics = self.config.objective.apply(
+                    {"params": params, **frozen},
+                    batches.prepare(batch, self.plan.mean, self.plan.std),
+                    train=False,
+                    rngs=streams(MASKS, number),
+                )
+                return {"loss": loss, **metrics}
+
+            return grid.each(self.config.optim, of, params)
 
         return jax.jit(apply, out_shardings=sharding.replicated(self.mesh))
 
@@ -166,10 +169,11 @@ class Judge:
             batch = {name: self.put(values) for name, values in rows.items()}
             found = self.loss(state.best_params, state.frozen, batch, np.int32(number))
             for name, value in jax.device_get(found).items():
-                sums[name] = sums.get(name, 0.0) + np.float64(value)
+                sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
         judged = length / size if has_masks else count
         means = {name: total / judged for name, total in sums.items()}
-        return getattr(self.config.objective, "summary", dict)(means)
+        means = getattr(self.config.objective, "summary", dict)(means)
+        return grid.judged(self.config.optim, means)
 
     @functools.cached_property
     def panels(self) -> Any:

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from mimjax import (
-    batches,
     checkpoint,
     data,
     flops,
+    gradients,
+    grid,
     metrics,
     optim,
     sharding,
@@ -158,7 +159,8 @@ def first_state(
         step = int(jax.device_get(state.step))
         progress.note(f"resumed at step {step}")
         return thawed(state), step
-    state = train.start_state(config, mesh)
+    # Of a grid one member first: what it starts from has no members.
+    state = train.start_state(grid.alone(config), mesh)
     state, remarks = warmstart.with_frozen(state, config.builds_on)
     for remark in remarks:
         progress.note(remark)
@@ -177,6 +179,7 @@ def first_state(
         for kind in ("resized", "missing", "shape", "unexpected"):
             for name in found[kind]:
                 progress.note(f"  {kind}: {name}")
+    state = train.spread_state(config, state, mesh)
     progress.note(train.sizes(config, state))
     return state, 0
 
@@ -235,16 +238,12 @@ def step_flops(config: Config, plan: train.Plan, mesh: jax.sharding.Mesh) -> int
     if getattr(encoder, "remat", "none") != "none":
         encoder = encoder.clone(parent=None, remat="none")
         objective = objective.clone(parent=None, encoder=encoder)
-
-    def loss(learned: Any, params: Any, frozen: Any, batch: Any) -> Any:
-        rngs = train.streams(0, 0)
-        variables = {**trainable.variables(learned, params), **frozen}
-        batch = {**batches.prepare(batch, plan.mean, plan.std), "step": 0}
-        return objective.apply(variables, batch, train=True, rngs=rngs)[0]
-
-    state = train.abstract_state(config, mesh)
-    batch = train.abstract_batch(config, mesh)
-    with_gradient = jax.value_and_grad(loss)
-    learned = train.trained_shapes(config, state.params)
-    given = learned, state.params, state.frozen, batch
-    return flops.matmul_flops(with_gradient, *given)
+    whole = dataclasses.replace(config, objective=objective)
+    gradient = gradients.make(whole, plan.mean, plan.std)
+    state, batch = (
+        train.abstract_state(config, mesh),
+        train.abstract_batch(config, mesh),
+    )
+    keys = jax.eval_shape(lambda: train.streams(0, 0))
+    given = state.params, state.frozen, state.step, batch, keys, {}
+    return flops.matmul_flops(gradient, *given)

@@ -78,6 +78,18 @@ def joint_problems(config: Config) -> list[str]:
             "config.data.normalise: this encoder takes pixels from 0 to 1 (use "
             "'pixels' and leave data.mean and data.std empty)"
         )
+    if config.data.randaugment and any(config.view_size):
+        found.append(
+            f"config.data.randaugment: {config.data.randaugment} must be 0 with this "
+            "objective, whose second view of an image would not be changed alike"
+        )
+    parts = max(1, given.accumulate)
+    if getattr(config.objective, "in_pairs", False) and run.batch_size % (2 * parts):
+        found.append(
+            f"config.batch_size: {run.batch_size} must be a multiple of {2 * parts} "
+            "for config.objective.mixup or cutmix, which blend pairs of images (of "
+            "each part where config.optim.accumulate is above 1)"
+        )
     unit = "steps" if given.warmup_steps else "epochs"
     warmup, length = getattr(given, f"warmup_{unit}"), getattr(run, unit)
     if 0 < length <= warmup:

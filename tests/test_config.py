@@ -258,6 +258,46 @@ HIDES = [
         ("objective.representation=-1",),
         "config.objective.representation: -1 must be 0 (none) or a width",
     ),
+    (
+        "classify",
+        ("objective.mixup=-1",),
+        "config.objective.mixup: -1.0 must not be negative",
+    ),
+    (
+        "classify",
+        ("objective.smoothing=1",),
+        "config.objective.smoothing: 1.0 must be in [0, 1)",
+    ),
+    (
+        "classify",
+        ("objective.erasing=2",),
+        "config.objective.erasing: 2.0 must be a probability",
+    ),
+    (
+        "classify",
+        ("batch_size=9", "objective.mixup=0.8"),
+        "config.batch_size: 9 must be a multiple of 2 for config.objective.mixup or",
+    ),
+    (
+        "classify",
+        ("batch_size=10", "optim.accumulate=2", "objective.cutmix=1"),
+        "config.batch_size: 10 must be a multiple of 4 for config.objective.mixup or",
+    ),
+    (
+        "classify",
+        ("data.randaugment=11",),
+        "config.data.randaugment: 11.0 must be from 0 (none) to 10",
+    ),
+    (
+        "classify",
+        ("data.randaugment=9", "data.jitter=(0.4, 0.4, 0.4, 0)"),
+        "config.data.randaugment: 9.0 must be from 0 (none) to 10, and 0 with config.d",
+    ),
+    (
+        "beit",
+        ("data.randaugment=9",),
+        "config.data.randaugment: 9.0 must be 0 with this objective, whose second view",
+    ),
 ]
 
 

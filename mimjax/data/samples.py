@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from mimjax.data import Data, augment, decode, digits, order, sources
+from mimjax.data import (
+    Data,
+    augment,
+    decode,
+    digits,
+    normalise_constants,
+    order,
+    randaugment,
+    sources,
+)
 from mimjax.data.faults import Unusable
 from mimjax.data.quiet import graph, tf
 
@@ -189,13 +198,19 @@ def _finish(
     row: int,
     images: list[np.ndarray],
 ) -> None:
-    """Put a crop, at the sizes wanted and mirrored or not, into a row."""
+    """Put a crop, at the sizes wanted, mirrored or not and changed, into a row."""
     size = wanted.image_size
     made = [augment.resize(part, size, data.interpolation, data.antialias)]
     if len(images) == 2:
         made.append(augment.second_view(part, wanted.view_size))
     for array, image in zip(images, made, strict=True):
         array[row] = augment.flip(image, u) if data.flip else image
+    if data.randaugment:
+        how = data.randaugment, data.randaugment_std
+        changes = randaugment.draw(u[augment.RANDAUGMENT], *how)
+        mean, _ = normalise_constants(data, wanted.channels)
+        image = images[0][row]
+        image[:] = randaugment.apply(image, changes, mean, data.interpolation)
 
 
 def _with_uniforms(wanted: Wanted) -> Callable[..., Any]:

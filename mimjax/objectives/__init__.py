@@ -9,7 +9,7 @@ metrics): "image" float32 [B, H, W, C] normalised, "pixels" the same from 0 to 1
 `view_size` asks for one "view", the same crop at that size from 0 to 1. A field of type
 `frozen.Model` is another run's model. Variables of the collection MOVING are changed by
 the call itself in training, where the caller lets it. Random draws come from the
-streams "mask" and "drop". `panels`, where there is one, returns the columns of a
+streams "mask", "drop" and "mix". `panels`, where there is one, returns the columns of a
 picture sheet, normalised images by name, or pixels where `draws_pixels` says so, and
 `panel_note` what to print beneath. `problems()` lists what cannot work, one line each,
 as "field: why", naming every field it depends on.

@@ -69,6 +69,11 @@ def joint_problems(config: Config) -> list[str]:
             "config.evaluate.pool: 'edges' needs config.encoder.name='dvae' and more "
             "than one token an image (or use 'mean')"
         )
+    if given.layer_decay != 1 and not config.encoder.layer_widths:
+        found.append(
+            f"config.optim.layer_decay: {given.layer_decay} needs an encoder of layers "
+            "(must be 1 with this config.encoder.name)"
+        )
     lines = sizes.layer_problems(config.encoder.layer_widths, config.evaluate.layers)
     found += ["config.evaluate." + line for line in lines]
     if getattr(config.encoder, "takes_pixels", False) and (

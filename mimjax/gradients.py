@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mimjax import batches, optim, sharding
+from mimjax import batches, sharding, trainable
 from mimjax.batches import Batch
 from mimjax.config import Config
 from mimjax.objectives import MOVING
@@ -28,7 +28,7 @@ def make(config: Config, mean: Any, std: Any) -> Callable[..., tuple[Any, Any]]:
         learned: Any, params: Any, variables: Any, batch: Batch, keys: dict[str, Array]
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         (loss, metrics), moving = config.objective.apply(
-            {"params": optim.restored(learned, params), **variables},
+            {"params": trainable.restored(learned, params), **variables},
             batch,
             train=True,
             rngs=keys,
@@ -46,7 +46,7 @@ def make(config: Config, mean: Any, std: Any) -> Callable[..., tuple[Any, Any]]:
     ) -> tuple[Any, Any]:
         batch = {**batches.prepare(batch, mean, std), "step": step}
         find = jax.value_and_grad(loss_of, has_aux=True)
-        learned = optim.trained(config.optim, params)
+        learned = trainable.trained(config.optim, params)
         found = find(learned, params, {**frozen, **moving}, batch, keys)
         (loss, (metrics, moving)), grads = found
         return (loss, metrics, grads), moving

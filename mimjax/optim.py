@@ -1,4 +1,4 @@
-"""AdamW with the schedules and the sets of decayed weights of each paper.
+"""The optimisers, schedules and sets of decayed weights of each paper.
 
 Five schedule shapes are in use (`Optim.schedule`); what is decayed is decided by the
 parameter's name, because under a layer scan the biases have two axes.
@@ -10,8 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
+
+# Numbers kept for each parameter that is trained, beside itself.
+MOMENTS = {"adamw": 2, "sgd": 1, "lars": 1}
 
 SCHEDULES = ("cosine", "linear", "cosine_beit", "cosine_simmim", "multistep_simmim")
 
@@ -20,16 +24,23 @@ SCHEDULES = ("cosine", "linear", "cosine_beit", "cosine_simmim", "multistep_simm
 class Optim:
     """The optimiser's numbers; the defaults are MAE's (arXiv 2111.06377, table 8).
 
+    `name` is "adamw", which uses `b1`, `b2` and `eps`; "sgd" with `momentum`, as
+    torch's; or "lars" (arXiv 1708.03888) with `momentum` and the coefficient `trust`,
+    as MAE's linear probe has them (table 10 and `util/lars.py`).
+
     The peak rate is `base_lr * batch_size / lr_batch`, or `base_lr` itself when
     `lr_batch` is 0; `warmup_lr` and `min_lr` are absolute. Warm-up is `warmup_steps`,
     or `warmup_epochs` when the former is 0. Kernels are decayed, and the parameters
-    named in `decay_also`. `clip` is the largest global norm of the gradient, 0 for
+    named in `decay_also`. `layer_decay` scales the update of a parameter, decay and
+    all, once for each layer behind it and once for the head (MAE, table 9, after BEiT,
+    arXiv 2106.08254). `clip` is the largest global norm of the gradient, 0 for
     none. `ema` is the decay of the moving average of the parameters, 0 for none.
     `accumulate` splits the batch into that many parts done one after the other; each
     part draws its own masks. `frozen` are the paths of what is not trained, such as
     "encoder" or "encoder/patch": it has no gradient, no moments and no decay.
     """
 
+    name: str = "adamw"
     base_lr: float = 1.5e-4
     lr_batch: int = 256
     schedule: str = "cosine"
@@ -41,8 +52,11 @@ class Optim:
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
+    momentum: float = 0.9
+    trust: float = 0.001
     weight_decay: float = 0.05
     decay_also: tuple[str, ...] = ("cls_token", "mask_token")
+    layer_decay: float = 1.0
     clip: float = 0.0
     ema: float = 0.0
     accumulate: int = 1
@@ -86,61 +100,64 @@ def schedule(
     return jnp.where(t < warmup, rising, falling)
 
 
-def trained(optim: Optim, params: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """What is trained of nested dicts of parameters, the same dicts without the rest.
-
-    `above` is the path of `params` itself, with a slash behind it.
-    """
-    return {
-        name: trained(optim, part, f"{above}{name}/")
-        if isinstance(part, dict)
-        else part
-        for name, part in params.items()
-        if above + name not in optim.frozen
-    }
-
-
-def restored(learned: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    """All parameters again: those of `learned`, and the rest of `params`."""
-    return {
-        name: part
-        if name not in learned
-        else restored(learned[name], part)
-        if isinstance(part, dict)
-        else learned[name]
-        for name, part in params.items()
-    }
-
-
-def frozen_problems(optim: Optim, params: dict[str, Any]) -> list[str]:
-    """What cannot work in the paths of what is not trained, one line each."""
-    for path in optim.frozen:
-        part: Any = params
-        for name in path.split("/"):
-            known = ", ".join(part) if isinstance(part, dict) else "nothing"
-            if not isinstance(part, dict) or name not in part:
-                return [
-                    f"frozen: {path!r} is no parameter ({name!r} is none of {known})"
-                ]
-            part = part[name]
-    if not jax.tree.leaves(trained(optim, params)):
-        return [f"frozen: {optim.frozen} leaves nothing to train"]
-    return []
-
-
 def decays(optim: Optim, path: tuple[Any, ...]) -> bool:
     """Whether weight decay applies to the parameter at a tree path."""
     name = str(path[-1].key)
     return name == "kernel" or name in optim.decay_also
 
 
-def transform(optim: Optim) -> optax.GradientTransformation:
+def by_trust(optim: Optim) -> optax.GradientTransformation:
+    """Scales the gradient of what is decayed by trust * |parameter| / |gradient|.
+
+    The norms are those of a tensor, in a stack of a layer's; where one of them is 0 the
+    gradient stays.
+    """
+
+    def scaled(path: Any, g: Float[Array, "*s"], p: Float[Array, "*s"]) -> Array:
+        if not decays(optim, path):
+            return g
+        first = 1 if "layers" in (key.key for key in path) else 0
+        axes = tuple(range(first, p.ndim))
+        norm, length = (
+            jnp.linalg.vector_norm(x, axis=axes, keepdims=True) for x in (p, g)
+        )
+        usable = (norm > 0) & (length > 0)
+        return g * jnp.where(
+            usable, optim.trust * norm / jnp.where(usable, length, 1), 1
+        )
+
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(
+            scaled, updates, params
+        )
+    )
+
+
+def rate_scale(
+    optim: Optim, encoder: Any, path: tuple[Any, ...], shape: tuple[int, ...]
+) -> np.ndarray:
+    """What the update of a parameter is multiplied by: a number, in a stack a layer's.
+
+    So `warmup_lr` and `min_lr` are scaled as well, as in the official code of MAE and
+    BEiT; in SimMIM's they are the same for all layers. What is not of the encoder, such
+    as a head, is not scaled.
+    """
+    last = len(encoder.layer_widths) + 1
+    names = tuple(key.key for key in path)
+    layer = encoder.layer_of(names[1:]) if names[0] == "encoder" else last
+    scale = np.asarray(optim.layer_decay ** (last - layer), np.float32)
+    return scale.reshape(-1, *(1,) * (len(shape) - 1)) if scale.ndim else scale
+
+
+def transform(optim: Optim, encoder: Any = None) -> optax.GradientTransformation:
     """Gradient to update, before the learning rate.
 
-    The same as torch's AdamW once multiplied by the rate: p <- p (1 - lr wd), eps
-    outside the root. The rate is left out so that it follows the step counter alone: a
-    step that is skipped moves the schedule on but not the moments (as in the official
-    runs).
+    `encoder` says which layer a parameter is of; without `layer_decay` it is not asked.
+
+    "adamw" is the same as torch's once multiplied by the rate: p <- p (1 - lr wd), eps
+    outside the root; the other two add the decay to the gradient. The rate is left out
+    so that it follows the step counter alone: a step that is skipped moves the schedule
+    on but not the moments (as in the official runs).
     """
 
     def mask(params: Any) -> Any:
@@ -149,28 +166,46 @@ def transform(optim: Optim) -> optax.GradientTransformation:
         )
 
     steps = [optax.clip_by_global_norm(optim.clip)] if optim.clip else []
-    steps.append(optax.scale_by_adam(optim.b1, optim.b2, optim.eps))
-    steps.append(optax.add_decayed_weights(optim.weight_decay, mask))
-    return optax.chain(*steps)
+    decay = optax.add_decayed_weights(optim.weight_decay, mask)
+    if optim.name == "adamw":
+        steps += [optax.scale_by_adam(optim.b1, optim.b2, optim.eps), decay]
+    else:
+        steps += [decay, *([by_trust(optim)] if optim.name == "lars" else [])]
+        steps.append(optax.trace(optim.momentum))
+    chain = optax.chain(*steps)
+    if optim.layer_decay == 1:
+        return chain
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = chain.update(updates, state, params)
+        scaled = jax.tree_util.tree_map_with_path(
+            lambda path, u: u * rate_scale(optim, encoder, path, u.shape), updates
+        )
+        return scaled, state
+
+    return optax.GradientTransformation(chain.init, update)
 
 
 def problems(optim: Optim) -> list[str]:
     """What cannot work, one line each."""
     found = []
+    if optim.name not in MOMENTS:
+        found.append(f"name: {optim.name!r} is none of {', '.join(MOMENTS)}")
     if optim.schedule not in SCHEDULES:
         found.append(f"schedule: {optim.schedule!r} is none of {', '.join(SCHEDULES)}")
-    for name in ("base_lr", "eps"):
+    for name in ("base_lr", "eps", "trust"):
         if getattr(optim, name) <= 0:
             found.append(f"{name}: {getattr(optim, name)} must be above 0")
-    for name in ("b1", "b2", "ema"):
+    for name in ("b1", "b2", "momentum", "ema"):
         if not 0 <= getattr(optim, name) < 1:
             found.append(f"{name}: {getattr(optim, name)} must be in [0, 1)")
     at_least_zero = ("lr_batch", "warmup_steps", "warmup_epochs", "warmup_lr", "min_lr")
     for name in (*at_least_zero, "weight_decay", "clip"):
         if getattr(optim, name) < 0:
             found.append(f"{name}: {getattr(optim, name)} must not be negative")
-    if not 0 < optim.drop_at <= 1:
-        found.append(f"drop_at: {optim.drop_at} must be in (0, 1]")
+    for name in ("drop_at", "layer_decay"):
+        if not 0 < getattr(optim, name) <= 1:
+            found.append(f"{name}: {getattr(optim, name)} must be in (0, 1]")
     if optim.accumulate < 1:
         found.append(f"accumulate: {optim.accumulate} must be at least 1")
     return found

@@ -34,10 +34,12 @@ Place = tuple[str, ...]  # the names on the way to a field: ("optim", "clip")
 def schema_of(cls: Any, leave_out: tuple[str, ...] = ()) -> Schema:
     """The fields of a dataclass or Flax module, with their types and defaults."""
     hints = typing.get_type_hints(cls)
+    if "parent" in hints:  # every Flax module has these two
+        leave_out += ("parent", "name")
     return {
         f.name: (hints[f.name], f.default)
         for f in dataclasses.fields(cls)
-        if f.init and f.name not in (*leave_out, "parent", "name")
+        if f.init and f.name not in leave_out
     }
 
 

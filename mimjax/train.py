@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from mimjax import batches, gradients, optim, sharding
+from mimjax import batches, gradients, optim, sharding, trainable
 from mimjax.batches import Batch
 from mimjax.config import Config
 from mimjax.objectives import MOVING
@@ -74,7 +74,7 @@ def init_state(config: Config) -> State:
     return State(
         params=params,
         frozen=variables,
-        opt=optim.transform(config.optim).init(optim.trained(config.optim, params)),
+        opt=optim.transform(config.optim).init(trainable.trained(config.optim, params)),
         # A copy: a donated buffer may stand in one place only.
         ema=jax.tree.map(jnp.copy, params) if config.optim.ema else {},
         step=zero,
@@ -105,7 +105,7 @@ def make_step(
     average as they were and is counted; after BAD_LIMIT in a row none is made any
     more, so that the loop may look late and still find the last good parameters.
     """
-    transform = optim.transform(config.optim)
+    transform = optim.transform(config.optim, config.encoder)
     peak = config.optim.peak_lr(config.run.batch_size)
 
     gradient = gradients.make(config, plan.mean, plan.std)
@@ -128,7 +128,7 @@ def make_step(
             step=state.step,
         )
         learned, averaged = (
-            optim.trained(config.optim, tree) for tree in (state.params, state.ema)
+            trainable.trained(config.optim, tree) for tree in (state.params, state.ema)
         )
         updates, opt = transform.update(grads, state.opt, learned)
         params = jax.tree.map(lambda p, u: p - lr * u, learned, updates)
@@ -142,10 +142,10 @@ def make_step(
             (learned, state.opt, averaged, before),
         )
         state = State(
-            params=optim.restored(params, state.params),
+            params=trainable.restored(params, state.params),
             frozen={**state.frozen, **moving},
             opt=opt,
-            ema=optim.restored(ema, state.ema),
+            ema=trainable.restored(ema, state.ema),
             step=state.step + 1,
             bad_streak=jnp.where(good, 0, state.bad_streak + 1),
             bad_total=state.bad_total + ~good,
@@ -213,5 +213,5 @@ def sizes(config: Config, state: State) -> str:
     told = f"parameters: encoder {encoder:,}, in all {whole:,}"
     if not config.optim.frozen:
         return told
-    learned = count(optim.trained(config.optim, state.params))
+    learned = count(trainable.trained(config.optim, state.params))
     return f"{told}, trained {learned:,}"

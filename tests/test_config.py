@@ -73,7 +73,7 @@ ONE = [
     ("optm.clip=1", "optm.clip: no such group; did you mean optim? (there are data,"),
     ("step=1", "step: no such field; did you mean steps?"),
     ("encoder.qqq=1", "encoder.qqq: no such field; config.encoder has name, size,"),
-    ("optim.clip.x=1", "optim.clip.x: no such field; config.optim has base_lr,"),
+    ("optim.clip.x=1", "optim.clip.x: no such field; config.optim has name,"),
     ("optim=1", "optim: is a group, not a field (set config.optim.<field>)"),
     (".seed=1", ".seed: no such group (there are data,"),
     ("objective.mask_cell=32", "objective.mask_cell: no such field;"),
@@ -317,6 +317,13 @@ def test_layers_that_cannot_be_judged_are_named():
         dvae = str(ROOT / "configs" / "dvae.py")
         (line,) = lines(dvae, f"evaluate.layers={layer},")
         assert line.startswith(f"config.evaluate.layers: ({layer},) must be (), this")
+
+
+def test_rates_of_layers_need_layers():
+    swin, dvae = (str(ROOT / "configs" / f"{n}.py") for n in ("simmim_swin_b", "dvae"))
+    assert lines(swin, "optim.layer_decay=0.8") == []
+    (line,) = lines(dvae, "optim.layer_decay=0.8")
+    assert line.startswith("config.optim.layer_decay: 0.8 needs an encoder of layers")
 
 
 def test_all_problems_come_at_once():

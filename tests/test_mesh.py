@@ -224,7 +224,7 @@ def test_axes_left_open_are_filled_in(mesh, state_bytes, chosen):
 
 def test_parameters_are_cut_when_a_device_cannot_hold_them_all(monkeypatch):
     given = tiny.resolve("classify")
-    size = setup.STATE_BYTES * train.count(first_state("classify").params)
+    size = setup.STATE_BYTES["adamw"] * train.count(first_state("classify").params)
     monkeypatch.setattr(sharding, "AUTO_FSDP_BYTES", size)
     assert setup.place(given)[1].shape == {"data": 8, "fsdp": 1, "tensor": 1}
     monkeypatch.setattr(sharding, "AUTO_FSDP_BYTES", size - 1)

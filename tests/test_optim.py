@@ -1,7 +1,9 @@
-"""Schedules, decayed sets and AdamW against the official code's own numbers."""
+"""Schedules, decayed sets and optimisers against the official code's own numbers."""
 
 import dataclasses
+import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,8 @@ import official
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mimjax import optim
+from mimjax import optim, trainable
+from mimjax.backbones import hybrid, swin, vit
 
 MAE = optim.Optim(warmup_epochs=40)
 BEIT = optim.Optim(schedule="cosine_beit", min_lr=1e-5)
@@ -141,10 +144,10 @@ TREE = {
 )
 def test_what_is_frozen_is_left_out_and_comes_back(frozen, left):
     settings = optim.Optim(frozen=frozen)
-    found = optim.trained(settings, TREE)
+    found = trainable.trained(settings, TREE)
     assert found == left
-    assert optim.frozen_problems(settings, TREE) == []
-    moved = optim.restored(jax.tree.map(lambda x: -x, found), TREE)
+    assert trainable.problems(settings, TREE) == []
+    moved = trainable.restored(jax.tree.map(lambda x: -x, found), TREE)
     assert jax.tree.structure(moved) == jax.tree.structure(TREE)
     changed = jax.tree.map(lambda new, old: old if new == -old else 0, moved, TREE)
     assert sum(jax.tree.leaves(changed)) == sum(jax.tree.leaves(left))
@@ -161,7 +164,7 @@ def test_what_is_frozen_is_left_out_and_comes_back(frozen, left):
     ],
 )
 def test_what_cannot_be_frozen_is_one_line(frozen, told):
-    (line,) = optim.frozen_problems(optim.Optim(frozen=frozen), TREE)
+    (line,) = trainable.problems(optim.Optim(frozen=frozen), TREE)
     assert line.startswith("frozen: ") and line.endswith(told)
 
 
@@ -225,10 +228,13 @@ def test_aim_decays_what_the_official_run_does():
     same_sets(official.aim(source, 4), optim.Optim(decay_also=()))
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
-def test_adamw_is_that_of_torch(weight_decay):
-    """Three steps; a rate of its own for each tensor scales its decay too."""
-    golden = official.load("adamw_layer_scale")
+@pytest.mark.parametrize(
+    ("name", "weight_decay"),
+    [("adamw", 0.0), ("adamw", 0.05), ("lars", 0.0), ("lars", 1e-3)],
+)
+def test_updates_are_the_official_ones(name, weight_decay):
+    """Three steps; a rate of its own for each tensor scales AdamW's decay too."""
+    golden = official.load({"adamw": "adamw_layer_scale"}.get(name, name))
     config = golden.config
     names = {
         "weight": "a/kernel",
@@ -242,15 +248,13 @@ def test_adamw_is_that_of_torch(weight_decay):
         named = {ours: jnp.asarray(arrays[name]) for name, ours in names.items()}
         return unflatten_dict(named, sep="/")
 
-    settings = optim.Optim(
-        b1=config["betas"][0],
-        b2=config["betas"][1],
-        eps=config["eps"],
-        weight_decay=weight_decay,
-    )
+    settings = optim.Optim(name=name, weight_decay=weight_decay)
+    if name == "adamw":
+        b1, b2 = config["betas"]
+        settings = dataclasses.replace(settings, b1=b1, b2=b2, eps=config["eps"])
     transform = optim.transform(settings)
     params = tree(golden.weights.arrays)
-    scale = tree(config["lr_scale"])
+    scale = tree(config.get("lr_scale", dict.fromkeys(names, 1.0)))
     state = transform.init(params)
     grads = {name: golden.input[f"grad/{name}"] for name in names}
     update = jax.jit(transform.update)
@@ -268,6 +272,141 @@ def test_adamw_is_that_of_torch(weight_decay):
                 rtol=1e-6,
                 atol=1e-7,
             )
+
+
+def grown(settings, params, grads, lr=0.1):
+    """What parameters become by an update with each of the gradients."""
+    transform = optim.transform(settings)
+    state, update = transform.init(params), jax.jit(transform.update)
+    for grad in grads:
+        updates, state = update(grad, state, params)
+        params = jax.tree.map(lambda p, u: p - lr * u, params, updates)
+    return params
+
+
+def test_a_stack_under_lars_is_as_its_layers_alone():
+    """Norms are those of a layer, here one all zero; scanned biases have two axes."""
+    draw = np.random.default_rng(0).standard_normal
+    layers = [{"kernel": draw((3, 4)), "bias": draw(4)} for _ in range(3)]
+    layers[1]["kernel"][:] = 0
+    grads = [[{"kernel": draw((3, 4)), "bias": draw(4)} for _ in range(3)]] * 2
+    settings = optim.Optim(name="lars", trust=0.02, weight_decay=0.1)
+
+    def stack(trees):
+        stacked = jax.tree.map(lambda *x: jnp.asarray(np.stack(x), jnp.float32), *trees)
+        return {"blocks": {"layers": stacked}}
+
+    ours = grown(settings, stack(layers), [stack(trees) for trees in grads])
+    alone = [
+        grown(settings, layer, [trees[i] for trees in grads])
+        for i, layer in enumerate(layers)
+    ]
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), ours, stack(alone)
+    )
+
+
+def layers_of(encoder):
+    """The layers of the parameters of an encoder by path, those below a stack once."""
+    image = jax.ShapeDtypeStruct((1, *encoder.image_size, encoder.channels), "float32")
+    init = functools.partial(encoder.init, method="features")
+    shapes = jax.eval_shape(init, jax.random.key(0), image)["params"]
+    found = {}
+    for path in flatten_dict(shapes):
+        name = "/".join(path[: path.index("layers")] if "layers" in path else path[:1])
+        layer = np.asarray(encoder.layer_of(path)).tolist()
+        assert found.setdefault(name, layer) == layer, path
+    return found
+
+
+VIT = {"image_size": (32, 32), "width": 32, "depth": 3, "heads": 2}
+SWIN = {"image_size": (32, 32), "width": 32, "depths": (2, 3, 2), "heads": (2, 2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "layers"),
+    [
+        (
+            vit.Encoder(**VIT, position="learned", registers=2, patch_norm=True),
+            {
+                "patch": 0,
+                "patch_scale": 0,
+                "cls_token": 0,
+                "register_tokens": 0,
+                "pos_embed": 0,
+                "blocks": [1, 2, 3],
+                "norm": 4,
+            },
+        ),
+        (
+            vit.Encoder(**VIT, position="relative"),
+            {
+                "patch": 0,
+                "cls_token": 0,
+                "blocks": [1, 2, 3],
+                "relative_table": 4,
+                "norm": 4,
+            },
+        ),
+        (
+            hybrid.Encoder(**VIT, stages=(1,), stem_width=32, cls=False),
+            {"stem": 0, "patch": 0, "blocks": [1, 2, 3], "norm": 4},
+        ),
+        (
+            swin.Encoder(**SWIN, window=2),
+            {
+                "patch": 0,
+                "patch_scale": 0,
+                "stages_0": [1, 2],
+                "merges_0": 2,
+                "stages_1": [3, 4, 5],
+                "merges_1": 5,
+                "stages_2": [6, 7],
+                "norm": 8,
+            },
+        ),
+    ],
+)
+def test_layers_of_parameters(encoder, layers):
+    assert layers_of(encoder) == layers
+
+
+@pytest.mark.parametrize(
+    ("recipe", "encoder"),
+    [
+        ("mae_finetune", vit.Encoder()),
+        ("beit_finetune", vit.Encoder(position="relative_layers")),
+        ("beit_finetune_shared_rel_abs", vit.Encoder(position="relative")),
+        ("simmim_vit_finetune", vit.Encoder(position="relative_layers")),
+        ("simmim_swin_finetune", swin.Encoder(depths=(2, 3, 2))),
+    ],
+)
+def test_scales_of_layers_are_the_official_ones(recipe, encoder):
+    text = str(official.load("schedules").output["param_groups_json"])
+    settings = optim.Optim(layer_decay=0.65)
+    # Swin has no table of positions here.
+    renamed = {
+        r"layers\.(\d+)\.blocks\.(\d+)\..*": r"stages_\1/layers/kernel \2",
+        r"layers\.(\d+)\.downsample\..*": r"merges_\1/norm/scale",
+        r"blocks\.(\d+)\..*": r"blocks/layers/kernel \1",
+        r"patch_embed\.norm\..*": "patch_scale/scale",
+        r"patch_embed\..*": "patch/kernel",
+        r"rel_pos_bias\..*": "relative_table",
+        r"norm\..*": "norm/scale",
+        r"cls_token": "cls_token",
+        r"pos_embed": "pos_embed",
+        r"(fc_norm|head)\..*": r"/\1",
+    }
+    groups = json.loads(text)[recipe]
+    groups.pop("absolute_pos_embed", None)
+    for name, group in groups.items():
+        rules = ((k, v) for k, v in renamed.items() if re.fullmatch(k, name))
+        place, _, number = re.sub(*next(rules), name).partition(" ")
+        names = ("encoder", *place.split("/")) if place[0] != "/" else (place[1:],)
+        path = tuple(map(jax.tree_util.DictKey, names))
+        scale = optim.rate_scale(settings, encoder, path, (9, 2, 2))
+        found = scale[int(number), 0, 0] if number else scale
+        assert found == pytest.approx(group["lr_scale"], rel=1e-6), name
 
 
 def test_clipping_scales_the_whole_gradient():
@@ -288,6 +427,10 @@ def test_clipping_scales_the_whole_gradient():
 @pytest.mark.parametrize(
     ("change", "line"),
     [
+        ({"name": "adam"}, "name: 'adam' is none of adamw, sgd, lars"),
+        ({"momentum": 1.0}, "momentum: 1.0 must be in [0, 1)"),
+        ({"trust": 0.0}, "trust: 0.0 must be above 0"),
+        ({"layer_decay": 0.0}, "layer_decay: 0.0 must be in (0, 1]"),
         ({"schedule": "cosin"}, "schedule: 'cosin' is none of cosine,"),
         ({"base_lr": 0.0}, "base_lr: 0.0 must be above 0"),
         ({"b2": 1.0}, "b2: 1.0 must be in [0, 1)"),

@@ -204,6 +204,14 @@ def test_what_is_frozen_stays_to_the_bit_and_costs_no_moments():
     assert tiny.bits(after.frozen) != tiny.bits(before.frozen), "statistics move"
 
 
+@pytest.mark.parametrize(("name", "moments"), [("adamw", 2), ("sgd", 1), ("lars", 1)])
+def test_memory_is_reckoned_as_the_optimiser_keeps_it(name, moments):
+    state = train.shapes_of(tiny.resolve("classify", optim__name=name))
+    counter = 1 if name == "adamw" else 0
+    assert train.count(state.opt) == moments * train.count(state.params) + counter
+    assert setup.STATE_BYTES[name] == 4 * (2 + moments)
+
+
 def test_no_gradient_is_computed_of_what_is_frozen():
     """The products of the encoder are those of its forward pass alone."""
     flops = {}

@@ -11,6 +11,9 @@ stands for; and `problems(fields)`, what cannot work, one line each. An encoder 
   one (`cls`) and `registers`, together `num_prefix`;
 - `run(tokens, chosen)`: the same before that norm, and the mean of the layers chosen,
   counted from 1, where there are `layer_widths`;
+- `layer_of(path)`: the layer of a parameter, where there are `layer_widths`: 0 for
+  what embeds, then counted from 1, one more than all of them for what follows; of a
+  stack an array, that of each;
 - `image_size`, `patch_size`, `channels`, `grid` and `num_tokens` of the embeddings,
   `layer_widths` (none where no layer can be chosen), `head_counts`, `remat`, `unroll`,
   `dtype`.
@@ -20,6 +23,7 @@ import importlib
 from typing import Any, cast
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mimjax import patches
@@ -46,6 +50,7 @@ class Patched:
     channels: int
     cls: Any  # whether there is a class token
     registers: Any = 0  # how many tokens without a place follow it
+    layer_widths: Any
     embed: Any
     run: Any
 
@@ -77,6 +82,17 @@ class Patched:
     def patch_tokens(self, x: Float[Array, "B T D"]) -> Float[Array, "B N D"]:
         """The tokens of patches alone, without class token and registers."""
         return x[:, self.num_prefix :]
+
+    def layer_of(self, path: tuple[str, ...]) -> int | np.ndarray:
+        """The layer of a parameter of one stack, "blocks", and what is around it.
+
+        As in facebookresearch/mae `util/lr_decay.py` and microsoft/unilm beit
+        `optim_factory.py`: a table that all layers share comes after them.
+        """
+        depth = len(self.layer_widths)
+        if path[0] == "blocks":
+            return np.arange(1, depth + 1)
+        return depth + 1 if path[0] in ("norm", "relative_table") else 0
 
     def features(
         self,

@@ -112,6 +112,20 @@ class Encoder(nn.Module, backbones.Patched):
         """Width of a token coming out."""
         return self.width * 2 ** (len(self.depths) - 1)
 
+    @nn.nowrap
+    def layer_of(self, path: tuple[str, ...]) -> int | np.ndarray:
+        """The layer of a parameter, through all stages, that of each in a stack.
+
+        A merge is as the last layer before it (microsoft/SimMIM `optimizer.py`).
+        """
+        part, _, stage = path[0].partition("_")
+        before = (0, *np.cumsum(self.depths).tolist())
+        if part == "stages":
+            return np.arange(before[int(stage)], before[int(stage) + 1]) + 1
+        if part == "merges":
+            return before[int(stage) + 1]
+        return before[-1] + 1 if part == "norm" else 0
+
     def setup(self) -> None:
         start = starts.STARTS[self.start]
         self.patch = nn.Dense(

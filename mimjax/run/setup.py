@@ -20,6 +20,7 @@ from mimjax import (
     optim,
     sharding,
     train,
+    trainable,
     warmstart,
 )
 from mimjax.backbones.sizes import MOST_DEPTH
@@ -29,9 +30,10 @@ from mimjax.convert.files import BadFileError
 from mimjax.report.progress import Progress
 from mimjax.run import feed
 
-# Bytes the optimiser keeps for each parameter: itself, two moments, the gradient; and
-# for each that is not trained.
-STATE_BYTES, FROZEN_BYTES = 16, 4
+# Bytes for each parameter: itself, the gradient and moments, by the optimiser's name;
+# and for each that is not trained.
+STATE_BYTES = {name: 4 * (2 + count) for name, count in optim.MOMENTS.items()}
+FROZEN_BYTES = 4
 
 
 def keep_memory() -> None:
@@ -64,11 +66,12 @@ def place(
         objective = config.objective.clone(encoder=encoder)
         config = dataclasses.replace(config, encoder=encoder, objective=objective)
     params = train.shapes_of(config).params
-    found = optim.frozen_problems(config.optim, params)
+    found = trainable.problems(config.optim, params)
     if found:
         raise ConfigError(["config.optim." + line for line in found])
-    learned = train.count(optim.trained(config.optim, params))
-    size = STATE_BYTES * learned + FROZEN_BYTES * (train.count(params) - learned)
+    learned = train.count(trainable.trained(config.optim, params))
+    size = STATE_BYTES[config.optim.name] * learned
+    size += FROZEN_BYTES * (train.count(params) - learned)
     size //= config.mesh.tensor
     mesh = sharding.make(sharding.choose(config.mesh, len(devices), size), devices)
     return config, mesh
@@ -234,13 +237,13 @@ def step_flops(config: Config, plan: train.Plan, mesh: jax.sharding.Mesh) -> int
 
     def loss(learned: Any, params: Any, frozen: Any, batch: Any) -> Any:
         rngs = train.streams(0, 0)
-        variables = {"params": optim.restored(learned, params), **frozen}
+        variables = {"params": trainable.restored(learned, params), **frozen}
         batch = {**batches.prepare(batch, plan.mean, plan.std), "step": 0}
         return objective.apply(variables, batch, train=True, rngs=rngs)[0]
 
     state = train.abstract_state(config, mesh)
     batch = train.abstract_batch(config, mesh)
     with_gradient = jax.value_and_grad(loss)
-    learned = optim.trained(config.optim, state.params)
+    learned = trainable.trained(config.optim, state.params)
     given = learned, state.params, state.frozen, batch
     return flops.matmul_flops(with_gradient, *given)

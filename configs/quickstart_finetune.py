@@ -1,6 +1,6 @@
 """The MAE that configs/quickstart.py trains, fine-tuned to name digits.
 
-    python -m mimjax.main --config=configs/quickstart_finetune.py --workdir=runs/finetune
+    python -m mimjax.main --config=configs/quickstart_finetune.py --workdir=runs/tuned
 
 Hardware: two CPU cores. Time: not yet measured. Expected: not yet measured.
 The encoder is looked for in runs/quickstart; for another one add

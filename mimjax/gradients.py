@@ -28,7 +28,7 @@ def make(config: Config, mean: Any, std: Any) -> Callable[..., tuple[Any, Any]]:
         learned: Any, params: Any, variables: Any, batch: Batch, keys: dict[str, Array]
     ) -> tuple[Array, tuple[dict[str, Array], Any]]:
         (loss, metrics), moving = config.objective.apply(
-            {"params": trainable.restored(learned, params), **variables},
+            {**trainable.variables(learned, params), **variables},
             batch,
             train=True,
             rngs=keys,

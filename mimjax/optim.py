@@ -146,7 +146,10 @@ def rate_scale(
     names = tuple(key.key for key in path)
     layer = encoder.layer_of(names[1:]) if names[0] == "encoder" else last
     scale = np.asarray(optim.layer_decay ** (last - layer), np.float32)
-    return scale.reshape(-1, *(1,) * (len(shape) - 1)) if scale.ndim else scale
+    if not scale.ndim:
+        return scale
+    # Where the first layers of a stack are frozen, these are the last.
+    return scale[-shape[0] :].reshape(-1, *(1,) * (len(shape) - 1))
 
 
 def transform(optim: Optim, encoder: Any = None) -> optax.GradientTransformation:

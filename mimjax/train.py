@@ -207,11 +207,16 @@ def count(tree: Any) -> int:
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
+def trained_shapes(config: Config, params: Any) -> Any:
+    """Shapes and types of what is trained."""
+    return jax.eval_shape(functools.partial(trainable.trained, config.optim), params)
+
+
 def sizes(config: Config, state: State) -> str:
     """How many parameters there are, in words."""
     encoder, whole = count(state.params["encoder"]), count(state.params)
     told = f"parameters: encoder {encoder:,}, in all {whole:,}"
     if not config.optim.frozen:
         return told
-    learned = count(trainable.trained(config.optim, state.params))
+    learned = count(trained_shapes(config, state.params))
     return f"{told}, trained {learned:,}"

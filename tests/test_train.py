@@ -212,16 +212,6 @@ def test_memory_is_reckoned_as_the_optimiser_keeps_it(name, moments):
     assert setup.STATE_BYTES[name] == 4 * (2 + moments)
 
 
-def test_no_gradient_is_computed_of_what_is_frozen():
-    """The products of the encoder are those of its forward pass alone."""
-    flops = {}
-    for frozen in (("encoder",), ("query",)):
-        given = tiny.resolve("attentive", optim__frozen=frozen, encoder__depth=12)
-        plan = setup.make_plan(given, 100)
-        flops[frozen] = setup.step_flops(given, plan, tiny.mesh_of())
-    assert flops["encoder",] < 0.4 * flops["query",]
-
-
 def test_paths_of_nothing_are_refused():
     given = tiny.resolve("attentive", optim__frozen=("encodr",))
     with pytest.raises(config.ConfigError, match=r"^config\.optim\.frozen: 'encodr'"):

@@ -4,7 +4,7 @@ They are scanned, so the leading axis of every parameter of a stack is the layer
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,39 @@ REMAT: dict[str, Callable[..., Any] | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
+# The collection that says how many of the first layers of a stack stay as they are.
+STILL = "still"
+
+
+def scanned(advance: Any, length: int, unroll: int, **more: Any) -> Any:
+    """`advance` from layer to layer of a stack."""
+    scan = cast(Any, nn.scan)  # its type says that every axis is one number
+    return scan(
+        advance,
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True, "drop": True},
+        in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
+        length=length,
+        unroll=max(1, min(unroll, length)),
+        **more,
+    )
+
+
+def part_scanned(advance: Any, layers: range, unroll: int) -> Any:
+    """The same through some of the layers; those from the first on are constants."""
+    start = layers.start
+
+    def own(params: Any) -> Any:
+        part = jax.tree.map(lambda x: x[start : layers.stop], params)
+        return part if start else jax.lax.stop_gradient(part)
+
+    # Both parts are given the same keys.
+    def numbers_of_its_own(variables: Any, keys: Any) -> tuple[Any, Any]:
+        return variables, jax.tree.map(lambda k: jax.random.fold_in(k, start), keys)
+
+    run = scanned(advance, len(layers), unroll, data_transform=numbers_of_its_own)
+    return nn.map_variables(run, "params", trans_in_fn=own)
+
 
 class Blocks(nn.Module):
     """`depth` scanned layers of the kind `block`.
@@ -29,6 +62,10 @@ class Blocks(nn.Module):
     the backward pass recomputes (REMAT); `unroll` is how many layers the compiler sees
     at once: all of them is faster on CPU, one compiles faster. Neither changes the
     parameters. `first` is the number of the first layer, where layers start by it.
+
+    Where the collection STILL holds a `count`, the first layers are run by themselves
+    and their parameters are constants, so no gradient goes there unless something
+    before them is trained.
     """
 
     spec: layers.Spec
@@ -69,22 +106,16 @@ class Blocks(nn.Module):
                 mean = by_sample(jnp.where(share > 0, mean + share * x, mean))
             return (x, mean), None
 
-        scan: Any = nn.scan  # its type says that every axis is one number
-        scanned = scan(
-            advance,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True, "drop": True},
-            in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
-            length=self.depth,
-            unroll=max(1, min(self.unroll, self.depth)),
-        )
-        carry, _ = scanned(
-            layer(self.spec, train, train and any(self.drop_path), name="layers"),
-            (x, jnp.zeros(x.shape, jnp.float32) if chosen else None),
-            self.first + jnp.arange(self.depth),
-            jnp.linspace(*self.drop_path, self.depth),
-            shares,
-            attn_mask,
-            bias,
-        )
+        stack = layer(self.spec, train, train and any(self.drop_path), name="layers")
+        carry = (x, jnp.zeros(x.shape, jnp.float32) if chosen else None)
+        numbers = self.first + jnp.arange(self.depth)
+        along = numbers, jnp.linspace(*self.drop_path, self.depth), shares
+        still = self.get_variable(STILL, "count", 0)
+        if still in (0, self.depth):
+            run = scanned(advance, self.depth, self.unroll)
+            return run(stack, carry, *along, attn_mask, bias)[0]
+        for part in (range(still), range(still, self.depth)):
+            run = part_scanned(advance, part, self.unroll)
+            own = jax.tree.map(lambda x, part=part: x[part.start : part.stop], along)
+            carry, _ = run(stack, carry, *own, attn_mask, bias)
         return carry

@@ -69,7 +69,7 @@ def place(
     found = trainable.problems(config.optim, params)
     if found:
         raise ConfigError(["config.optim." + line for line in found])
-    learned = train.count(trainable.trained(config.optim, params))
+    learned = train.count(train.trained_shapes(config, params))
     size = STATE_BYTES[config.optim.name] * learned
     size += FROZEN_BYTES * (train.count(params) - learned)
     size //= config.mesh.tensor
@@ -237,13 +237,13 @@ def step_flops(config: Config, plan: train.Plan, mesh: jax.sharding.Mesh) -> int
 
     def loss(learned: Any, params: Any, frozen: Any, batch: Any) -> Any:
         rngs = train.streams(0, 0)
-        variables = {"params": trainable.restored(learned, params), **frozen}
+        variables = {**trainable.variables(learned, params), **frozen}
         batch = {**batches.prepare(batch, plan.mean, plan.std), "step": 0}
         return objective.apply(variables, batch, train=True, rngs=rngs)[0]
 
     state = train.abstract_state(config, mesh)
     batch = train.abstract_batch(config, mesh)
     with_gradient = jax.value_and_grad(loss)
-    learned = trainable.trained(config.optim, state.params)
+    learned = train.trained_shapes(config, state.params)
     given = learned, state.params, state.frozen, batch
     return flops.matmul_flops(with_gradient, *given)

@@ -20,7 +20,7 @@ STRONGEST = 10.0
 CHANGES = 2
 # Which change, whether, how strong, in which direction.
 NUM_UNIFORMS = 4 * CHANGES
-# Spacing of the uniforms, for a normal has no value at 0.
+# In place of a uniform of 0, for which a normal has no value.
 LEAST = 2.0**-24
 
 

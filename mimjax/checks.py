@@ -23,6 +23,7 @@ def problems(config: Config, devices: int | None, with_data: bool) -> list[str]:
         *data_module.check(data, encoder.image_size, encoder.channels),
         *evaluate_module.check(config.evaluate),
         *(sharing_problems(config, devices) if devices else ()),
+        *data_problems(config),
         *joint_problems(config),
     ]
 
@@ -56,6 +57,31 @@ def sharing_problems(config: Config, devices: int) -> list[str]:
     return found
 
 
+def data_problems(config: Config) -> list[str]:
+    """What the objective and the encoder ask of the images, and do not get."""
+    data, found = config.data, []
+    if getattr(config.encoder, "takes_pixels", False) and (
+        data.normalise != "pixels" or data.mean or data.std
+    ):
+        found.append(
+            "config.data.normalise: this encoder takes pixels from 0 to 1 (use "
+            "'pixels' and leave data.mean and data.std empty)"
+        )
+    kind, _, _ = data.source.partition(":")
+    if config.mask_values and kind not in data_module.WITH_MASKS:
+        found.append(
+            f"config.data.source: {data.source!r} has no masks, which "
+            f"config.objective.name {config.values['objective']['name']!r} needs (use "
+            "masks:PATH)"
+        )
+    if data.randaugment and (any(config.view_size) or config.mask_values):
+        found.append(
+            f"config.data.randaugment: {data.randaugment} must be 0 with this "
+            "objective, whose second view or mask would not be changed alike"
+        )
+    return found
+
+
 def joint_problems(config: Config) -> list[str]:
     """What two groups do not agree on; the warm-up only where units are the same."""
     run, given, found = config.run, config.optim, []
@@ -76,19 +102,6 @@ def joint_problems(config: Config) -> list[str]:
         )
     lines = sizes.layer_problems(config.encoder.layer_widths, config.evaluate.layers)
     found += ["config.evaluate." + line for line in lines]
-    if getattr(config.encoder, "takes_pixels", False) and (
-        config.data.normalise != "pixels" or config.data.mean or config.data.std
-    ):
-        found.append(
-            "config.data.normalise: this encoder takes pixels from 0 to 1 (use "
-            "'pixels' and leave data.mean and data.std empty)"
-        )
-    source = config.data.source
-    if config.mask_values and source.partition(":")[0] not in data_module.WITH_MASKS:
-        found.append(
-            f"config.data.source: {source!r} has no masks, which config.objective.name "
-            f"{config.values['objective']['name']!r} needs (use masks:PATH)"
-        )
     if given.rates and not (
         hasattr(config.objective, "logits") and "encoder" in given.frozen
     ):
@@ -97,6 +110,13 @@ def joint_problems(config: Config) -> list[str]:
             f"config.optim.rates: {given.rates} are tried by classifiers of one frozen "
             f"encoder: config.objective.name {' or '.join(names)}, and "
             "config.optim.frozen=('encoder',)"
+        )
+    parts = max(1, given.accumulate)
+    if getattr(config.objective, "in_pairs", False) and run.batch_size % (2 * parts):
+        found.append(
+            f"config.batch_size: {run.batch_size} must be a multiple of {2 * parts} "
+            "for config.objective.mixup or cutmix, which blend pairs of images (of "
+            "each part where config.optim.accumulate is above 1)"
         )
     unit = "steps" if given.warmup_steps else "epochs"
     warmup, length = getattr(given, f"warmup_{unit}"), getattr(run, unit)

@@ -20,7 +20,7 @@ from mimjax.config import Config
 from mimjax.objectives import MOVING
 
 # Streams of random numbers an objective may draw from.
-STREAMS = ("mask", "drop")
+STREAMS = ("mask", "drop", "mix")
 
 # Updates in a row that were not finite before the run gives up.
 BAD_LIMIT = 5

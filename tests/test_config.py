@@ -274,6 +274,36 @@ HIDES = [
         ("objective.representation=-1",),
         "config.objective.representation: -1 must be 0 (none) or a width",
     ),
+    (
+        "classify",
+        ("objective.mixup=-1",),
+        "config.objective.mixup: -1.0 must not be negative",
+    ),
+    (
+        "classify",
+        ("objective.smoothing=1",),
+        "config.objective.smoothing: 1.0 must be in [0, 1)",
+    ),
+    (
+        "classify",
+        ("objective.erasing=2",),
+        "config.objective.erasing: 2.0 must be a probability",
+    ),
+    (
+        "classify",
+        ("data.randaugment=11",),
+        "config.data.randaugment: 11.0 must be from 0 (none) to 10",
+    ),
+    (
+        "classify",
+        ("data.randaugment=9", "data.jitter=(0.4, 0.4, 0.4, 0)"),
+        "config.data.randaugment: 9.0 must be from 0 (none) to 10, and 0 with config.d",
+    ),
+    (
+        "beit",
+        ("data.randaugment=9",),
+        "config.data.randaugment: 9.0 must be 0 with this objective, whose second view",
+    ),
 ]
 
 
@@ -281,6 +311,20 @@ HIDES = [
 def test_every_objective_says_what_it_cannot_do(name, changes, expected):
     (line,) = lines(MAE, f"objective.name={name}", *changes)
     assert line.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "size", "parts"), [("mixup", 9, 1), ("cutmix", 10, 2)]
+)
+def test_batches_of_pairs_are_even(field, size, parts):
+    """Each of the parts that they are done in."""
+    path, given = str(ROOT / "configs" / "vit_b16.py"), f"batch_size={size}"
+    changes = given, f"optim.accumulate={parts}", "eval_every=0"
+    assert lines(path, *changes, devices=1) == []
+    (line,) = lines(path, *changes, f"objective.{field}=0.8", devices=1)
+    assert line.startswith(
+        f"config.batch_size: {size} must be a multiple of {2 * parts}"
+    )
 
 
 def test_layers_that_cannot_be_judged_are_named():

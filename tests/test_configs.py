@@ -105,6 +105,11 @@ def simmim(encoder: int, first: int, last: int, values: int) -> tuple[int, int]:
     return encoder, encoder + first + last * values + values
 
 
+def finetuned(encoder: int, width: int, classes: int = 1000) -> tuple[int, int]:
+    """An encoder, and with a norm of the mean and a head."""
+    return encoder, encoder + 2 * width + width * classes + classes
+
+
 def aim(trunk: int, width: int) -> tuple[int, int]:
     """AIM's trunk, and with its head: in, 12 blocks of 2 norms and 2 matrices, out."""
     block = 4 * 2048 + 2 * 2048 * 8192
@@ -127,6 +132,16 @@ PARAMETERS = {
     "aim_1b": aim(1_209_370_624, 2048),
     "aim_3b": aim(2_720_025_600, 3072),
     "aim_7b": aim(6_445_404_160, 4096),
+    # The norm before the mean stays, unused; official counts are without it.
+    "finetune_mae_b16": finetuned(85_798_656, 768),
+    "finetune_mae_l16": finetuned(303_301_632, 1024),
+    "finetune_mae_h14": finetuned(630_764_800, 1280),
+    "partial_mae_b16": finetuned(85_798_656 - 197 * 768, 768),
+    "finetune_beit_b16": finetuned(86_530_984 - B_HEAD, 768),
+    "finetune_beit2_b16": finetuned(86_530_984 - B_HEAD, 768),
+    "finetune_simmim_b16": finetuned(86_530_984 - B_HEAD, 768),
+    "finetune_simmim_swin_b": (87_768_224 - (1024 * 1000 + 1000), 87_768_224),
+    "quickstart_finetune": finetuned(799_744 + 65 * 128, 128, 10),
     "simmim_b16": simmim(SIMMIM_B, 768, 768, 768),
     "simmim_swin_b": simmim(SWIN_B, 128, 1024, 3072),
     "simmim_swin_l": simmim(SWIN_L, 192, 1536, 3072),
@@ -265,6 +280,11 @@ def test_sets_nothing_to_what_it_is_anyway(name):
         ("simmim_swin_b", {"relative_table"}),
         ("beit_b16", {"mask_token", "relative_table"}),
         ("beit2_b16", {"mask_token", "relative_table"}),
+        ("finetune_mae_b16", set()),
+        ("finetune_beit_b16", {"relative_table"}),
+        ("finetune_beit2_b16", {"relative_table"}),
+        ("finetune_simmim_b16", {"relative_table"}),
+        ("finetune_simmim_swin_b", set()),
         ("vqkd_b16", set()),
         ("dvae", set()),
         ("aim_600m", set()),

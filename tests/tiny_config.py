@@ -14,6 +14,7 @@ OBJECTIVE = {
     "segment": {"num_classes": 5},
     "simmim": {"mask_cell": 8},
     "beit": {"num_hidden": 7, "min_block": 2},
+    "classify": {"mixup": 0.8, "cutmix": 1.0, "smoothing": 0.1, "erasing": 0.25},
     "mpp": {"target": "colours"},
     "beit2": {"num_hidden": 7, "min_block": 2, "early_layer": 1, "branch_depth": 1},
     "dvae": {"decoder_first": 16, "kl_steps": 20, "temperature_steps": 20},

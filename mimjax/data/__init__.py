@@ -68,6 +68,9 @@ class Data:
       jitter: strengths of brightness, contrast, saturation and hue, meant as by
         torchvision's ColorJitter.
       jitter_rate: probability that an image is jittered at all.
+      randaugment: magnitude of RandAugment, from 0 (none) to 10, instead of the jitter;
+        9 where MAE, BEiT and SimMIM are fine-tuned.
+      randaugment_std: by how much the magnitude varies from change to change.
       normalise: `imagenet`, `inception` or `pixels` (left from 0 to 1); a grey image
         takes the average of the three.
       mean, std: constants used instead, one for each channel, white being 1.
@@ -93,6 +96,8 @@ class Data:
     flip: bool = True
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     jitter_rate: float = 1.0
+    randaugment: float = 0.0
+    randaugment_std: float = 0.5
     normalise: str = "imagenet"
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()

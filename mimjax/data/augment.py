@@ -11,15 +11,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from mimjax.data import randaugment
 from mimjax.data.quiet import tf
 from mimjax.data.scaled import resize
 
 ATTEMPTS = 10
-NUM_UNIFORMS = 4 * ATTEMPTS + 10
 _FLIP = 4 * ATTEMPTS
 _APPLY = _FLIP + 1
 FACTORS = slice(_APPLY + 1, _APPLY + 5)
 _ORDER = slice(_APPLY + 5, _APPLY + 9)
+RANDAUGMENT = slice(_APPLY + 9, _APPLY + 9 + randaugment.NUM_UNIFORMS)
+# What is added at the end leaves what was drawn before as it was.
+NUM_UNIFORMS = RANDAUGMENT.stop
 # Luma weights of ITU-R BT.601, as in Pillow's conversion to grey.
 GREY = (0.299, 0.587, 0.114)
 

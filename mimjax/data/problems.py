@@ -106,6 +106,11 @@ def _ranges(data: Data) -> list[str]:
             "strengths from 0 to 1 (brightness, contrast, saturation) and to 0.5 (hue)",
         ),
         "jitter_rate": (0 <= data.jitter_rate <= 1, "a probability from 0 to 1"),
+        "randaugment": (
+            0 <= data.randaugment <= 10 and not (data.randaugment and any(strengths)),
+            "from 0 (none) to 10, and 0 with config.data.jitter, whose place it takes",
+        ),
+        "randaugment_std": (data.randaugment_std >= 0, "at least 0"),
         "holdout_fraction": (
             0 <= data.holdout_fraction < 1,
             "a fraction from 0 to below 1",

@@ -20,6 +20,7 @@ from mimjax.data import (
     decode,
     digits,
     order,
+    randaugment,
     scaled,
     sources,
     upright,
@@ -216,7 +217,7 @@ def _finish(
     row: int,
     images: list[np.ndarray],
 ) -> None:
-    """Put a crop, and perhaps its mask, at the sizes wanted and mirrored or not."""
+    """Put a crop, and perhaps its mask, mirrored or not and changed, into a row."""
     size, (part, *masks) = wanted.image_size, parts
     made = [augment.resize(part, size, data.interpolation, data.antialias)]
     if all(wanted.view_size):
@@ -224,6 +225,9 @@ def _finish(
     made += [scaled.nearest(mask, size) for mask in masks]
     for array, image in zip(images, made, strict=True):
         array[row] = augment.flip(image, u) if data.flip else image
+    if data.randaugment:
+        changes = u[augment.RANDAUGMENT]
+        images[0][row] = randaugment.changed(data, images[0][row], changes)
 
 
 def _with_uniforms(wanted: Wanted) -> Callable[..., Any]:

@@ -11,9 +11,9 @@ property `mask_values` does, as how many classes there may be, "mask" uint8 [B, 
 the class of every pixel or IGNORED. A field of type `frozen.Model` is another run's
 model. Variables of the collection MOVING are changed by
 the call itself in training, where the caller lets it. Random draws come from the
-streams "mask" and "drop". Out of training a metric may be an array; `summary` then
-makes the held-out metrics of the means of all batches. `panels`, where there is one,
-returns the columns of a picture sheet, normalised images by name, or pixels where
+streams "mask", "drop" and "mix". Out of training a metric may be an array; `summary`
+then makes the held-out metrics of the means of all batches. `panels`, where there is
+one, returns the columns of a picture sheet, normalised images by name, or pixels where
 `draws_pixels` says so, and `panel_note` what to print beneath. `problems()` lists what
 cannot work, one line each, as "field: why", naming every field it depends on.
 """

@@ -6,14 +6,15 @@ layer (the paper's pre-training head; the released weights of AugReg have none),
 linear head that starts at zero (behind Swin from a normal of 0.02, as all its layers
 do), softmax cross-entropy. Fine-tuned MAE, BEiT and SimMIM average the patches before
 the last norm and normalise the mean: facebookresearch/mae `models_vit.py` and
-microsoft/unilm beit `modeling_finetune.py` (`fc_norm`).
+microsoft/unilm beit `modeling_finetune.py` (`fc_norm`). They, and Swin from the start,
+are trained on erased and blended images and smoothed labels.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from mimjax import mixing
 from mimjax.backbones import hybrid, layers, sizes, starts, swin, vit
 
 POOLS = ("token", "gap", "mean")
@@ -27,13 +28,29 @@ class Objective(nn.Module):
 
     `pool` says what the head sees: the class "token" or the mean of all tokens ("gap"),
     both after the encoder's last norm, or the "mean" of the patches alone, before that
-    norm and through one of its own, `fc_norm`.
+    norm and through one of its own, `fc_norm`. The head starts from a normal of
+    `head_std`, or as said above where that is 0.
+
+    In training alone: `mixup` and `cutmix` are the parameters of the Beta distribution
+    by which images are blended in pairs, `smoothing` is the share of the target that
+    all classes have alike, `erasing` the probability that a rectangle of an image is
+    noise. The accuracy is then that of the label that most of an image is of.
     """
 
     encoder: vit.Encoder | swin.Encoder | hybrid.Encoder
     num_classes: int = 1000
     pool: str = "token"
     representation: int = 0
+    head_std: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    smoothing: float = 0.0
+    erasing: float = 0.0
+
+    @property
+    def in_pairs(self) -> bool:
+        """Whether images are blended in pairs, so that a batch has to be even."""
+        return self.mixup > 0 or self.cutmix > 0
 
     @nn.nowrap
     def problems(self) -> list[str]:
@@ -64,6 +81,13 @@ class Objective(nn.Module):
                 f"representation: {self.representation} must be 0 (none) or a width, "
                 f"at most {sizes.MOST_WIDTH}"
             )
+        for name in ("head_std", "mixup", "cutmix"):
+            if getattr(self, name) < 0:
+                found.append(f"{name}: {getattr(self, name)} must not be negative")
+        if not 0 <= self.smoothing < 1:
+            found.append(f"smoothing: {self.smoothing} must be in [0, 1)")
+        if not 0 <= self.erasing <= 1:
+            found.append(f"erasing: {self.erasing} must be a probability from 0 to 1")
         return found
 
     def setup(self) -> None:
@@ -72,19 +96,28 @@ class Objective(nn.Module):
         if self.representation:
             self.pre_logits = nn.Dense(self.representation, dtype=jnp.float32)
         start = nn.initializers.zeros
-        if isinstance(self.encoder, swin.Encoder):
+        if self.head_std:
+            start = nn.initializers.normal(self.head_std)
+        elif isinstance(self.encoder, swin.Encoder):
             start = starts.STARTS["swin"].dense
         self.head = nn.Dense(self.num_classes, kernel_init=start, dtype=jnp.float32)
 
     def __call__(
         self, batch: dict[str, Array], *, train: bool
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        logits = self.logits(batch["image"], train=train)
-        chance = jax.nn.log_softmax(logits)
-        label = batch["label"]
-        losses = -jnp.take_along_axis(chance, label[:, None], axis=-1)
-        accuracy = (logits.argmax(axis=-1) == label).mean()
-        return losses.mean(), {"accuracy": accuracy}
+        image, label = batch["image"], batch["label"]
+        target = mixing.targets(label, self.num_classes, self.smoothing * train)
+        if train and self.erasing:
+            image = mixing.erased(self.make_rng("mix"), image, self.erasing)
+        if train and self.in_pairs:
+            key, size = self.make_rng("mix"), self.encoder.image_size
+            kept, share = mixing.draw(key, size, self.mixup, self.cutmix)
+            image = mixing.blended(image, kept)
+            target = mixing.blended(target, share)
+            label = jnp.where(share < 0.5, label[::-1], label)
+        logits = self.logits(image, train=train)
+        losses = mixing.cross_entropy(logits, target)
+        return losses.mean(), {"accuracy": (logits.argmax(axis=-1) == label).mean()}
 
     def logits(
         self, image: Float[Array, "B H W C"], *, train: bool = False

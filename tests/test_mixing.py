@@ -1,0 +1,241 @@
+"""Erasing, mixup, CutMix and smoothed labels, against timm's own and against numpy."""
+
+import functools
+import itertools
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+import tiny
+import torch
+from timms import torchvision
+
+from mimjax import mixing
+
+with torchvision():
+    from timm.data import mixup as timm_mixup
+    from timm.data import random_erasing as timm_erasing
+    from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+
+SIZE = (30, 41)
+KEYS = jax.random.split(jax.random.key(4), 2000)
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.normal(size=(6, *SIZE, 3)).astype(np.float32)
+LABELS = np.asarray([3, 0, 1, 1, 4, 3])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def many(mixup, cutmix):
+    """How much of 2,000 images is kept, pixel by pixel, and their shares."""
+    keep = jax.vmap(lambda key: mixing.draw(key, SIZE, mixup, cutmix))
+    kept, share = keep(KEYS)
+    return kept[..., 0], share
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_targets_are_timm_s(smoothing, share):
+    found = mixing.targets(jnp.asarray(LABELS), 5, smoothing)
+    found = mixing.blended(found, jnp.float32(share))
+    wanted = timm_mixup.mixup_target(torch.tensor(LABELS), 5, share, smoothing)
+    np.testing.assert_allclose(found, wanted, atol=1e-7)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_the_loss_is_timm_s_of_smoothed_labels_and_of_chances():
+    logits = jnp.asarray(5 * RANDOM.normal(size=(6, 5)), jnp.float32)
+    target = mixing.targets(jnp.asarray(LABELS), 5, 0.1)
+    theirs = torch.tensor(np.asarray(logits)), torch.tensor(LABELS)
+    wanted = LabelSmoothingCrossEntropy(0.1)(*theirs)
+    found = mixing.cross_entropy(logits, target).mean()
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    target = mixing.blended(target, jnp.float32(0.3))
+    wanted = SoftTargetCrossEntropy()(theirs[0], torch.tensor(np.asarray(target)))
+    found = mixing.cross_entropy(logits, target).mean()
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_images_are_blended_as_timm_does():
+    """By mixup, which timm is given the share of; partners swap their parts."""
+    theirs = timm_mixup.Mixup(mixup_alpha=0.8)
+    theirs._params_per_batch = lambda: (0.3, False)
+    wanted = torch.tensor(IMAGES)
+    assert theirs._mix_batch(wanted) == 0.3
+    found = mixing.blended(jnp.asarray(IMAGES), jnp.float32(0.3))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def box(size, share, centre):
+    """The rectangle of timm 0.3.2 (`rand_bbox`), whose centre is drawn by randint."""
+    ends = []
+    for side, at in zip(size, centre, strict=True):
+        cut, middle = int(side * math.sqrt(1 - share)), int(at * side)
+        ends += [max(0, middle - cut // 2), min(side, middle + cut // 2)]
+    return ends
+
+
+def test_rectangles_are_those_of_timm_0_3_2():
+    found = jax.jit(functools.partial(mixing.rectangle, SIZE))
+    for share, *centre in RANDOM.uniform(size=(200, 3)).astype(np.float32):
+        wanted = np.zeros(SIZE, bool)
+        top, bottom, left, right = box(SIZE, share, centre)
+        wanted[top:bottom, left:right] = True
+        np.testing.assert_array_equal(found(share, np.asarray(centre)), wanted)
+
+
+def test_a_rectangle_comes_from_the_partner_and_its_area_counts():
+    kept, shares = many(0.0, 1.0)
+    assert set(np.unique(kept)) == {0.0, 1.0}
+    np.testing.assert_allclose(shares, kept.mean(axis=(1, 2)), atol=1e-6)
+    number = int(np.argmin(np.abs(shares - 0.5)))
+    found = mixing.blended(jnp.asarray(IMAGES), kept[number][..., None])
+    hidden = np.asarray(kept[number]) == 0
+    rows, columns = np.flatnonzero(hidden.any(1)), np.flatnonzero(hidden.any(0))
+    assert hidden[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+    np.testing.assert_array_equal(found[:, hidden], IMAGES[::-1][:, hidden])
+    np.testing.assert_array_equal(found[:, ~hidden], IMAGES[:, ~hidden])
+
+
+def test_shares_are_distributed_as_in_timm():
+    """Beta for mixup; for CutMix beta less what is beyond the border; each by half."""
+    kept, mixed = many(0.8, 0.0)
+    assert (np.ptp(kept, axis=(1, 2)) == 0).all()
+    assert scipy.stats.kstest(mixed, scipy.stats.beta(0.8, 0.8).cdf).pvalue > 0.01
+    _, cut = many(0.0, 1.0)
+    boxes = [box(SIZE, *u[:1], u[1:]) for u in RANDOM.uniform(size=(4000, 3))]
+    top, bottom, left, right = np.transpose(boxes)
+    wanted = 1 - (bottom - top) * (right - left) / math.prod(SIZE)
+    assert scipy.stats.ks_2samp(cut, wanted).pvalue > 0.01
+    kept, both = many(0.8, 1.0)
+    mixes = (kept > 0).all(axis=(1, 2)) & (kept < 1).all(axis=(1, 2))
+    assert abs(mixes.mean() - 0.5) < 0.03
+    assert scipy.stats.ks_2samp(both[mixes], mixed).pvalue > 0.01
+    assert scipy.stats.ks_2samp(both[~mixes], cut).pvalue > 0.01
+
+
+def fed(u):
+    """Python's `random` that gives the numbers of one image: whether, then the rest."""
+    numbers = itertools.chain([u[-1]], u[:-1])
+    return types.SimpleNamespace(
+        random=lambda: next(numbers),
+        uniform=lambda low, high: low + (high - low) * next(numbers),
+        randint=lambda low, high: low + int(next(numbers) * (high - low + 1)),
+    )
+
+
+@pytest.mark.parametrize("size", [(30, 41), (40, 9)])
+def test_rectangles_that_are_erased_are_timm_s(size, monkeypatch):
+    """In the narrow image many draws do not fit, and of some images none."""
+    u = RANDOM.uniform(size=(300, 4 * mixing.ATTEMPTS + 1)).astype(np.float32)
+    found = np.asarray(mixing.rectangles(jnp.asarray(u[:, :-1]), size))
+    found = found & (u[:, -1:, None] < 0.6)
+    theirs = timm_erasing.RandomErasing(0.6, mode="pixel", device="cpu")
+    monkeypatch.setattr(
+        timm_erasing, "_get_pixels", lambda *_, **__: torch.tensor(torch.nan)
+    )
+    attempts = set()
+    for row, hidden in zip(u, found, strict=True):
+        # Two numbers of a rectangle that does not fit are not asked for.
+        given, image = fed(asked(row, size, attempts)), torch.zeros(3, *size)
+        monkeypatch.setattr(timm_erasing, "random", given)
+        wanted = theirs(image).isnan().numpy()
+        np.testing.assert_array_equal(hidden, wanted[0])
+    assert len(attempts) > 1 + (size[1] < 10)
+
+
+def asked(row, size, attempts):
+    """The numbers of an image without those of the places of what does not fit."""
+    kept = []
+    for number in range(mixing.ATTEMPTS):
+        area, shape, *place = (float(x) for x in row[4 * number : 4 * number + 4])
+        area = math.prod(size) * (0.02 + (1 / 3 - 0.02) * area)
+        ratio = 0.3 ** (1 - 2 * shape)
+        sides = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        kept += [float(row[4 * number]), shape]
+        if sides[0] < size[0] and sides[1] < size[1]:
+            attempts.add(number)
+            return [*kept, *place, float(row[-1])]
+    return [*kept, float(row[-1])]
+
+
+def test_what_is_erased_is_noise_in_as_many_images_as_is_asked_for():
+    images = jnp.full((2000, 16, 16, 2), 7.0)
+    found = np.asarray(mixing.erased(KEYS[0], images, 0.25))
+    hidden = (found != 7).any(axis=(1, 2, 3))
+    assert abs(hidden.mean() - 0.25) < 0.03
+    noise = found[found != 7]
+    assert scipy.stats.kstest(noise[:5000], scipy.stats.norm.cdf).pvalue > 0.01
+    assert abs(np.corrcoef(noise[:-1], noise[1:])[0, 1]) < 0.02
+    areas = (found != 7).all(axis=-1).mean(axis=(1, 2))[hidden]
+    assert areas.min() < 0.05 and 0.3 < areas.max() < 0.38
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    """A tiny one that varies its images, its parameters and a batch."""
+    given = tiny.resolve("classify")
+    params = tiny.random_state(given, tiny.mesh_of(), 0.3).params
+    image = jax.random.normal(KEYS[1], (8, 16, 16, 3))
+    return given.objective, params, {"image": image, "label": jnp.arange(8) * 9}
+
+
+def test_a_classifier_learns_from_what_is_varied(classifier):
+    """Erased first, then blended; the accuracy is that of the larger part."""
+    objective, params, batch = classifier
+    assert (objective.mixup, objective.cutmix) == (0.8, 1.0)
+
+    def keys(bound):
+        return bound.make_rng("mix"), bound.make_rng("mix")
+
+    @jax.jit
+    def run(key):
+        rngs = {"mix": key, "drop": key}
+        given = {"params": params}
+        found = objective.apply(given, batch, train=True, rngs=rngs)
+        erase, mix = objective.apply(given, rngs=rngs, method=keys)
+        image = mixing.erased(erase, batch["image"], 0.25)
+        kept, share = mixing.draw(mix, (16, 16), 0.8, 1.0)
+        image = kept * image + (1 - kept) * image[::-1]
+        logits = objective.apply(given, image, method="logits")
+        return found, logits, share
+
+    for key in KEYS[:6]:
+        (loss, metrics), logits, share = run(key)
+        label = torch.tensor(np.asarray(batch["label"]))
+        target = timm_mixup.mixup_target(label, 1000, float(share), 0.1)
+        logits = torch.tensor(np.asarray(logits))
+        wanted = SoftTargetCrossEntropy()(logits, target)
+        np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+        right = (logits.argmax(1) == target.argmax(1)).float().mean()
+        assert float(metrics["accuracy"]) == float(right)
+
+
+def test_what_is_held_out_is_not_varied(classifier):
+    objective, params, batch = classifier
+
+    @jax.jit
+    def run(params):
+        found = objective.apply({"params": params}, batch, train=False)
+        image = batch["image"]
+        return found, objective.apply({"params": params}, image, method="logits")
+
+    (loss, metrics), logits = run(params)
+    theirs = [torch.tensor(np.asarray(x)) for x in (logits, batch["label"])]
+    wanted = torch.nn.functional.cross_entropy(theirs[0], theirs[1].long())
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    right = (logits.argmax(axis=1) == batch["label"]).mean()
+    assert float(metrics["accuracy"]) == float(right)
+
+
+@pytest.mark.parametrize(("std", "wanted"), [(0.0, 0.0), (2e-5, 2e-5)])
+def test_the_head_starts_as_told(classifier, std, wanted):
+    objective, _, batch = classifier
+    told = objective.clone(head_std=std)
+    init = jax.jit(lambda key: told.init(key, batch, train=False)["params"]["head"])
+    head = init(KEYS[0])
+    np.testing.assert_allclose(np.std(head["kernel"]), wanted, rtol=0.02)
+    assert not np.any(head["bias"])

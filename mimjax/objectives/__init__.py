@@ -11,8 +11,10 @@ metrics): "image" float32 [B, H, W, C] normalised, "pixels" the same from 0 to 1
 the call itself in training, where the caller lets it. Random draws come from the
 streams "mask" and "drop". `panels`, where there is one, returns the columns of a
 picture sheet, normalised images by name, or pixels where `draws_pixels` says so, and
-`panel_note` what to print beneath. `problems()` lists what cannot work, one line each,
-as "field: why", naming every field it depends on.
+`panel_note` what to print beneath. `patch_losses`, where there is one, returns from a
+batch the loss at every token that comes out of the encoder [B, N], row by row, NaN
+where nothing is predicted; the mean of the others is the loss. `problems()` lists what
+cannot work, one line each, as "field: why", naming every field it depends on.
 """
 
 import importlib

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from mimjax.data import Data, augment, decode, digits, order, sources
+from mimjax.data import Data, augment, decode, digits, order, scaled, sources
 from mimjax.data.faults import Unusable
 from mimjax.data.quiet import graph, tf
 
@@ -191,9 +191,9 @@ def _finish(
 ) -> None:
     """Put a crop, at the sizes wanted and mirrored or not, into a row."""
     size = wanted.image_size
-    made = [augment.resize(part, size, data.interpolation, data.antialias)]
+    made = [scaled.resize(part, size, data.interpolation, data.antialias)]
     if len(images) == 2:
-        made.append(augment.second_view(part, wanted.view_size))
+        made.append(scaled.second_view(part, wanted.view_size))
     for array, image in zip(images, made, strict=True):
         array[row] = augment.flip(image, u) if data.flip else image
 

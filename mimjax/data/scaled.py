@@ -42,3 +42,13 @@ def centre(
     image = resize(image, whole, data.interpolation, data.antialias)
     top, left = (whole[0] - height) // 2, (whole[1] - width) // 2
     return image[top : top + height, left : left + width]
+
+
+def second_view(
+    image: UInt8[np.ndarray, "H W C"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h w C"]:
+    """The image at another size, by Lanczos as BEiT's tokenizer sees it.
+
+    arXiv 2106.08254, official `datasets.py`.
+    """
+    return resize(image, size, "lanczos", antialias=True)

@@ -56,6 +56,18 @@ def hidden_from_ids(ids: Int[Array, "B M"], num_tokens: int) -> Bool[Array, "B N
     return (ids[:, :, None] == jnp.arange(num_tokens)).any(axis=1)
 
 
+def placed(
+    losses: Float[Array, "B M"],
+    ids: Int[Array, "B M"],
+    counted: Bool[Array, "B M"],
+    num_tokens: int,
+) -> Float[Array, "B N"]:
+    """The losses that count at the places `ids`, NaN everywhere else."""
+    nothing = jnp.full((len(ids), num_tokens), jnp.nan, losses.dtype)
+    shown = jnp.where(counted, losses, jnp.nan)
+    return nothing.at[jnp.arange(len(ids))[:, None], ids].set(shown)
+
+
 def num_cells_hidden(cells: int, ratio: float) -> int:
     """How many of `cells` SimMIM hides: rounded up (official `data_simmim.py`)."""
     return math.ceil(cells * ratio)

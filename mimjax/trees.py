@@ -7,8 +7,8 @@ import jax
 Leaves = dict[tuple[str, ...], Any]
 
 
-def placed_like(x: jax.Array) -> jax.ShapeDtypeStruct:
-    """Shape, type and sharding of an array."""
+def placed_like(x: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """Shape, type and sharding of an array that is there or told of."""
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 

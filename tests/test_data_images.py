@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 from sklearn.datasets import load_sample_images
 
-from mimjax.data import augment, decode
+from mimjax.data import augment, decode, scaled
 from mimjax.data.faults import Unusable
 from mimjax.data.quiet import tf
 
@@ -250,7 +250,7 @@ def test_a_whole_image_of_the_right_size_is_left_alone():
         box = augment.random_box(u, height, width, (1.0, 1.0), ratio)
         assert box == (0, 0, height, width)
     image = RGB[:32, :48]
-    assert augment.resize(image, (32, 48), "bicubic", True) is image
+    assert scaled.resize(image, (32, 48), "bicubic", True) is image
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
@@ -259,12 +259,12 @@ def test_resize_is_that_of_pillow(interpolation):
     kind = Image.Resampling[interpolation.upper()]
     for size in ((100, 150), (600, 700)):
         expected = np.asarray(PHOTO.resize(size[::-1], kind))
-        resized = augment.resize(photo, size, interpolation, True)
+        resized = scaled.resize(photo, size, interpolation, True)
         np.testing.assert_array_equal(resized, expected)
-    enlarged = augment.resize(photo, (600, 700), interpolation, False)
+    enlarged = scaled.resize(photo, (600, 700), interpolation, False)
     assert np.abs(enlarged - expected.astype(float)).mean() < 0.5
-    shrunk = augment.resize(photo, (100, 150), interpolation, False)
-    smooth = augment.resize(photo, (100, 150), interpolation, True)
+    shrunk = scaled.resize(photo, (100, 150), interpolation, False)
+    smooth = scaled.resize(photo, (100, 150), interpolation, True)
     assert (
         np.diff(shrunk.astype(float), axis=1).std()
         > 1.1 * np.diff(smooth.astype(float), axis=1).std()

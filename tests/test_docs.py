@@ -12,7 +12,7 @@ import test_convert
 import tiny
 from PIL import Image
 
-from mimjax import config, evaluate, main, objectives, schema, standins
+from mimjax import config, evaluate, main, objectives, schema, show, standins
 from mimjax.convert import __main__ as convert
 from mimjax.convert import layouts
 from mimjax.evaluate import knn
@@ -141,6 +141,16 @@ def test_commands_on_weights_lack_the_weights_alone(
         assert command.main(words[3:]) == main.BAD_CONFIG
         (line,) = capsys.readouterr().err.splitlines()
         assert "does not exist" in line, line
+
+
+def test_commands_that_show_lack_the_run_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    found = [words for page in (*PAGES, README) for words in commands(page, "show")]
+    assert len(found) > 1
+    for words in found:
+        assert show.main(words[3:]) == main.BAD_CONFIG
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith("holds no checkpoint of a run"), line
 
 
 def said(text):

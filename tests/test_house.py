@@ -53,10 +53,10 @@ LAYERS = [
     "settings.py standins.py checks.py config.py",
     "batches.py gradients.py train.py report/",
     "checkpoint.py run/workdir.py run/feed.py",
-    "origins.py warmstart.py run/judge.py run/heldout.py",
+    "origins.py warmstart.py run/judge.py run/heldout.py run/insight.py run/drawing.py",
     "run/setup.py convert/parts.py convert/weights.py convert/workdirs.py",
     "run/",
-    "main.py convert/__main__.py models.py",
+    "main.py convert/__main__.py models.py show.py",
     "export/ study/",
 ]
 

@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from mimjax import evaluate, patches, sharding, train
+from mimjax.run.drawing import Drawing
 from mimjax.run.judge import Judge
 
 PLAN = train.Plan(10, 0, np.zeros(3, np.float32), np.ones(3, np.float32))
@@ -97,13 +98,15 @@ def test_asked_to_stop_it_neither_judges_nor_draws_and_can_do_both_later(tmp_pat
     sizes = {"evaluate__test_images": 8, "evaluate__batch_size": 8}
     given = tiny.resolve("mae", **small, **sizes, evaluate__linear_iterations=1)
     asked = True
-    judge = Judge(given, PLAN, tiny.mesh_of(), tmp_path, lambda: asked)
+    how = given, PLAN, tiny.mesh_of(), tmp_path, lambda: asked
+    judge = Judge(*how)
+    drawing = Drawing(*how, lambda: judge.test)
     state = train.start_state(given, tiny.mesh_of())
-    for look in (judge.evaluate, lambda state: judge.draw(state, 3)):
+    for look in (judge.evaluate, lambda state: drawing.draw(state, 3)):
         with pytest.raises(evaluate.Interrupted):
             look(state)
-    assert not judge.drawn(3)
+    assert not drawing.drawn(3)
     asked = False
-    judge.draw(state, 3)
-    assert judge.drawn(3)
+    drawing.draw(state, 3)
+    assert drawing.drawn(3)
     assert 0 < judge.evaluate(state)["eval/loss"] < 10

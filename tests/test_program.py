@@ -84,14 +84,15 @@ def test_the_quickstart_leaves_what_is_promised(quickstart):
     assert quickstart.saved() == [3, 6]
     folder = quickstart.workdir
     sheets = sorted(p.name for p in (folder / "pictures").iterdir())
-    assert sheets == [f"step_{step:08d}.png" for step in (0, 3, 6)]
+    steps = [f"step_{step:08d}.png" for step in (0, 3, 6)]
+    assert sheets == ["encoder_00000006", *steps]
     for name in ("loss", "health"):
         assert (folder / f"{name}.png").stat().st_size > 1000
     assert len([*(folder / "tensorboard").glob("events.out.tfevents.*")]) == 1
     assert not (folder / "data_errors.jsonl").exists()
     page = (folder / "report.html").read_text()
     parts = ("kNN", "linear", "2 images a class", "RankMe", "objective.mask_ratio")
-    for part in (*parts, "untrained"):
+    for part in (*parts, "untrained", "What the encoder sees"):
         assert part in page
 
 

@@ -121,7 +121,9 @@ def test_killed_and_stopped_anywhere_the_run_is_the_same(
     assert program.evaluated() == [0, 10, 20, 30]
     assert program.curve() == unbroken.curve()
     assert program.fingerprints() == unbroken.fingerprints()
-    assert (program.workdir / "pictures" / "step_00000030.png").exists()
+    pictures = program.workdir / "pictures"
+    assert (pictures / "step_00000030.png").exists()
+    assert (pictures / "encoder_00000030" / "losses.png").exists()
 
 
 def test_a_second_process_and_another_config_are_refused(

@@ -194,9 +194,9 @@ def second_views(
     images: UInt8[np.ndarray, "n H W C"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "n h w C"]:
     """Held-out images at the size of the second view."""
-    from mimjax.data import augment
+    from mimjax.data import scaled
 
-    views = [augment.second_view(image, size) for image in images]
+    views = [scaled.second_view(image, size) for image in images]
     return np.stack(views) if views else np.zeros((0, *size, images.shape[3]), np.uint8)
 
 

@@ -13,7 +13,6 @@ from jaxtyping import Float, UInt8
 
 from mimjax.data import randaugment
 from mimjax.data.quiet import tf
-from mimjax.data.scaled import resize
 
 ATTEMPTS = 10
 _FLIP = 4 * ATTEMPTS
@@ -62,16 +61,6 @@ def random_box(
     elif width / height > ratio[1]:
         w = round(h * ratio[1])
     return Box((height - h) // 2, (width - w) // 2, h, w)
-
-
-def second_view(
-    image: UInt8[np.ndarray, "H W C"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "h w C"]:
-    """The image at another size, by Lanczos as BEiT's tokenizer sees it.
-
-    arXiv 2106.08254, official `datasets.py`.
-    """
-    return resize(image, size, "lanczos", antialias=True)
 
 
 def cut(image: UInt8[np.ndarray, "H W *C"], box: Box) -> UInt8[np.ndarray, "h w *C"]:

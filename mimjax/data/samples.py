@@ -219,9 +219,9 @@ def _finish(
 ) -> None:
     """Put a crop, and perhaps its mask, mirrored or not and changed, into a row."""
     size, (part, *masks) = wanted.image_size, parts
-    made = [augment.resize(part, size, data.interpolation, data.antialias)]
+    made = [scaled.resize(part, size, data.interpolation, data.antialias)]
     if all(wanted.view_size):
-        made.append(augment.second_view(part, wanted.view_size))
+        made.append(scaled.second_view(part, wanted.view_size))
     made += [scaled.nearest(mask, size) for mask in masks]
     for array, image in zip(images, made, strict=True):
         array[row] = augment.flip(image, u) if data.flip else image

@@ -58,3 +58,13 @@ def centre_of_mask(
     """What `centre` shows of the image of a mask."""
     plain = dataclasses.replace(data, interpolation="nearest", antialias=True)
     return centre(mask[..., None], size, plain)[..., 0]
+
+
+def second_view(
+    image: UInt8[np.ndarray, "H W C"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h w C"]:
+    """The image at another size, by Lanczos as BEiT's tokenizer sees it.
+
+    arXiv 2106.08254, official `datasets.py`.
+    """
+    return resize(image, size, "lanczos", antialias=True)

@@ -14,7 +14,10 @@ the call itself in training, where the caller lets it. Random draws come from th
 streams "mask", "drop" and "mix". Out of training a metric may be an array; `summary`
 then makes the held-out metrics of the means of all batches. `panels`, where there is
 one, returns the columns of a picture sheet, normalised images by name, or pixels where
-`draws_pixels` says so, and `panel_note` what to print beneath. `problems()` lists what
+`draws_pixels` says so, and `panel_note` what to print beneath. `patch_losses`, where
+there is one, returns from a batch the loss at every token that comes out of the encoder
+[B, N], row by row, NaN where nothing is predicted; the mean of the others is the loss.
+`problems()` lists what
 cannot work, one line each, as "field: why", naming every field it depends on.
 """
 

@@ -187,9 +187,25 @@ class Objective(nn.Module):
         prefix: Int[Array, " B"],
     ) -> Float[Array, ""]:
         """Mean squared error of patch n + 1 at place n, beyond the prefix."""
-        errors = predicted[:, :-1] - self.targets(image)[:, 1:]
         hidden = masking.beyond_prefix(prefix, self.encoder.num_tokens)
-        return masking.masked_mean(jnp.square(errors).mean(axis=-1), hidden[:, 1:])
+        return masking.masked_mean(self.losses(image, predicted), hidden[:, 1:])
+
+    def losses(
+        self, image: Float[Array, "B H W C"], predicted: Float[Array, "B N P"]
+    ) -> Float[Array, "B M"]:
+        """Mean squared error of the patch at every place but the first."""
+        errors = predicted[:, :-1] - self.targets(image)[:, 1:]
+        return jnp.square(errors).mean(axis=-1)
+
+    def patch_losses(self, batch: dict[str, Array]) -> Float[Array, "B N"]:
+        """The loss of every patch beyond the prefix."""
+        image, num_tokens = batch["image"], self.encoder.num_tokens
+        prefix = self.draw(len(image))
+        losses = self.losses(image, self.predict(image, prefix))
+        places = jnp.asarray(self.places())[1:]
+        ids = jnp.broadcast_to(places, losses.shape)
+        hidden = masking.beyond_prefix(prefix, num_tokens)[:, 1:]
+        return masking.placed(losses, ids, hidden, num_tokens)
 
     def panels(self, batch: dict[str, Array]) -> dict[str, Array]:
         """Original, the prefix, and the prefix with the next-patch predictions."""

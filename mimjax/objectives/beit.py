@@ -136,6 +136,24 @@ class Objective(tokenizers.Predicted, nn.Module):
         losses = masking.cross_entropy(logits, target)
         return masking.masked_mean(losses, counted)
 
+    def patch_losses(self, batch: dict[str, Array]) -> Float[Array, "B N"]:
+        """The cross-entropy of every hidden patch."""
+        hidden = self.draw(batch["image"].shape[0])
+        logits = self.predict(batch["image"], hidden)
+        return self.placed(self.tokens(batch), logits, hidden)
+
+    def placed(
+        self,
+        tokens: Int[Array, "B N"],
+        logits: Float[Array, "B M V"],
+        hidden: Bool[Array, "B N"],
+    ) -> Float[Array, "B N"]:
+        """Cross-entropies where they belong, NaN at visible patches."""
+        target, counted = self.targets(tokens, hidden)
+        losses = masking.cross_entropy(logits, target)
+        ids = masking.first_ids(hidden, self.num_hidden)
+        return masking.placed(losses, ids, counted, self.encoder.num_tokens)
+
     def panels(self, batch: dict[str, Array]) -> dict[str, Array]:
         """Original, visible patches and, from tokens, what was there and predicted."""
         hidden = self.draw(batch["image"].shape[0])

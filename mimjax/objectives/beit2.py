@@ -97,6 +97,14 @@ class Objective(beit.Objective):
         ids = masking.block_ids(key, batch, encoder.grid, kept, self.min_block)[1]
         return masking.hidden_from_ids(ids, encoder.num_tokens)
 
+    def patch_losses(self, batch: dict[str, Array]) -> Float[Array, "B N"]:
+        """Both cross-entropies of every hidden patch together."""
+        hidden = self.draw(batch["image"].shape[0])
+        tokens = self.tokens(batch)
+        last, branch = self.predict_twice(batch["image"], hidden)
+        placed = [self.placed(tokens, logits, hidden) for logits in (last, branch)]
+        return placed[0] + placed[1]
+
     def predict(
         self,
         image: Float[Array, "B H W C"],

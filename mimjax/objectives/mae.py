@@ -193,11 +193,32 @@ class Objective(tokenizers.Predicted, nn.Module):
         drop: Int[Array, "B M"],
     ) -> Float[Array, ""]:
         """Mean squared error over the hidden patches."""
+        return self.errors(image, predicted, drop).mean()
+
+    def errors(
+        self,
+        image: Float[Array, "B H W C"],
+        predicted: Float[Array, "B N P"],
+        drop: Int[Array, "B M"],
+    ) -> Float[Array, "B M P"]:
+        """Squared errors of the values of hidden patches."""
         values = patches.patchify(image, self.encoder.patch_size)
         target = masking.take(values, drop)
         if self.norm_pixels:
             target = patches.standardise(target)
-        return jnp.square(predicted[:, -drop.shape[1] :] - target).mean()
+        return jnp.square(predicted[:, -drop.shape[1] :] - target)
+
+    def patch_losses(self, batch: dict[str, Array]) -> Float[Array, "B N"]:
+        """The loss of every hidden patch."""
+        keep, drop = self.draw(batch["image"].shape[0])
+        predicted = self.predict(batch["image"], keep, drop)
+        if self.tokenizer:
+            ids = jnp.take_along_axis(self.tokens(batch), drop, axis=1)
+            losses = masking.cross_entropy(predicted[:, -drop.shape[1] :], ids)
+        else:
+            losses = self.errors(batch["image"], predicted, drop).mean(axis=-1)
+        every = jnp.ones(drop.shape, bool)
+        return masking.placed(losses, drop, every, self.encoder.num_tokens)
 
     def panels(self, batch: dict[str, Array]) -> dict[str, Array]:
         """Original, visible patches, reconstruction, and both together."""

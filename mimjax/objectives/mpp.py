@@ -164,10 +164,28 @@ class Objective(nn.Module):
         ids: Int[Array, "B M"],
     ) -> Float[Array, ""]:
         """Cross-entropy, or squared error, over the corrupted patches."""
+        return self.losses(pixels, predicted, ids).mean()
+
+    def losses(
+        self,
+        pixels: Float[Array, "B H W C"],
+        predicted: Float[Array, "B M *s"],
+        ids: Int[Array, "B M"],
+    ) -> Float[Array, "B M x"]:
+        """Cross-entropies of the fields, or squared errors of the values, of each."""
         if self.target == "pixels":
             target = patches.patchify(pixels, self.encoder.patch_size)
-            return jnp.square(predicted - masking.take(target, ids)).mean()
-        return masking.cross_entropy(predicted, self.classes(pixels, ids)).mean()
+            return jnp.square(predicted - masking.take(target, ids))
+        return masking.cross_entropy(predicted, self.classes(pixels, ids))
+
+    def patch_losses(self, batch: dict[str, Array]) -> Float[Array, "B N"]:
+        """The loss of every corrupted patch."""
+        pixels = batch["pixels"]
+        ids, kind, other = self.draw(len(pixels))
+        predicted = self.predict(batch["image"], ids, kind, other)
+        losses = self.losses(pixels, predicted, ids).mean(axis=-1)
+        every = jnp.ones(ids.shape, bool)
+        return masking.placed(losses, ids, every, self.encoder.num_tokens)
 
     def panels(self, batch: dict[str, Array]) -> dict[str, Array]:
         """Original, what became of it, and with predictions in corrupted places."""

@@ -114,9 +114,20 @@ class Objective(nn.Module):
         The official 1e-5 beside the number of hidden pixels is lost in float32 from 256
         of them on, and left out.
         """
+        return masking.masked_mean(self.losses(image, predicted), hidden)
+
+    def losses(
+        self, image: Float[Array, "B H W C"], predicted: Float[Array, "B N P"]
+    ) -> Float[Array, "B N"]:
+        """Mean absolute error of every cell, hidden or not."""
         target = patches.patchify(image, self.encoder.cell)
-        losses = jnp.abs(predicted - target).mean(axis=-1)
-        return masking.masked_mean(losses, hidden)
+        return jnp.abs(predicted - target).mean(axis=-1)
+
+    def patch_losses(self, batch: dict[str, Array]) -> Float[Array, "B N"]:
+        """The loss of every hidden cell."""
+        hidden = self.draw(batch["image"].shape[0])
+        predicted = self.predict(batch["image"], hidden)
+        return jnp.where(hidden, self.losses(batch["image"], predicted), jnp.nan)
 
     def panels(self, batch: dict[str, Array]) -> dict[str, Array]:
         """Original, visible patches, reconstruction, and both together."""

@@ -1,6 +1,7 @@
 """report.html: one self-contained page on a run, made from the files of its workdir."""
 
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,16 +13,18 @@ from mimjax.report import curves, figures, health, page
 
 REPORT = "report.html"
 PICTURES = "pictures"
+ENCODER = "encoder"  # and the step: a folder of pictures of what the encoder sees
 EARLIER = 6  # sheets shown besides the newest
 THUMB = 480  # pixels
 
 
-def report(workdir: Path) -> Path:
-    """Writes workdir/report.html, and the curves it holds as PNG files beside it.
+def report(workdir: Path, out: Path | None = None) -> Path:
+    """Writes report.html, and the curves it holds as PNG files beside it.
 
     Reads config.json, run.json, metrics.jsonl, data_errors.jsonl and
     pictures/step_NNNNNNNN.png and leaves out what is absent, so it can be made again at
-    any time. Images are inside the page, so it can be moved or sent alone.
+    any time. Images are inside the page, so it can be moved or sent alone. It goes into
+    the workdir, or to `out`, whose pictures of what the encoder sees are shown then.
 
     Returns:
       The path of the page.
@@ -30,28 +33,30 @@ def report(workdir: Path) -> Path:
       OSError: where the workdir cannot be written.
     """
     workdir = Path(workdir)
+    out = out or workdir
     config, run = _json(workdir / "config.json"), _json(workdir / "run.json")
     records = read_metrics(workdir)
     sheets = sorted((workdir / PICTURES).glob(f"step_{'[0-9]' * 8}.png"))
     facts = {k: v for k, v in run.items() if k != "command" and v not in (None, [])}
     bad = sorted(error_counts(workdir).items(), key=lambda item: -item[1])
-    title = _title(config)
+    title = _title(config, run)
     parts = [
         f"<h1>{page.text(title)}</h1>",
         f'<p class="faint">{page.text(_subtitle(config, run))}</p>',
         page.tiles(figures.figures(records, run, config)),
         page.section("Frozen encoder on held-out images", _accuracy(records)),
         page.section("What the model predicts", _newest(sheets)),
-        page.section("Over the run", _curves(workdir, records, run)),
-        page.section("Earlier pictures", _earlier(sheets)),
+        page.section("What the encoder sees", _encoder(out / PICTURES)),
+        page.section("Over the run", _curves(out, records, run)),
+        page.section("Earlier pictures", _earlier(sheets, out)),
         page.section("Images that could not be read", page.table(bad)),
         page.section("Run", page.groups(_flat(facts))),
         page.section("To reproduce or resume", _command(run)),
         page.section("Configuration", _config(config)),
     ]
-    with replacing(workdir / REPORT) as temp:
+    with replacing(out / REPORT) as temp:
         temp.write_text(page.document(title, parts), encoding="utf-8")
-    return workdir / REPORT
+    return out / REPORT
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -63,11 +68,13 @@ def _json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _title(config: Mapping[str, Any]) -> str:
+def _title(config: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     objective, source = (
         figures.at(config, "objective.name"),
         figures.at(config, "data.source"),
     )
+    if config and not run:
+        return objective or "encoder"  # of another project, or not yet of a run
     return f"{objective or 'pretraining'} on {source or 'images'}"
 
 
@@ -128,7 +135,14 @@ def _newest(sheets: Sequence[Path]) -> str:
     return page.picture(sheets[-1], _step(sheets[-1])) if sheets else ""
 
 
-def _earlier(sheets: Sequence[Path]) -> str:
+def _encoder(pictures: Path) -> str:
+    """The newest pictures of what the encoder sees."""
+    folders = sorted(pictures.glob(f"{ENCODER}_{'[0-9]' * 8}"))
+    found = sorted(folders[-1].glob("*.png")) if folders else []
+    return "".join(page.picture(x, x.stem.replace("_", " ")) for x in found)
+
+
+def _earlier(sheets: Sequence[Path], out: Path) -> str:
     """At most EARLIER sheets before the newest, evenly chosen, the first among them."""
     older = sheets[:-1]
     if not older:
@@ -136,7 +150,7 @@ def _earlier(sheets: Sequence[Path]) -> str:
     count = min(EARLIER, len(older))
     chosen = [older[i * len(older) // count] for i in range(count)]
     figures = [
-        page.picture(sheet, _step(sheet), link=f"{PICTURES}/{sheet.name}", width=THUMB)
+        page.picture(sheet, _step(sheet), link=os.path.relpath(sheet, out), width=THUMB)
         for sheet in chosen
     ]
     return f'<div class="thumbs">{"".join(figures)}</div>'

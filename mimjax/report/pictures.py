@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 CELL = 160  # pixels: images narrower than this are enlarged by a whole factor
 GAP = 6  # pixels between the images of a sheet
+LINE = 18  # pixels, of small letters
 MARGIN = 16
 PerChannel = Sequence[float] | Float[np.ndarray, " C"] | Float[Array, " C"]
 INK, FAINT, PAPER = (32, 33, 36), (110, 112, 118), (255, 255, 255)
@@ -52,6 +53,13 @@ def _wrap(text: str, font: "FreeTypeFont | ImageFont", width: int) -> list[str]:
     return lines
 
 
+def _cut(text: str, font: "FreeTypeFont | ImageFont", width: int) -> str:
+    """As much of `text` as `width` pixels hold."""
+    while text and font.getlength(text) > width:
+        text = text.removesuffix("..")[:-1].rstrip() + ".." if len(text) > 3 else ""
+    return text
+
+
 def sheet(
     panels: Mapping[str, Float[np.ndarray, "B H W C"]],
     mean: PerChannel,
@@ -75,40 +83,83 @@ def sheet(
     Raises:
       ValueError: where there is no panel or their shapes differ.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     shapes = {name: images.shape for name, images in panels.items()}
     if len(set(shapes.values())) != 1:
         raise ValueError(f"panels must have one shape, but are {shapes}")
-    rows, height, width, _ = next(iter(shapes.values()))
-    scale = math.ceil(CELL / width)
-    step_x, step_y = width * scale + GAP, height * scale + GAP
-    inner = step_x * len(panels) - GAP
+    columns = [to_uint8(images, mean, std) for images in panels.values()]
+    cells = np.stack(columns, axis=1)
+    scale = math.ceil(CELL / cells.shape[3])
+    large = cells.repeat(scale, axis=2).repeat(scale, axis=3)
+    lay(large, path, title=title, note=note, heads=[*panels])
 
+
+def lay(
+    cells: UInt8[np.ndarray, "R C h w 3"],
+    path: Path,
+    *,
+    title: str,
+    note: str = "",
+    heads: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    captions: Sequence[Sequence[str]] = (),
+    bar: tuple[str, UInt8[np.ndarray, "x y 3"], str] | None = None,
+) -> None:
+    """Draws images as they are in rows and columns to a PNG at `path`.
+
+    Args:
+      path: replaced at once; its folder is made if absent.
+      title: printed above.
+      note: printed beneath.
+      heads: of the columns.
+      labels: of the rows.
+      captions: one beneath every image, row by row.
+      bar: the colours that numbers are drawn in, and what the first and the last mean.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    rows, columns, height, width, _ = cells.shape
     big, small = ImageFont.load_default(size=18), ImageFont.load_default(size=14)
+    side = round(max((small.getlength(label) for label in labels), default=-GAP)) + GAP
+    step_x, step_y = width + GAP, height + GAP + LINE * bool(captions)
+    inner = side + step_x * columns - GAP
+
     blocks = [(_wrap(title, big, inner), big, 0, MARGIN, INK)]
     top = MARGIN + 24 * len(blocks[0][0]) + 8
-    heads = [_wrap(name, small, step_x - GAP) for name in panels]
-    tallest = max(map(len, heads))
-    for column, head in enumerate(heads):
+    wrapped = [_wrap(name, small, width) for name in heads]
+    tallest = max(map(len, wrapped), default=0)
+    for column, head in enumerate(wrapped):
         # Names of fewer lines stand low, next to their images.
-        y = top + 18 * (tallest - len(head))
-        blocks.append((head, small, column * step_x, y, INK))
-    top += 18 * tallest + 4
+        y = top + LINE * (tallest - len(head))
+        blocks.append((head, small, side + column * step_x, y, INK))
+    top += LINE * tallest + 4
+    for row, label in enumerate(labels):
+        y = top + row * step_y + (height - LINE) // 2
+        blocks.append(([label], small, 0, y, INK))
+    for row, line in enumerate(captions):
+        y = top + row * step_y + height
+        for column, text in enumerate(line):
+            text = _cut(text, small, width)
+            blocks.append(([text], small, side + column * step_x, y, FAINT))
     bottom = top + rows * step_y + 4
+    strip = 0, 0
+    if bar:
+        x = round(small.getlength(bar[0])) + GAP
+        blocks.append(([bar[0]], small, 0, bottom, INK))
+        blocks.append(([bar[2]], small, x + bar[1].shape[1] + GAP, bottom, INK))
+        strip, bottom = (MARGIN + x, bottom + 2), bottom + LINE + 6
     blocks.append((_wrap(note, small, inner), small, 0, bottom, FAINT))
-    size = inner + 2 * MARGIN, bottom + 18 * len(blocks[-1][0]) + MARGIN - 4
+    size = inner + 2 * MARGIN, bottom + LINE * len(blocks[-1][0]) + MARGIN - 4
 
     page = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(page)
     for lines, font, x, y, colour in blocks:
-        line_height = 24 if font is big else 18
+        line_height = 24 if font is big else LINE
         for number, line in enumerate(lines):
             draw.text((MARGIN + x, y + number * line_height), line, colour, font)
-    for column, images in enumerate(panels.values()):
-        for row, image in enumerate(to_uint8(images, mean, std)):
-            large = image.repeat(scale, axis=0).repeat(scale, axis=1)
-            corner = MARGIN + column * step_x, top + row * step_y
-            page.paste(Image.fromarray(large), corner)
+    for row, column in np.ndindex(rows, columns):
+        corner = MARGIN + side + column * step_x, top + row * step_y
+        page.paste(Image.fromarray(cells[row, column]), corner)
+    if bar:
+        page.paste(Image.fromarray(bar[1]), strip)
     with replacing(path) as temp:
         page.save(temp, format="PNG", optimize=True)

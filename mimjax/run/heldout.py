@@ -12,6 +12,9 @@ from mimjax.config import Config
 from mimjax.data.faults import BadDataError
 from mimjax.hosts.agree import same
 
+# The seed of held-out masks, the same in every run so that losses can be compared.
+MASKS = 0
+
 
 def read(
     config: Config, workdir: pathlib.Path, should_stop: Callable[[], bool]

@@ -1,4 +1,4 @@
-"""What is looked at between updates: frozen features, held-out loss, pictures.
+"""What is looked at between updates: frozen features and held-out loss.
 
 Nothing here touches the training state or its random streams.
 """
@@ -12,24 +12,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from mimjax import batches, data, evaluate, grid, metrics, patches, report, sharding
+from mimjax import batches, data, evaluate, grid, metrics, patches, sharding
 from mimjax.config import Config
 from mimjax.evaluate import features, health
 from mimjax.hosts.agree import first_says
 from mimjax.objectives import IGNORED
-from mimjax.report import pictures
 from mimjax.run import heldout
 from mimjax.train import Plan, State, streams
 
-# The seed of held-out masks, the same in every run so that losses can be compared.
-MASKS = 0
-
-# Images of a picture sheet.
-SHEET_ROWS = 8
-
 
 class Judge:
-    """Evaluates and draws a state; images are read when first needed and kept."""
+    """Evaluates a state; images are read when first needed and kept."""
 
     def __init__(
         self,
@@ -42,7 +35,6 @@ class Judge:
         self.config, self.plan, self.mesh = config, plan, mesh
         self.workdir, self.should_stop = workdir, should_stop
         self.num_classes = data.labelled(config.data)
-        self.names: list[str] = []
 
     @functools.cached_property
     def images(self) -> dict[str, tuple[np.ndarray, ...]]:
@@ -97,7 +89,7 @@ class Judge:
                     {"params": params, **frozen},
                     batches.prepare(batch, self.plan.mean, self.plan.std),
                     train=False,
-                    rngs=streams(MASKS, number),
+                    rngs=streams(heldout.MASKS, number),
                 )
                 return {"loss": loss, **metrics}
 
@@ -175,73 +167,8 @@ class Judge:
         means = getattr(self.config.objective, "summary", dict)(means)
         return grid.judged(self.config.optim, means)
 
-    @functools.cached_property
-    def panels(self) -> Any:
-        """(parameters, frozen, uint8 batch) -> the columns of a sheet, masks fixed."""
-
-        def apply(params: Any, frozen: Any, batch: Any) -> tuple[jax.Array, ...]:
-            columns = self.config.objective.apply(
-                {"params": params, **frozen},
-                batches.prepare(batch, self.plan.mean, self.plan.std),
-                method="panels",
-                rngs=streams(self.config.run.seed, 0),
-            )
-            # A dict that leaves a jit comes out sorted by name.
-            self.names = list(columns)
-            return tuple(columns.values())
-
-        return jax.jit(apply, out_shardings=sharding.replicated(self.mesh))
-
-    def picture_of(self, step: int) -> pathlib.Path:
-        """Where the sheet of a step goes."""
-        return self.workdir / report.PICTURES / f"step_{step:08d}.png"
-
-    def drawn(self, step: int) -> bool:
-        """Whether there is nothing to draw, or the sheet of that step is there."""
-        return not hasattr(self.config.objective, "panels") or (
-            first_says(self.picture_of(step).exists())
-        )
-
     def evaluated(self, step: int) -> bool:
         """Whether metrics.jsonl holds an evaluation of that step."""
         records = metrics.read_metrics(self.workdir)
         found = any(r["step"] == step and "eval/loss" in r for r in records)
         return first_says(found)
-
-    def draw(self, state: State, step: int) -> None:
-        """The sheet of fixed held-out images, and the report with all there is.
-
-        Raises evaluate.Interrupted as `images` does.
-        """
-        whole = self.test
-        chosen = np.linspace(0, len(whole["label"]) - 1, SHEET_ROWS).astype(int)
-        chosen = np.unique(chosen)
-        every = sharding.replicated(self.mesh)
-        batch = {
-            name: jax.make_array_from_callback(
-                (len(chosen), *values.shape[1:]),
-                every,
-                lambda i, v=values: v[chosen][i],
-            )
-            for name, values in whole.items()
-        }
-        columns = self.panels(state.best_params, state.frozen, batch)
-        panels = dict(zip(self.names, jax.device_get(columns), strict=True))
-        # The constants that make colours of what was drawn.
-        pixels = getattr(self.config.objective, "draws_pixels", False)
-        mean, std = ((0.0,), (1.0,)) if pixels else (self.plan.mean, self.plan.std)
-        if jax.process_index() == 0:
-            pictures.sheet(
-                panels,
-                mean,
-                std,
-                self.picture_of(step),
-                title=f"step {step}",
-                note=self.config.objective.panel_note,
-            )
-        self.report()
-
-    def report(self) -> None:
-        """report.html from all there is in the workdir; by the first process."""
-        if jax.process_index() == 0:
-            report.report(self.workdir)

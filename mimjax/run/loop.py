@@ -16,6 +16,7 @@ from mimjax.data.faults import BadDataError
 from mimjax.evaluate import Interrupted
 from mimjax.report.progress import Progress, duration, held_out
 from mimjax.run import feed, setup, source, stop, workdir
+from mimjax.run.drawing import Drawing
 from mimjax.run.judge import Judge
 
 DONE, NOT_FINITE = 0, 77
@@ -37,6 +38,7 @@ class Session:
     writer: Any
     progress: Progress
     judge: Judge
+    drawing: Drawing
 
     def due(self, period: int, step: int) -> bool:
         """Whether something of that period is due after `step` updates."""
@@ -69,7 +71,8 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         progress.note(source.told(config, plan, found["length"]))
         state, start = setup.first_state(config, mesh, checkpoints, progress)
         judge = Judge(config, plan, mesh, folder, signals.asked)
-        if start == plan.steps and complete(config, judge, start):
+        drawing = Drawing(config, plan, mesh, folder, signals.asked, lambda: judge.test)
+        if start == plan.steps and complete(config, judge, drawing, start):
             progress.note(f"finished before; see {folder / report.REPORT}")
             return DONE
         batches = setup.make_feed(config, mesh, plan, start, folder)
@@ -83,23 +86,18 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
             record = workdir.Record(folder, facts, start)
         stack.callback(writer.close)
         meter = setup.make_meter(config, plan, mesh, start)
-        session = Session(
-            config, plan, signals, checkpoints, batches, meter, writer, progress, judge
-        )
+        parts = config, plan, signals, checkpoints, batches, meter, writer, progress
+        session = Session(*parts, judge, drawing)
         signals.ready()
-        with failing(record, judge):
+        with failing(record, drawing):
             status, last = advance(session, step, state, start)
             checkpoints.wait()
-        unread = data.error_counts(folder)
-        if unread and first:
-            reasons = ", ".join(f"{count} {why}" for why, count in unread.items())
-            progress.note(
-                f"images that could not be read: {sum(unread.values())} ({reasons}), "
-                f"all listed in {folder / 'data_errors.jsonl'}"
-            )
+        unread = source.unread(folder)
+        if unread:
+            progress.note(unread)
         if record:
             record.finish(status=status, step=last)
-            judge.report()
+            drawing.report()
         if status == DONE:
             took = duration(time.monotonic() - began)
             progress.note(f"done in {took}; see {folder / report.REPORT}")
@@ -107,7 +105,7 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def failing(record: workdir.Record | None, judge: Judge) -> Iterator[None]:
+def failing(record: workdir.Record | None, drawing: Drawing) -> Iterator[None]:
     """Writes down why a run ends where it fails."""
     try:
         yield
@@ -117,14 +115,14 @@ def failing(record: workdir.Record | None, judge: Judge) -> Iterator[None]:
             if record:
                 bad = isinstance(error, BadDataError)
                 record.finish(status=78 if bad else 74, reason=str(error))
-                judge.report()
+                drawing.report()
         raise
 
 
-def complete(config: Config, judge: Judge, last: int) -> bool:
-    """Whether the last step's evaluation and picture are there, where wanted."""
+def complete(config: Config, judge: Judge, drawing: Drawing, last: int) -> bool:
+    """Whether the last step's evaluation and pictures are there, where wanted."""
     evaluated = not config.run.eval_every or judge.evaluated(last)
-    return evaluated and (not config.run.picture_every or judge.drawn(last))
+    return evaluated and (not config.run.picture_every or drawing.drawn(last))
 
 
 def run_facts(
@@ -201,18 +199,18 @@ def advance(
 
 
 def look(session: Session, state: train.State, step: int) -> bool:
-    """Evaluation and picture of a step, where due and not there yet.
+    """Evaluation and pictures of a step, where due and not there yet.
 
     False where a signal cut it short.
     """
-    period, judge = session.config.run, session.judge
+    period, judge, drawing = session.config.run, session.judge, session.drawing
     try:
         if session.due(period.eval_every, step) and not judge.evaluated(step):
             values = judge.evaluate(state)
             session.writer.write(step, values)
             session.progress.note(f"step {step} held out: {held_out(values)}")
-        if session.due(period.picture_every, step) and not judge.drawn(step):
-            judge.draw(state, step)
+        if session.due(period.picture_every, step) and not drawing.drawn(step):
+            drawing.draw(state, step)
     except Interrupted:
         return False
     return True

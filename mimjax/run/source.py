@@ -1,5 +1,7 @@
 """What the data of a run must offer, once its images are counted."""
 
+import pathlib
+
 from mimjax import data, train
 from mimjax.config import Config, ConfigError
 
@@ -39,6 +41,15 @@ def told(config: Config, plan: train.Plan, length: int) -> str:
     text += f" in {classes:,} classes" if classes else ""
     text += f", {plan.steps:,} steps of {size:,}"
     return f"{text} (more than there are)" if size > length else text
+
+
+def unread(folder: pathlib.Path) -> str:
+    """What images of the run in that workdir could not be read, in words, if any."""
+    counts = data.error_counts(folder)
+    reasons = ", ".join(f"{count} {why}" for why, count in counts.items())
+    listed = folder / "data_errors.jsonl"
+    said = f"images that could not be read: {sum(counts.values())} ({reasons}), all "
+    return f"{said}listed in {listed}" if counts else ""
 
 
 def check_labels(config: Config) -> None:

@@ -1,0 +1,176 @@
+"""python -m mimjax.show --workdir=DIR [--images PATH ...] [--out=DIR]
+
+Draws what the encoder of a run sees, and what the run predicts: attention, components,
+nearest neighbours, the loss of each patch, predictions from more and less of an image.
+Exit status: 0 done, 74 storage, 78 what cannot be drawn.
+"""
+
+import argparse
+import pathlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mimjax.main import BAD_CONFIG, STORAGE, Parser
+from mimjax.schema import ConfigError
+
+if TYPE_CHECKING:
+    from mimjax.models import Model
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    parser = Parser(
+        prog="python -m mimjax.show",
+        description="Draws what the encoder of a run sees.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        help="of a run, or made by python -m mimjax.convert",
+    )
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH",
+        help="files and folders; default: the held-out images of the run",
+    )
+    parser.add_argument(
+        "--out",
+        default="",
+        help="where pictures/ and report.html go; default: the workdir",
+    )
+    try:
+        return show(parser.parse_args(given))
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return BAD_CONFIG
+
+
+def show(flags: argparse.Namespace) -> int:
+    """Loads, reads images and draws."""
+    from mimjax import models, report, settings
+    from mimjax.checkpoint import StorageError
+
+    workdir, out = pathlib.Path(flags.workdir), pathlib.Path(flags.out or flags.workdir)
+    if not settings.holds_model(flags.workdir):
+        raise ConfigError([f"--workdir: {workdir} holds no checkpoint of a run"])
+    if out.exists() and not out.is_dir():
+        raise ConfigError([f"--out: {out} is a file; name a folder"])
+    try:
+        model = models.of_workdir(workdir)
+        batch = images_of(model, workdir, flags.images)
+        folder = draw(model, batch, out)
+        report.report(workdir, out)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+    except (OSError, StorageError) as error:
+        print(error, file=sys.stderr)
+        return STORAGE
+    names = ", ".join(sorted(path.name for path in folder.iterdir()))
+    print(f"{len(batch['label'])} images, step {model.step}: {names}, in {folder}")
+    print(f"all on one page: {out / report.REPORT}")
+    return 0
+
+
+def images_of(
+    model: "Model", workdir: pathlib.Path, paths: list[str]
+) -> dict[str, np.ndarray]:
+    """The images to draw, as a batch of the data pipeline."""
+    from mimjax import data, settings
+
+    config, encoder = model.config, model.encoder
+    if paths:
+        found = np.stack([*read(model, paths)])
+        batch = {"image": found, "label": np.full(len(found), -1, np.int32)}
+    else:
+        if not settings.has_checkpoint(str(workdir)):
+            raise ConfigError(["--images: there is no run with images; name some"])
+        size = encoder.image_size
+        problems = data.check(config.data, size, encoder.channels)
+        if problems:
+            raise ConfigError([*problems, "--images: or name other images"])
+        found, labels = data.held_out(
+            config.data,
+            image_size=size,
+            channels=encoder.channels,
+            split="test",
+            limit=config.evaluate.test_images,
+        )
+        if not len(found):
+            raise ConfigError(
+                [f"--images: {config.data.source} has no held-out image; name some"]
+            )
+        batch = {"image": found, "label": labels.astype(np.int32)}
+    if any(config.view_size):
+        batch["view"] = data.second_views(batch["image"], config.view_size)
+    return batch
+
+
+def read(model: "Model", paths: list[str]) -> list[np.ndarray]:
+    """Images of files and folders; a line for each that cannot be used."""
+    from mimjax.data import folder, given
+
+    files = []
+    for path in map(pathlib.Path, paths):
+        inside = [path / name for name in folder.walk(path)] if path.is_dir() else []
+        files += inside if path.is_dir() else [path]
+    encoder, found = model.encoder, []
+    for number in folder.spread(len(files), model.config.evaluate.test_images):
+        how = model.config.data, encoder.image_size, encoder.channels
+        try:
+            found.append(given.prepared(files[number], *how))
+        except ValueError as error:
+            print(f"{files[number]}: {error}", file=sys.stderr)
+    if not found:
+        raise ConfigError(["--images: there is no image that can be used"])
+    return found
+
+
+def draw(
+    model: "Model", batch: dict[str, np.ndarray], out: pathlib.Path
+) -> pathlib.Path:
+    """Draws all there can be; the folder of the pictures."""
+    import jax
+
+    from mimjax import evaluate, sharding, train
+    from mimjax.run.drawing import Drawing
+
+    mesh = sharding.make(sharding.Mesh(1, 1, 1), jax.local_devices()[:1])
+    plan = train.Plan(model.step, 0, *model.constants)
+    how = model.config, plan, mesh, out, evaluate.never
+    drawing = Drawing(*how, lambda: batch)
+    drawing.show(model.variables["params"], others(model, mesh), model.step)
+    return drawing.folder_of(model.step)
+
+
+def others(model: "Model", mesh: Any) -> dict[str, Any] | None:
+    """What the objective needs beside its parameters; None where some is not there."""
+    from mimjax import settings, train, warmstart
+
+    lacking = [name for name in model.fresh if not name.startswith("encoder/")]
+    gone = [
+        name
+        for name, place in model.config.builds_on.items()
+        if not settings.holds_model(place)
+    ]
+    if lacking or gone:
+        what = lacking[0] if lacking else f"the {gone[0]}"
+        print(f"{what} is missing: pictures of the encoder alone", file=sys.stderr)
+        return None
+    kept = {name: x for name, x in model.variables.items() if name != "params"}
+    if not model.config.builds_on:
+        return kept
+    state = train.abstract_state(model.config, mesh)
+    state, _ = warmstart.with_frozen(state, model.config.builds_on)
+    return {**state.frozen, **kept}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -45,19 +45,20 @@ def schema_of(cls: Any, leave_out: tuple[str, ...] = ()) -> Schema:
 
 
 def load(path: str) -> dict[Place, Any]:
-    """What `get_config` of the file `path` sets; "FILE:ARGUMENT" passes an argument."""
-    file, _, argument = path.partition(":")
-    _, config = called(file, "get_config", *([argument] if argument else []))
+    """What `get_config` of the file `path` sets."""
+    _, config = called(path, "get_config")
     if not isinstance(config, ml_collections.ConfigDict):
-        raise ConfigError([f"--config: get_config of {file} must return a ConfigDict"])
+        raise ConfigError([f"--config: get_config of {path} must return a ConfigDict"])
     return flatten(config.to_dict())
 
 
-def called(file: str, function: str, *arguments: str) -> tuple[ModuleType, Any]:
+def called(path: str, function: str) -> tuple[ModuleType, Any]:
     """A Python file as a module, and what a function of it returns.
 
-    Raises ConfigError where there is no such file or function, or either fails.
+    "FILE:ARGUMENT" passes an argument. Raises ConfigError where there is no such file
+    or function, or either fails.
     """
+    file, _, argument = path.partition(":")
     if not pathlib.Path(file).is_file():
         near = difflib.get_close_matches(
             pathlib.Path(file).stem,
@@ -75,6 +76,7 @@ def called(file: str, function: str, *arguments: str) -> tuple[ModuleType, Any]:
         spec.loader.exec_module(module)
         if not hasattr(module, function):
             raise ConfigError([f"--config: {file} has no function {function}"])
+        arguments = [argument] if argument else []
         return module, getattr(module, function)(*arguments)
     except (ConfigError, KeyboardInterrupt):
         raise

@@ -1,6 +1,7 @@
 """Weights of other projects: every table both ways, and the command that reads them."""
 
 import contextlib
+import functools
 import json
 import pathlib
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import tiny
 
 from mimjax import config, models, trees
 from mimjax.convert import __main__ as command
-from mimjax.convert import files, layouts, weights
+from mimjax.convert import files, layouts, resize, weights
 from mimjax.convert.parts import UNFIT
 from mimjax.convert.plain import plainly
 
@@ -69,6 +70,7 @@ MODELS = {
     "beit": [(BEIT, {"name": "beit", **TOKENS})],
     "beit2": [(BEIT, {"name": "beit2", "early_layer": 1, "branch_depth": 1, **TOKENS})],
     "dalle": [({**DVAE, "num_codes": 24}, {"name": "dvae", "decoder_first": 8})],
+    "dino": [(LEARNED, {"name": "classify"})],
     "dinov2": [
         ({**LEARNED, "layer_scale": 1e-5}, {"name": "classify"}),
         (
@@ -214,14 +216,19 @@ def test_every_layout_has_models():
 
 @pytest.mark.parametrize(("layout", "number"), CASES)
 def test_parameters_go_out_and_come_back(tmp_path, layout, number):
-    """To the bit, recognised by their names, and their config by the shapes."""
+    """To the bit, recognised by their names, and their config by the shapes.
+
+    A backbone of DINO alone looks like one of timm: its layout is said.
+    """
     encoder, objective = MODELS[layout][number]
     given = built(encoder, objective)
     assert layouts.load(layout).misfit(given.objective) == ""
     params = random_params(given)
     arrays = weights.written(given.objective, params, layout)
     path, changes = saved(tmp_path, arrays), changes_of(layout, encoder, objective)
-    found = weights.convert([path], changes=changes)
+    told = layout if layout == "dino" else ""
+    assert weights.recognised(arrays) == ("timm_vit" if told else layout)
+    found = weights.convert([path], told, changes)
     assert (found.layout, found.unexpected) == (layout, [])
     table = layouts.load(layout).entries(given.objective)
     assert sorted(found.matched) == sorted(entry.ours for entry in table)
@@ -239,6 +246,22 @@ def test_parameters_go_out_and_come_back(tmp_path, layout, number):
     assert again.keys() == arrays.keys()
     for name, x in arrays.items():
         np.testing.assert_array_equal(again[name], x, err_msg=name, strict=True)
+
+
+@pytest.mark.parametrize(("layout", "offset"), [("dino", 0.1), ("timm_vit", 0.0)])
+def test_a_bare_backbone_is_resized_as_the_layout_said_does_it(
+    tmp_path, layout, offset
+):
+    given = built(LEARNED, {"name": "classify"})
+    params = random_params(given)
+    path = saved(tmp_path, weights.written(given.objective, params, "dino"))
+    changes = (("encoder.heads", "4"), ("encoder.image_size", "(24, 20)"))
+    found = weights.convert([path], layout, changes).params["encoder"]["pos_embed"]
+    table, grid = params["encoder"]["pos_embed"], (6, 5)
+    wanted = resize.positions(
+        table, grid, functools.partial(resize.bicubic, offset=offset)
+    )
+    np.testing.assert_array_equal(found, wanted)
 
 
 def swin(heads: tuple[int, ...]) -> Callable[[official.Source], Any]:

@@ -100,9 +100,9 @@ RELEASES = {
     ),
     "DINO, its teacher whole": (
         {**{f"backbone.{n}": x for n, x in vit().items()}, **DINO},
-        "timm_vit",
+        "dino",
         {"position": "learned", "norm_eps": 1e-6},
-        (["head/bias", "head/kernel"], sorted(DINO)),
+        ([], sorted(DINO)),
     ),
     "MAE, fine-tuned": (
         {**vit(norm=False), **FC_NORM, **HEAD},

@@ -1,4 +1,4 @@
-"""timm `VisionTransformer`: ViT, DeiT, hybrids; DINO and MAE fine-tuned name it so."""
+"""timm `VisionTransformer`: ViT, DeiT, hybrids; MAE fine-tuned names it so."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +19,7 @@ FIELDS = schemes.fields(layer_scale=None, cls=None, gelu_tanh=None)
 def recognises(arrays: Arrays) -> bool:
     """Its names, and no head or token of masked image modelling."""
     others = {"mask_token", "lm_head.weight", "reg_token", "norm_pre.weight"}
+    others |= {"head.last_layer.weight_v"}
     return (
         {"patch_embed.proj.weight", "blocks.0.attn.qkv.bias", "pos_embed"}
         <= set(arrays)

@@ -103,7 +103,9 @@ class Drawing:
         """Some images of the batch, on every device."""
         batch = self.batch()
         chosen = spread(len(batch["label"]), most)
-        return {name: sharding.copied(x[chosen], self.mesh) for name, x in batch.items()}
+        return {
+            name: sharding.copied(x[chosen], self.mesh) for name, x in batch.items()
+        }
 
     def picture_of(self, step: int) -> pathlib.Path:
         """Where the sheet of a step goes."""

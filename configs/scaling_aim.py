@@ -35,7 +35,7 @@ def get_study() -> dict[str, tuple[str, dict[str, Any]]]:
                 "steps": steps,
                 "optim.warmup_steps": steps // 40,
                 "data.source": source,
-                # As many as the smallest set has, so that all probes learn from as many.
+                # What the smallest set has: all probes learn from as many.
                 "evaluate.train_images": 12_800,
             },
         )

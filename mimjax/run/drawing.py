@@ -134,7 +134,7 @@ class Drawing:
     def draw(self, state: State, step: int) -> None:
         """The pictures of a step that are not there, and the report with all there is.
 
-        Raises evaluate.Interrupted as `Judge.images` does, and between pictures.
+        Raises evaluate.Interrupted as `heldout.read` does, and between pictures.
         """
         sheet, encoder = self.missing(step)
         if sheet:

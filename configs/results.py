@@ -29,7 +29,6 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "beit": ("configs/quickstart_beit.py", {**BEIT, "qkv_bias": "qv"}),
 }
 TABLE = {
-    "loss": ("pretrain", "eval/loss"),
     "kNN": ("pretrain", "eval/knn"),
     "random kNN": ("random", "eval/knn"),
     "linear": ("pretrain", "eval/linear"),

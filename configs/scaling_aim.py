@@ -4,9 +4,8 @@
 
 Hardware: a pod for the runs; there make those that --list names with mimjax.main into
 the same workdir, and the report with this command. Time: not run here. Expected: not
-run here. In the paper the held-out loss falls, and accuracy rises with it, from 600M
-to 7B parameters and with the FLOPs of training; ImageNet-1k alone is overfitted, two
-billion web images are not.
+run here. The paper's attentive probes of the last layers rise from 78.5 % at 600M to
+82.4 % at 7B parameters, after two to five billion images.
 
 Data: the paper's DFN-2B+ is not public. Here the sets are parts of ImageNet-1k as
 `tfds build imagenet2012 --file_format=array_record` prepares it; for your own images
@@ -22,7 +21,7 @@ SETS = {
     "images128k": "tfds:imagenet2012:train[:10%]",
     "images1281k": "tfds:imagenet2012",
 }
-# The last is the paper's for its comparisons.
+# The last is the shorter of the paper's two.
 STEPS = (100_000, 200_000, 500_000)
 
 SCALING = ("eval/loss", "eval/linear")
@@ -32,7 +31,13 @@ def get_study() -> dict[str, tuple[str, dict[str, Any]]]:
     return {
         f"{size}/{images}/steps{steps}": (
             f"configs/aim_{size}.py",
-            {"steps": steps, "optim.warmup_steps": steps // 40, "data.source": source},
+            {
+                "steps": steps,
+                "optim.warmup_steps": steps // 40,
+                "data.source": source,
+                # What the smallest set has: all probes learn from as many.
+                "evaluate.train_images": 12_800,
+            },
         )
         for size in SIZES
         for images, source in SETS.items()

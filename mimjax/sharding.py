@@ -145,6 +145,11 @@ def copied(values: Any, mesh: jax.sharding.Mesh) -> jax.Array:
     return _placed(values.shape, replicated(mesh), lambda index: values[index])
 
 
+def dealt(rows: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
+    """Rows that every process has whole, cut as `batch` says."""
+    return _placed(rows.shape, batch(mesh), lambda index: rows[index])
+
+
 def _placed(shape: tuple[int, ...], how: NamedSharding, part: Any) -> jax.Array:
     """An array of which `part` gives what is at an index; a device after another."""
     places = how.addressable_devices_indices_map(shape).items()

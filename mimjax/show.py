@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         action="extend",
         default=[],
         metavar="PATH",
-        help="files and folders; default: the held-out images of the run",
+        help="files and folders, with --out; default: the run's held-out images",
     )
     parser.add_argument(
         "--out",
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show(flags: argparse.Namespace) -> int:
     """Loads, reads images and draws."""
-    from mimjax import models, report, settings
+    from mimjax import report, settings
     from mimjax.checkpoint import StorageError
 
     workdir, out = pathlib.Path(flags.workdir), pathlib.Path(flags.out or flags.workdir)
@@ -63,13 +63,13 @@ def show(flags: argparse.Namespace) -> int:
         raise ConfigError([f"--workdir: {workdir} holds no checkpoint of a run"])
     if out.exists() and not out.is_dir():
         raise ConfigError([f"--out: {out} is a file; name a folder"])
+    if flags.images and not flags.out and settings.has_checkpoint(flags.workdir):
+        told = "the run's own pictures would be replaced; name a folder for these"
+        raise ConfigError([f"--out: {told}"])
     try:
-        model = models.of_workdir(workdir)
-        batch = images_of(model, workdir, flags.images)
+        model, batch = loaded(workdir, flags.images)
         folder = draw(model, batch, out)
         report.report(workdir, out)
-    except ValueError as error:
-        raise ConfigError([str(error)]) from None
     except (OSError, StorageError) as error:
         print(error, file=sys.stderr)
         return STORAGE
@@ -77,6 +77,20 @@ def show(flags: argparse.Namespace) -> int:
     print(f"{len(batch['label'])} images, step {model.step}: {names}, in {folder}")
     print(f"all on one page: {out / report.REPORT}")
     return 0
+
+
+def loaded(
+    workdir: pathlib.Path, paths: list[str]
+) -> tuple["Model", dict[str, np.ndarray]]:
+    """The model, and the images to draw; raises ConfigError."""
+    from mimjax import models
+    from mimjax.data.faults import BadDataError
+
+    try:
+        model = models.of_workdir(workdir)
+        return model, images_of(model, workdir, paths)
+    except (ValueError, BadDataError) as error:
+        raise ConfigError([str(error)]) from None
 
 
 def images_of(

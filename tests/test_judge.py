@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import tiny
 
 from mimjax import evaluate, patches, sharding, train
@@ -110,3 +111,25 @@ def test_asked_to_stop_it_neither_judges_nor_draws_and_can_do_both_later(tmp_pat
     drawing.draw(state, 3)
     assert drawing.drawn(3)
     assert 0 < judge.evaluate(state)["eval/loss"] < 10
+
+
+@pytest.mark.parametrize(
+    ("objective", "images"), [("linear", 12), ("attentive", 23), ("classify", 5)]
+)
+def test_classes_are_found_of_all_held_out_images_once(tmp_path, objective, images):
+    """Whole batches, and a last one that is not full."""
+    sizes = {"evaluate__test_images": images, "evaluate__batch_size": 8}
+    given, mesh = tiny.resolve(objective, **sizes), tiny.mesh_of(2)
+    judge = Judge(given, PLAN, mesh, tmp_path, lambda: False)
+    state = tiny.random_state(given, mesh, 0.3)
+    found = judge.held_out(state)
+    variables = {"params": state.params, **state.frozen}
+    logits = jax.jit(
+        lambda image: given.objective.apply(variables, image, method="logits")
+    )(jnp.asarray(judge.test["image"] / np.float32(255)))
+    scores, label = np.asarray(logits, np.float64), judge.test["label"]
+    assert len(label) == images and label.min() >= 0
+    assert found["accuracy"] == pytest.approx((scores.argmax(-1) == label).mean())
+    chances = scipy.special.log_softmax(scores, axis=-1)
+    losses = -chances[np.arange(images), label]
+    assert found["loss"] == pytest.approx(losses.mean(), rel=1e-5)

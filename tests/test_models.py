@@ -211,7 +211,7 @@ def test_features_are_those_of_the_run(tmp_path, pictures, size, channels, dtype
     found = mimjax.load(saved(resolved, tmp_path, state))
     plan = setup.make_plan(resolved, 1)
     judge = Judge(resolved, plan, tiny.mesh_of(), tmp_path, lambda: False)
-    seen, _ = judge.images["test"]
+    seen = judge.test["image"]
     names = [str(path) for path in sorted((pictures / "val").iterdir())]
     assert len(names) == len(seen) == 9
     for name, pixels in zip(names, seen, strict=True):

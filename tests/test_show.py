@@ -241,6 +241,10 @@ def test_heads_beyond_sixteen_are_left_out_and_all_rows_named(tmp_path, monkeypa
     assert drawn["labels"][2:] == [f"head {n}" for n in range(1, 32, 2)]
     assert drawn["cells"].shape[:2] == (18, 4)
     assert drawn["captions"][2][1] == f"{weights_of[0, 0].max():.3g}"
+    whole = np.full_like(weights_of, 1 / 17)
+    given = images, whole, whole, *given[3:]
+    sights.attention(*given, title="t", asks="class token", elsewhere=1)
+    assert drawn["note"].endswith(" spread evenly they were 0.0588.")
 
 
 # The command.
@@ -321,7 +325,13 @@ def test_what_cannot_be_drawn_is_told_in_a_line(tmp_path, capsys):
     wrong = {
         "holds no checkpoint of a run": [f"--workdir={tmp_path}"],
         "is a file; name a folder": [workdir, f"--out={tmp_path / 'file'}"],
-        "no image that can be used": [workdir, "--images", str(tmp_path)],
+        "no image that can be used": [
+            workdir,
+            f"--out={tmp_path}",
+            "--images",
+            str(tmp_path),
+        ],
+        "own pictures would be replaced": [workdir, "--images", "a.png"],
         "required: --workdir": ["--images", "a.png"],
         "unrecognized arguments: --step=3": [workdir, "--step=3"],
     }
@@ -387,3 +397,47 @@ def test_stopped_between_pictures_they_are_drawn_later(tmp_path, monkeypatch):
     assert tiny.bits(state) == before
     assert insight.spread(9, 4).tolist() == [0, 2, 5, 8]
     assert later.missing(6) == (True, False), "what is seen is drawn at the end alone"
+
+
+def test_what_is_not_finite_is_told_and_left_out(tmp_path, monkeypatch, capsys):
+    """A run does not end in an error after its last step because of it."""
+    monkeypatch.setattr(drawing, "RATIOS", (0.9,))
+    given, mesh = tiny.resolve("mae", evaluate__batch_size=8), tiny.mesh_of()
+    images = RNG.integers(256, size=(8, 16, 16, 3), dtype=np.uint8)
+    batch = {"image": images, "label": np.full(8, -1, np.int32)}
+    state = tiny.start(given, mesh)
+    params = jax.tree.map(lambda x: x * np.nan, state.params)
+    how = given, train.Plan(7, 0, MEAN, STD), mesh, tmp_path, evaluate.never
+    drawn = {}
+    monkeypatch.setattr(sights, "ratios", lambda found, *_, **__: drawn.update(found))
+    drawing.Drawing(*how, lambda: batch).show(params, state.frozen, 7)
+    why = "no picture, for not all is finite"
+    what = "attention of layer 1", "attention of layer 2", "components", "neighbours"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{name}: {why}" for name in (*what, "losses")
+    ]
+    assert names(tmp_path, 7) == []
+    # Of 16 patches 90 % are not whole ones.
+    assert [*drawn] == [15 / 16]
+
+
+def test_neighbours_are_drawn_of_a_few_of_many_images(tmp_path, monkeypatch):
+    """Those that are shown alone become colours, with their own classes."""
+    given, mesh = tiny.resolve("mae", evaluate__batch_size=32), tiny.mesh_of()
+    images = RNG.integers(256, size=(60, 16, 16, 3), dtype=np.uint8)
+    labels = np.arange(60, dtype=np.int32) % 10
+    drawn = []
+    monkeypatch.setattr(sights, "neighbours", lambda *x, **_: drawn.extend(x))
+    asks = insight.Insight(given, MEAN, STD, mesh, evaluate.never)
+    params = tiny.start(given, mesh).params["encoder"]
+    asks.alike(params, images, labels, tmp_path, "now")
+    shown, asked, near, cosines, classes, _ = drawn
+    assert len(shown) <= 6 * 8 and near.shape == cosines.shape == (6, 7)
+    place = [int(np.flatnonzero((images == x).all((1, 2, 3)))[0]) for x in shown]
+    assert [place[n] for n in asked] == insight.spread(60, 6).tolist()
+    assert classes == [str(labels[n]) for n in place]
+    how = {"pool": given.evaluate.pool, "chosen": (), "method": "features"}
+    pixels = patches.unit(jnp.asarray(images))
+    found = given.encoder.apply({"params": params}, pixels, **how)
+    wanted, _ = neighbours.nearest(np.asarray(found), insight.spread(60, 6), 7)
+    assert [[place[n] for n in row] for row in near] == wanted.tolist()

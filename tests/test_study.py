@@ -305,7 +305,10 @@ def test_the_error_covers_the_truth_as_often_as_it_says():
         (X[:3], made()[:3], "3 points, at least 4 are needed"),
         (np.repeat(X[:3], 2), np.repeat(made()[:3], 2), "3 points, at least 4"),
         (X, np.ones(7), "the loss does not fall"),
-        (X, np.linspace(1, 2, 7), "the points bend like no power of x"),
+        (X, np.full(7, 0.1), "the loss does not fall"),
+        (X, 0.1 * np.array([1 + 1e-16, 1, 1, 1, 1, 1, 1 - 1e-16]), "the loss does not"),
+        (X, np.linspace(1, 2, 7), "the loss does not fall"),
+        (X, np.array([2.0, 1, 1, 1, 1, 1, 1]), "the points bend like no power of x"),
         (X, np.array([5.0, 4.9, 4.8, 4.7, 4.5, 4.2, 3.0]), "the error of the exponent"),
     ],
 )
@@ -400,13 +403,52 @@ def test_laws_are_fitted_where_the_other_axis_is_largest(grid):
 
 def test_images_are_those_seen(tmp_path):
     """Of a set too large to be seen, as many as were drawn; seeds are one point."""
-    runs = {f"a/seed{n}": ("x", {}) for n in range(2)}
+    runs = {f"a/b/seed{n}": ("x", {}) for n in range(2)}
     study = plan.load(written(tmp_path, runs, 'SCALING = ("loss", "acc")'), tmp_path)
     for seed in range(2):
-        finished(tmp_path / f"a/seed{seed}", {"loss": 2.0 + seed}, images=10**6)
+        finished(tmp_path / f"a/b/seed{seed}", {"loss": 2.0 + seed}, images=10**6)
     (point,) = scaling.points(study)
     assert point.images == 10 * 100
     assert (point.loss, point.names) == (2.5, list(runs))
+
+
+def test_runs_of_one_size_and_other_names_are_points_apart(tmp_path):
+    """The law goes through the better one."""
+    runs = {f"a/{name}": ("x", {}) for name in "bc"}
+    study = plan.load(written(tmp_path, runs, 'SCALING = ("loss", "acc")'), tmp_path)
+    for name, loss in (("b", 2.0), ("c", 3.0)):
+        finished(tmp_path / "a" / name, {"loss": loss})
+    points = scaling.points(study)
+    assert sorted(point.loss for point in points) == [2.0, 3.0]
+    assert [p.loss for p in scaling.along(points, "parameters")] == [2.0]
+
+
+def test_runs_that_are_not_finite_are_named_and_take_nothing_with_them(tmp_path):
+    runs = {f"mae/tune/seed{n}": ("x", {}) for n in range(3)}
+    table = 'TABLE = {"loss": ("tune", "loss"), "none": ("tune", "eval/acc")}'
+    rest = f'{table}\nSCALING = ("loss", "acc")'
+    study = plan.load(written(tmp_path, runs, rest), tmp_path)
+    for name, loss in zip(runs, (0.5, "nan", 0.7), strict=True):
+        finished(tmp_path / name, {"loss": loss, "acc": loss})
+    pages.write(study, ["python", "-m", "mimjax.study"])
+
+    def strict(name):
+        text = (tmp_path / name).read_text()
+        return json.loads(text, parse_constant=pytest.fail)
+
+    cell = strict("results.json")["rows"]["mae"]["loss"]
+    assert cell["values"] == [0.5, None, 0.7] and cell["runs"] == list(runs)
+    told = strict("scaling.json")
+    assert told["points"][0]["losses"] == [0.5, 0.7]
+    assert told["left_out"] == ["mae/tune/seed1"]
+    _, ((_, text, _),) = results.grid(study)
+    assert text == "0.6000 ± 0.1414 (2), 1 not finite"
+    page = (tmp_path / "report.html").read_text()
+    assert "for their loss is not finite: mae/tune/seed1." in page
+    # The loss of step 0 is none of the last one.
+    wrong = "TABLE: no run of tune has eval/acc; it has acc, loss"
+    assert results.absent(study) == [wrong]
+    assert f"<p>{wrong}</p>" in page
 
 
 def test_the_report_has_the_laws_or_says_why_not(grid):

@@ -125,32 +125,37 @@ def evaluation_images(
         found = found.head(limit)
 
     faults: dict[int, str] = {}
+    chosen = folder.spread(found.length, limit).tolist()
+    images = np.empty((len(chosen), *image_size, channels), np.uint8)
+    arrays = [images, np.empty(len(chosen), np.int32)]
+    if mask_values:
+        arrays.append(np.empty(images.shape[:3], np.uint8))
 
-    def read(index: int) -> tuple[Any, ...] | None:
+    def read(row: int) -> bool:
+        """Whether an image could be read; it goes to its row."""
         if should_stop():
-            return None
+            return False
         try:
             sizes = image_size, channels, mask_values
-            return _evaluation_image(data, found, index, *sizes)
+            values = _evaluation_image(data, found, chosen[row], *sizes)
         except Unusable as error:
-            faults[index] = error.reason
-            return None
+            faults[chosen[row]] = error.reason
+            return False
+        for array, value in zip(arrays, values, strict=True):
+            array[row] = value
+        return True
 
     workers = data.workers or os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
-        pairs = pool.map(read, folder.spread(found.length, limit).tolist())
-        good = [pair for pair in pairs if pair is not None]
+        good = np.flatnonzero([*pool.map(read, range(len(chosen)))])
     ledger = Ledger(workdir, math.inf, 0)  # training alone ends by them
     for index in sorted(faults):
         ledger.note(found.path(index), faults[index], 0)
-    images = np.empty((len(good), *image_size, channels), np.uint8)
-    arrays = [images, np.empty(len(good), np.int32)]
-    if mask_values:
-        arrays.append(np.empty(images.shape[:3], np.uint8))
-    for row, values in enumerate(good):
-        for array, value in zip(arrays, values, strict=True):
-            array[row] = value
-    return tuple(arrays)
+    # Row by row where some are missing: a second copy may not fit.
+    for row, kept in enumerate(good):
+        for array in arrays if row != kept else ():
+            array[row] = array[kept]
+    return tuple(array[: len(good)] for array in arrays)
 
 
 def to_channels(

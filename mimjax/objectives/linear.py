@@ -107,6 +107,7 @@ class Objective(nn.Module):
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         logits, label = self.logits(batch["image"], train=train), batch["label"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        losses = jnp.where(label < 0, 0.0, losses)
         return losses.mean(), {"accuracy": (logits.argmax(axis=-1) == label).mean()}
 
     def logits(

@@ -60,6 +60,11 @@ class Objective(tokenizers.Predicted, nn.Module):
         """Visible patches, rounded down as in the official `random_masking`."""
         return int(self.encoder.num_tokens * (1 - self.mask_ratio))
 
+    @property
+    def share_hidden(self) -> float:
+        """The share of patches that `mask_ratio` comes to."""
+        return 1 - self.num_kept / self.encoder.num_tokens
+
     @nn.nowrap
     def problems(self) -> list[str]:
         """What cannot work, one line each."""

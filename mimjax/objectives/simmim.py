@@ -5,6 +5,8 @@ Xie et al., arXiv 2111.09886; official code microsoft/SimMIM `models/simmim.py`,
 absolute error over hidden pixels.
 """
 
+import math
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
@@ -47,14 +49,25 @@ class Objective(nn.Module):
             )
         if found:
             return found
-        cells = height // cell * (width // cell)
-        count = masking.num_cells_hidden(cells, self.mask_ratio)
+        count, cells = self.hidden_cells
         if not 0 < count < cells:
             found.append(
                 f"mask_ratio: {self.mask_ratio} hides {count} of the {cells} cells "
                 "that mask_cell and image_size make (both sides need at least one)"
             )
         return found
+
+    @property
+    def hidden_cells(self) -> tuple[int, int]:
+        """How many cells of an image are hidden, and how many there are."""
+        cells = math.prod(side // self.mask_cell for side in self.encoder.image_size)
+        return masking.num_cells_hidden(cells, self.mask_ratio), cells
+
+    @property
+    def share_hidden(self) -> float:
+        """The share of patches that `mask_ratio` comes to."""
+        hidden, cells = self.hidden_cells
+        return hidden / cells
 
     @property
     def grid(self) -> tuple[int, int]:

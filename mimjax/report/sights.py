@@ -25,12 +25,14 @@ def attention(
     *,
     title: str,
     asks: str,
+    elsewhere: int = 0,
 ) -> None:
     """A row for each head, and two columns for each image.
 
     Args:
       whole: the weights that the first column shows, `asks` says of what.
       query: those of the patch at `place`.
+      elsewhere: how many tokens get weights beside the patches.
     """
     total, grid = whole.shape[1], whole.shape[2:]
     chosen = np.unique(np.linspace(0, total - 1, min(total, HEADS)).astype(int))
@@ -54,7 +56,8 @@ def attention(
         path,
         title=title,
         note="Weights over the image in grey, each map up to its largest, which is "
-        f"printed beneath; spread evenly they were {windows / np.prod(grid):.3g}.",
+        "printed beneath; spread evenly they were "
+        f"{windows / (np.prod(grid) + elsewhere):.3g}.",
         heads=[asks, "framed patch"] * len(images),
         labels=["", "mean", *(f"head {n + 1}" for n in chosen)],
         captions=[
@@ -141,8 +144,6 @@ def losses(
 ) -> None:
     """A row for each image: the panels, and the loss at every patch, NaN for none."""
     low, high = np.nanmin(values), np.nanpercentile(values, 98)
-    if not np.isfinite(high - low):
-        return
     first = next(iter(panels.values()))
     size = heat.cell_size(first, len(panels) + 1)
     columns = [heat.sized(images, size) for images in panels.values()]
@@ -168,11 +169,11 @@ def ratios(
 ) -> None:
     """The original and, for each share hidden, what is seen and what is made of it."""
     columns, heads = {}, []
-    for ratio, shown in panels.items():
+    for share, shown in panels.items():
         names = [*shown]
         columns |= {"original": shown[names[0]]}
-        columns |= {(ratio, name): shown[name] for name in (names[1], names[-1])}
-        heads += [f"{ratio:.0%} hidden", "predicted"]
+        columns |= {(share, name): shown[name] for name in (names[1], names[-1])}
+        heads += [f"{share:.0%} hidden", "predicted"]
     size = heat.cell_size(columns["original"], len(columns))
     cells = [heat.sized(images, size) for images in columns.values()]
     pictures.lay(

@@ -18,10 +18,10 @@ from mimjax.config import Config
 from mimjax.hosts.agree import first_says
 from mimjax.report import pictures, sights
 from mimjax.run import heldout
-from mimjax.run.insight import FEW, ROWS, Insight, spread, whole
+from mimjax.run.insight import FEW, ROWS, Insight, drawable, spread
 from mimjax.train import Plan, State, streams
 
-# Shares of patches to hide.
+# Shares of patches to hide, as far as whole ones allow.
 RATIOS = 0.25, 0.5, 0.75, 0.9
 
 
@@ -103,7 +103,9 @@ class Drawing:
         """Some images of the batch, on every device."""
         batch = self.batch()
         chosen = spread(len(batch["label"]), most)
-        return {name: whole(x[chosen], self.mesh) for name, x in batch.items()}
+        return {
+            name: sharding.copied(x[chosen], self.mesh) for name, x in batch.items()
+        }
 
     def picture_of(self, step: int) -> pathlib.Path:
         """Where the sheet of a step goes."""
@@ -132,7 +134,7 @@ class Drawing:
     def draw(self, state: State, step: int) -> None:
         """The pictures of a step that are not there, and the report with all there is.
 
-        Raises evaluate.Interrupted as `Judge.images` does, and between pictures.
+        Raises evaluate.Interrupted as `heldout.read` does, and between pictures.
         """
         sheet, encoder = self.missing(step)
         if sheet:
@@ -185,7 +187,9 @@ class Drawing:
         chosen = self.rows(ROWS)
         panels = self.panels(params, frozen, chosen)
         losses = self.asking(objective, "patch_losses")(params, frozen, chosen)
-        if jax.process_index() == 0:
+        # Not a number is what nothing is predicted of, as long as something is.
+        known = losses[~np.isnan(losses)] if not np.isnan(losses).all() else losses
+        if jax.process_index() == 0 and drawable(known, "losses"):
             grid = patches.grid_of(encoder.image_size, encoder.cell)
             sights.losses(
                 {n: pictures.to_uint8(x, *self.constants) for n, x in panels.items()},
@@ -206,7 +210,7 @@ class Drawing:
             if other.problems():
                 continue
             panels = self.asking(other, "panels")(params, frozen, self.rows(FEW))
-            found[ratio] = {
+            found[other.share_hidden] = {
                 n: pictures.to_uint8(x, *self.constants) for n, x in panels.items()
             }
         if found and jax.process_index() == 0:
@@ -214,7 +218,7 @@ class Drawing:
                 found,
                 folder / "ratios.png",
                 title=f"predictions from more and less of the image, {when}",
-                note=f"trained with {objective.mask_ratio:.0%} hidden; "
+                note=f"trained with {objective.share_hidden:.0%} hidden; "
                 + objective.panel_note,
             )
 

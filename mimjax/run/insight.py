@@ -5,6 +5,7 @@ Nothing here touches the training state or its random streams.
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -28,10 +29,12 @@ def spread(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, most).astype(int))
 
 
-def whole(rows: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
-    """An array that every process has, on every device."""
-    every = sharding.replicated(mesh)
-    return jax.make_array_from_callback(rows.shape, every, lambda i: rows[i])
+def drawable(values: np.ndarray, what: str) -> bool:
+    """Whether all are numbers; one line says where they are not."""
+    good = bool(np.isfinite(values).all())
+    if not good:
+        print(f"{what}: no picture, for not all is finite", file=sys.stderr)
+    return good
 
 
 @dataclasses.dataclass
@@ -72,7 +75,7 @@ class Insight:
         return tuple(layer % after for layer in self.config.evaluate.layers)
 
     def colours(self, images: np.ndarray) -> UInt8[np.ndarray, "B H W 3"]:
-        """uint8 images of any channels as colours."""
+        """Some uint8 images of any channels as colours."""
         channels = images.shape[-1]
         return pictures.to_uint8(images / 255, (0.0,) * channels, (1.0,) * channels)
 
@@ -95,7 +98,7 @@ class Insight:
         ask = self.compiled(seen)
         images = images[spread(len(images), ROWS)]
         answers = [
-            jax.device_get(ask(params, whole(image[None], self.mesh)))
+            jax.device_get(ask(params, sharding.copied(image[None], self.mesh)))
             for image in images
         ]
         if jax.process_index():
@@ -105,16 +108,22 @@ class Insight:
         for number, layer in enumerate(chosen):
             found = [answers[n][0][number] for n in few]
             heads, query = (np.concatenate(part) for part in zip(*found, strict=True))
+            name = f"attention of layer {layer}"
+            if not drawable(np.stack([heads, query]), name):
+                continue
             sights.attention(
                 shown[few],
                 heads,
                 query,
                 maps.middle(heads.shape[2:]),
                 folder / f"attention_layer_{layer:02d}.png",
-                title=f"attention of layer {layer} of {chosen[-1]}, {when}",
+                title=f"{name} of {chosen[-1]}, {when}",
                 asks="class token" if encoder.cls else "mean of patches",
+                elsewhere=encoder.num_prefix,
             )
         tokens = np.concatenate([tokens for _, tokens in answers])
+        if not drawable(tokens, "components"):
+            return
         values, shares = components.project(tokens.reshape(-1, tokens.shape[-1]))
         grid = patches.grid_of(encoder.image_size, encoder.cell)
         if self.layers:
@@ -145,29 +154,29 @@ class Insight:
             how = image, wanted.pool, self.layers
             return encoder.apply({"params": params}, *how, method="features")
 
-        ask, cut = self.compiled(embed), sharding.batch(self.mesh)
-        shared = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        ask, shared = self.compiled(embed), sharding.shares(self.mesh)
         size = -(-min(wanted.batch_size, len(images)) // shared) * shared
         found = features.extract(
             lambda rows: ask(params, rows),
             images,
             size,
-            lambda rows: jax.make_array_from_callback(
-                rows.shape, cut, lambda i: rows[i]
-            ),
+            lambda rows: sharding.dealt(rows, self.mesh),
             self.should_stop,
         )
-        if jax.process_index():
+        if jax.process_index() or not drawable(found, "neighbours"):
             return
         asked = spread(len(images), ASKED)
         near, cosines = neighbours.nearest(found, asked, min(NEAREST, len(images) - 1))
+        rows = np.concatenate([asked[:, None], near], axis=1)
+        drawn, places = np.unique(rows, return_inverse=True)
+        places = places.reshape(rows.shape)
         known = data.class_names(self.config.data) if labels.max() >= 0 else []
         sights.neighbours(
-            self.colours(images),
-            asked,
-            near,
+            self.colours(images[drawn]),
+            places[:, 0],
+            places[:, 1:],
             cosines,
-            [known[label] if label >= 0 else "" for label in labels],
+            [known[label] if label >= 0 else "" for label in labels[drawn]],
             folder / "neighbours.png",
             title=f"nearest among {len(images):,} images, {when}",
         )

@@ -22,7 +22,10 @@ from mimjax.train import Plan, State, streams
 
 
 class Judge:
-    """Evaluates a state; images are read when first needed and kept."""
+    """Evaluates a state; images are read when first needed and kept.
+
+    They are those `heldout.read` gives, with what it raises.
+    """
 
     def __init__(
         self,
@@ -37,14 +40,16 @@ class Judge:
         self.num_classes = data.labelled(config.data)
 
     @functools.cached_property
-    def images(self) -> dict[str, tuple[np.ndarray, ...]]:
-        """Images as `heldout.read` gives them, with what it raises."""
-        return heldout.read(self.config, self.workdir, self.should_stop)
+    def known(self) -> tuple[np.ndarray, ...]:
+        """Images to learn from, and their labels."""
+        how = self.workdir, self.should_stop
+        return heldout.read(self.config, "probe_train", *how)
 
     @functools.cached_property
     def test(self) -> dict[str, np.ndarray]:
         """The held-out images as a batch of the data pipeline."""
-        images, labels, *masks = self.images["test"]
+        how = self.workdir, self.should_stop
+        images, labels, *masks = heldout.read(self.config, "test", *how)
         batch = {"image": images, "label": labels.astype(np.int32)}
         batch |= dict(zip(("mask",), masks, strict=False))
         if any(self.config.view_size):
@@ -53,8 +58,7 @@ class Judge:
 
     def put(self, rows: np.ndarray) -> jax.Array:
         """An array every process has whole, cut over the devices."""
-        cut = sharding.batch(self.mesh)
-        return jax.make_array_from_callback(rows.shape, cut, lambda i: rows[i])
+        return sharding.dealt(rows, self.mesh)
 
     @functools.cached_property
     def embed(self) -> Any:
@@ -112,13 +116,13 @@ class Judge:
     def frozen(self, params: Any) -> dict[str, float]:
         """What the encoder is worth as it is, and how it does inside."""
         wanted, values = self.config.evaluate, {}
-        images, labels = self.images["test"][:2]
+        images, labels = self.test["image"], self.test["label"]
         if not (self.num_classes or wanted.health_images):
             return values
         asked = self.extract(self.embed, params, images, wanted.batch_size)
         if self.num_classes:
-            images_known, classes = self.images["probe_train"][:2]
-            known = self.extract(self.embed, params, images_known, wanted.batch_size)
+            learned, classes = self.known
+            known = self.extract(self.embed, params, learned, wanted.batch_size)
             values |= evaluate.frozen_accuracy(
                 (known, classes),
                 (asked, labels),
@@ -146,23 +150,27 @@ class Judge:
     def held_out(self, state: State) -> dict[str, float]:
         """The objective on held-out images with masks that are always the same."""
         whole, size = self.test, self.config.evaluate.batch_size
-        length, has_masks = len(whole["label"]), "mask" in whole
-        # Whole batches only; fewer images than a batch are repeated to fill it. With
-        # masks the last is filled up too, by images of which all is ignored.
-        count = -(-length // size) if has_masks else max(1, length // size)
+        length = len(whole["label"])
+        # What finds classes sees every image once: the last batch is filled up by some
+        # that are of none. Others see whole batches only; fewer images than a batch are
+        # repeated to fill it.
+        exact = hasattr(self.config.objective, "num_classes")
+        count = -(-length // size) if exact else max(1, length // size)
         sums: dict[str, Any] = {}
         for number in range(count):
             if self.should_stop():
                 raise evaluate.Interrupted
             places = np.arange(number * size, (number + 1) * size)
             rows = {name: values[places % length] for name, values in whole.items()}
-            if has_masks:
-                rows["mask"][places >= length] = IGNORED
+            if exact:
+                for name, nothing in (("label", -1), ("mask", IGNORED)):
+                    if name in rows:
+                        rows[name][places >= length] = nothing
             batch = {name: self.put(values) for name, values in rows.items()}
             found = self.loss(state.best_params, state.frozen, batch, np.int32(number))
             for name, value in jax.device_get(found).items():
                 sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
-        judged = length / size if has_masks else count
+        judged = length / size if exact else count
         means = {name: total / judged for name, total in sums.items()}
         means = getattr(self.config.objective, "summary", dict)(means)
         return grid.judged(self.config.optim, means)

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def start(flags: argparse.Namespace, given: list[str]) -> int:
     """What the flags ask for; heavy imports wait until the flags make sense."""
-    from mimjax.study import outcome, pages, plan, runner
+    from mimjax.study import outcome, pages, plan, results, runner
 
     study = plan.load(flags.config, pathlib.Path(flags.workdir))
     chosen = study.only(flags.only)
@@ -59,10 +59,15 @@ def start(flags: argparse.Namespace, given: list[str]) -> int:
             line = shlex.join(["python", *run.command(study.workdir)])
             print(f"# finished: {line}" if outcome.finished(run) else line)
         return 0
-    command = ["python", "-m", "mimjax.study", *given]
+    command, told = ["python", "-m", "mimjax.study", *given], set()
 
     def tell() -> None:
         pages.write(study, command)
+        for line in results.absent(study):
+            what, _, _ = line.partition(";")
+            if what not in told:
+                print(line, file=sys.stderr, flush=True)
+            told.add(what)
 
     tell()
     status = runner.run(chosen, command, tell)

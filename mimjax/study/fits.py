@@ -12,6 +12,8 @@ from scipy import optimize
 LEAST, MOST = 1e-2, 10.0
 # Points for three numbers and something left to tell their error from.
 FEWEST = 4
+# Shares of the loss below which it differs by rounding.
+ROUNDING = 1e-14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +55,17 @@ def power_law(x: Float[np.ndarray, " n"], loss: Float[np.ndarray, " n"]) -> Fit:
     count = len(np.unique(x))
     if count < FEWEST:
         return Fit(points=count, why=f"{count} points, at least {FEWEST} are needed")
+    level = Fit(points=count, why="the loss does not fall")
+    if np.ptp(loss) <= ROUNDING * np.abs(loss).max():
+        return level
     # In units of the middle, where the powers stay near one.
     middle = float(np.exp(np.log(x).mean()))
     z = x / middle
     grid = np.geomspace(LEAST, MOST, 100)
     left = [linear(z, loss, alpha)[2] for alpha in grid]
     best = int(np.argmin(left))
+    if linear(z, loss, grid[best])[1] == 0:
+        return level
     if best in (0, len(grid) - 1):
         return Fit(points=count, why="the points bend like no power of x")
     found: Any = optimize.minimize_scalar(
@@ -70,7 +77,7 @@ def power_law(x: Float[np.ndarray, " n"], loss: Float[np.ndarray, " n"]) -> Fit:
     alpha = float(found.x)
     floor, factor, rest = linear(z, loss, alpha)
     if factor == 0:
-        return Fit(points=count, why="the loss does not fall")
+        return level
     floor_error, error = errors(z, factor, alpha, rest)
     why = ""
     if not error < alpha:

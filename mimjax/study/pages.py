@@ -27,6 +27,7 @@ def write(study: Study, command: list[str]) -> None:
     """Writes all that is told of a study from the files of its runs as they are."""
     parts = [
         f"<h1>{page.text(study.file)}</h1>",
+        page.section("Values that no run has", absent(study)),
         page.section("Results", table(study, command)),
         page.section("Scaling", laws(study)),
         page.section("Runs", runs(study)),
@@ -37,6 +38,11 @@ def write(study: Study, command: list[str]) -> None:
     ]
     with replacing(study.workdir / REPORT) as temporary:
         temporary.write_text(page.document(study.file, parts), encoding="utf-8")
+
+
+def absent(study: Study) -> str:
+    """Values that are asked for and that no run has."""
+    return "".join(f"<p>{page.text(line)}</p>" for line in results.absent(study))
 
 
 def table(study: Study, command: list[str]) -> str:
@@ -75,6 +81,7 @@ def laws(study: Study) -> str:
         "values": study.scaling,
         "points": [dataclasses.asdict(point) for point in points],
         "laws": {axis: numbers(fit) for axis, fit in found.items()},
+        "left_out": (lost := scaling.left_out(study)),
     }
     write_json(study.workdir / f"{SCALING}.json", told)
     picture = study.workdir / f"{SCALING}.png"
@@ -86,6 +93,8 @@ def laws(study: Study) -> str:
         "so few points it is rough. Parameters are compared where images are most, "
         "images where parameters are, compute along the frontier."
     )
+    if lost:
+        note += f" Left out, for their loss is not finite: {', '.join(lost)}."
     return (
         page.picture(picture, "Held-out loss; lines are the fitted laws")
         + page.table(rows, head)
@@ -126,8 +135,9 @@ def draw(study: Study, points: list[Point], found: dict[str, Fit], path: Path) -
         law(axes, scaling.along(points, axis), axis, found[axis])
         axes.set(xscale="log", xlabel=AXES[axis], ylabel=loss)
     for point in points:
-        for one, share in zip(point.losses, point.accuracies, strict=False):
-            panels[3].plot(one, share, "o", color=colour(point, points), ms=4)
+        for one, share in zip(point.losses, point.accuracies, strict=True):
+            if share is not None:
+                panels[3].plot(one, share, "o", color=colour(point, points), ms=4)
     for point in {point.parameters: point for point in points}.values():
         label = f"{point.parameters:,} parameters"
         panels[3].plot([], [], "o", color=colour(point, points), ms=4, label=label)

@@ -2,11 +2,13 @@
 
 import dataclasses
 import datetime
+import math
 import os
 import platform
 import shlex
 import statistics
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from mimjax.metrics import replacing
 from mimjax.report.progress import duration
@@ -25,14 +27,46 @@ class Cell:
     runs: list[str]
 
     def __str__(self) -> str:
-        """Mean and standard deviation, and of how many where that is not one."""
+        """Mean ± standard deviation (of how many, where that is not one).
+
+        Of those that are finite; how many are not stands beside it.
+        """
         if not self.values:
             return "–"
-        told = f"{statistics.fmean(self.values):.4f}"
-        if len(self.values) == 1:
-            return told
-        spread = statistics.stdev(self.values)
-        return f"{told} ± {spread:.4f} ({len(self.values)})"
+        good = [x for x in self.values if math.isfinite(x)]
+        lost = len(self.values) - len(good)
+        told = [f"{lost} not finite"] if lost else []
+        if len(good) > 1:
+            mean, spread = statistics.fmean(good), statistics.stdev(good)
+            told = [f"{mean:.4f} ± {spread:.4f} ({len(good)})", *told]
+        elif good:
+            told = [f"{good[0]:.4f}", *told]
+        return ", ".join(told)
+
+
+def plain(cell: Cell) -> dict[str, list[Any]]:
+    """A cell for JSON, which holds no NaN: null stands for it."""
+    values = [x if math.isfinite(x) else None for x in cell.values]
+    return {"values": values, "runs": cell.runs}
+
+
+def absent(study: Study) -> list[str]:
+    """Values that TABLE or SCALING names and no finished run has, a line each.
+
+    Nothing is said where no run that could have one has finished.
+    """
+    parts = {run.part for run in study.runs.values()}
+    wanted = [("TABLE", {part}, value) for part, value in study.table.values()]
+    wanted += [("SCALING", parts, value) for value in study.scaling or ()]
+    found, last = [], {n: outcome.last_values(r) for n, r in study.runs.items()}
+    for name, some, value in wanted:
+        runs = [run for run in study.runs.values() if run.part in some]
+        known = {key for run in runs for key in last[run.name]} - {"step"}
+        if known and value not in known:
+            of = f"no run of {', '.join(some)}" if name == "TABLE" else "no run"
+            has = ", ".join(sorted(known))
+            found.append(f"{name}: {of} has {value}; it has {has}")
+    return found
 
 
 def cells(study: Study) -> dict[str, dict[str, Cell]]:
@@ -120,7 +154,7 @@ def save(study: Study, command: list[str]) -> None:
     with replacing(study.workdir / f"{NAME}.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     found = {
-        row: {column: dataclasses.asdict(cell) for column, cell in columns.items()}
+        row: {column: plain(cell) for column, cell in columns.items()}
         for row, columns in cells(study).items()
     }
     told = {"command": command, **dict(circumstances(study)), "rows": found}

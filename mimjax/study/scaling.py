@@ -5,6 +5,7 @@ is looked at where the others are largest, and compute along its frontier.
 """
 
 import dataclasses
+import math
 import statistics
 
 import numpy as np
@@ -22,13 +23,13 @@ AXES = {
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Runs that differ in their seed alone, or the one run of its size.
+    """Runs that differ in their seed alone: of one size, and named alike.
 
     Attributes:
         parameters: numbers in the encoder.
         images: different training images seen: all there are, or all that were drawn.
         flops: of loss and gradient, over all steps (`mimjax/flops.py`).
-        losses, accuracies: held-out, one a run; no accuracy where there is none.
+        losses, accuracies: held-out, one a run; None where there is no accuracy.
         names: the runs.
     """
 
@@ -36,7 +37,7 @@ class Point:
     images: int
     flops: int
     losses: list[float]
-    accuracies: list[float]
+    accuracies: list[float | None]
     names: list[str]
 
     @property
@@ -46,22 +47,29 @@ class Point:
 
 
 def points(study: Study) -> list[Point]:
-    """Of the runs that have finished, the smallest first."""
+    """Of the runs that have finished with a finite loss, the smallest first."""
     if not study.scaling:
         return []
     loss, accuracy = study.scaling
-    found: dict[tuple[int, int, int], Point] = {}
+    found: dict[tuple[int, int, int, str, str], Point] = {}
     for run in study.runs.values():
         values = outcome.last_values(run)
-        if loss not in values:
+        if not math.isfinite(values.get(loss, math.nan)):
             continue
-        place = sizes(run)
-        point = found.setdefault(place, Point(*place, [], [], []))
+        size, share = sizes(run), values.get(accuracy, math.nan)
+        place = *size, run.row, run.part
+        point = found.setdefault(place, Point(*size, [], [], []))
         point.names.append(run.name)
         point.losses.append(values[loss])
-        if accuracy in values:
-            point.accuracies.append(values[accuracy])
+        point.accuracies.append(share if math.isfinite(share) else None)
     return [found[place] for place in sorted(found)]
+
+
+def left_out(study: Study) -> list[str]:
+    """The runs that have finished with a loss that is not finite."""
+    loss, _ = study.scaling or ("", "")
+    found = {run.name: outcome.last_values(run) for run in study.runs.values()}
+    return [n for n, x in found.items() if not math.isfinite(x.get(loss, 0.0))]
 
 
 def sizes(run: Run) -> tuple[int, int, int]:
@@ -78,8 +86,9 @@ def sizes(run: Run) -> tuple[int, int, int]:
 def along(points: list[Point], axis: str) -> list[Point]:
     """The points that a law of an axis is fitted to, in its order.
 
-    Of parameters: those with most images, and of several the one of most compute; of
-    images likewise. Of compute: each that has a lower loss than all of less.
+    Of parameters: those with most images, and of several the one of most compute, then
+    of the lowest loss; of images likewise. Of compute: each that has a lower loss than
+    all of less.
     """
     if axis == "flops":
         found = []
@@ -90,7 +99,7 @@ def along(points: list[Point], axis: str) -> list[Point]:
     other = "images" if axis == "parameters" else "parameters"
     most = max((getattr(p, other) for p in points), default=0)
     chosen = {}
-    for point in sorted(points, key=lambda p: p.flops):
+    for point in sorted(points, key=lambda p: (p.flops, -p.loss)):
         if getattr(point, other) == most:
             chosen[getattr(point, axis)] = point
     return [chosen[x] for x in sorted(chosen)]

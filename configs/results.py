@@ -29,6 +29,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "beit": ("configs/quickstart_beit.py", {**BEIT, "qkv_bias": "qv"}),
 }
 TABLE = {
+    "loss": ("pretrain", "eval/loss"),  # of what each method predicts
     "kNN": ("pretrain", "eval/knn"),
     "random kNN": ("random", "eval/knn"),
     "linear": ("pretrain", "eval/linear"),

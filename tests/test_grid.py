@@ -219,9 +219,11 @@ def test_a_run_starts_from_a_grid_and_a_grid_from_a_run(workdir, tmp_path):
 
 
 def test_a_grid_that_was_never_judged_hands_its_encoder_on(workdir, tmp_path):
+    """But before its first update, when all members are the same."""
     folder = tmp_path / "run"
     shutil.copytree(workdir, folder)
-    (folder / "metrics.jsonl").unlink()
+    record = {"step": 0, "eval/rate": TRIED["linear"][0]}
+    (folder / "metrics.jsonl").write_text(json.dumps(record))
     model = models.load(folder)
     assert model.fresh == ["head/bias", "head/kernel"]
     assert "head" not in model.variables["params"]

@@ -17,7 +17,10 @@ one, returns the columns of a picture sheet, normalised images by name, or pixel
 `draws_pixels` says so, and `panel_note` what to print beneath. `patch_losses`, where
 there is one, returns from a batch the loss at every token that comes out of the encoder
 [B, N], row by row, NaN where nothing is predicted; the mean of the others is the loss.
-`problems()` lists what
+A classifier has
+`logits`, which takes normalised images to scores, float32 [B, V], of its `num_classes`;
+an export has it too, and a grid of rates, which is judged by the metric "accuracy".
+The property `in_pairs` says that a batch has to be even. `problems()` lists what
 cannot work, one line each, as "field: why", naming every field it depends on.
 """
 

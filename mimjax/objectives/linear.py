@@ -24,8 +24,9 @@ POOLS = ("cls", "mean", "cls_mean")
 class BatchNorm(nn.Module):
     """Batch norm without scale and bias over all axes but the last, float32.
 
-    In training by the batch as a whole (officially each GPU's part of it). The running
-    statistics, which stand in otherwise, take the unbiased variance. `eps` is that of
+    In training by the batch as a whole (officially each GPU's part of it), or by each
+    part of it that `optim.accumulate` makes, which moves the running statistics every
+    time. These, which stand in otherwise, take the unbiased variance. `eps` is that of
     MAE's probe and of AIM's, the share `momentum` that a batch has in the running
     statistics is PyTorch's default.
     """

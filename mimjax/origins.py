@@ -51,8 +51,8 @@ def of_workdir(source: pathlib.Path) -> Origin:
     """The newest checkpoint of a run, or what a file of another project was made into.
 
     Of a grid of rates it is the member that was the most accurate when they were judged
-    last, or what all share where no update was. Raises StorageError if there is no
-    checkpoint, or it is damaged.
+    last, or what all share where that was before the first update. Raises StorageError
+    if there is no checkpoint, or it is damaged.
     """
     encoder, how, given = model_of(source)
     if (source / PARAMS).exists():

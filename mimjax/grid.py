@@ -92,10 +92,10 @@ def judged(optim: Optim, values: dict[str, Any]) -> dict[str, Any]:
     """Held-out figures: of the most accurate member, its rate, the accuracy of each."""
     if not optim.rates:
         return values
-    first = int(np.argmax(values["accuracy"]))
-    each = zip(optim.rates, values["accuracy"], strict=True)
+    number = int(np.argmax(values["accuracy"]))
+    told = zip(optim.rates, values["accuracy"], strict=True)
     return {
-        **{name: value[first] for name, value in values.items()},
-        "rate": optim.rates[first],
-        **{f"accuracy@{rate}": value for rate, value in each},
+        **{name: value[number] for name, value in values.items()},
+        "rate": optim.rates[number],
+        **{f"accuracy@{rate}": value for rate, value in told},
     }

@@ -1,4 +1,4 @@
-"""Images blended in pairs, rectangles of noise, and what is then to be predicted.
+"""Images blended in pairs, and what is to be predicted of them; rectangles of noise.
 
 As in timm 0.3.2, which MAE, BEiT, SimMIM and Swin are fine-tuned with
 (`data/random_erasing.py`, then `data/mixup.py` in its mode "batch"); all of a batch at
@@ -9,28 +9,13 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
 # Of the image's area, and rows to columns and the inverse of that (arXiv 1708.04896).
 ERASED_AREA = (0.02, 1 / 3)
 ERASED_RATIO = 0.3
 # A rectangle that does not fit is drawn again, so often.
 ATTEMPTS = 10
-
-
-def targets(
-    label: Int[Array, " B"], num_classes: int, smoothing: float
-) -> Float[Array, "B V"]:
-    """Chances to be predicted: 1 - smoothing is the label's, the rest everybody's."""
-    exact = jax.nn.one_hot(label, num_classes, dtype=jnp.float32)
-    return (1 - smoothing) * exact + smoothing / num_classes
-
-
-def cross_entropy(
-    logits: Float[Array, "B V"], target: Float[Array, "B V"]
-) -> Float[Array, " B"]:
-    """Of chances, of each sample."""
-    return -(target * jax.nn.log_softmax(logits)).sum(axis=-1)
 
 
 def blended(

@@ -194,8 +194,7 @@ def probed(
         field = line.removeprefix("config.evaluate.")
         if field.startswith(("pool", "layers")):
             raise ValueError(field)
-    after = len(model.encoder.layer_widths) + 1
-    return asked.pool, tuple(layer % after for layer in asked.layers)  # -1 is the last
+    return asked.pool, model.encoder.numbered(asked.layers)
 
 
 def listed(images: Any) -> list[Any]:

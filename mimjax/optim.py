@@ -210,8 +210,8 @@ def problems(optim: Optim) -> list[str]:
     for name in (*at_least_zero, "weight_decay", "clip"):
         if getattr(optim, name) < 0:
             found.append(f"{name}: {getattr(optim, name)} must not be negative")
-    rates = set(optim.rates)
-    if len(rates) < len(optim.rates) or not all(rate > 0 for rate in rates):
+    rates = np.unique(np.asarray(optim.rates, np.float32))  # as the updates see them
+    if len(rates) < len(optim.rates) or not all(rates > 0):
         found.append(f"rates: {optim.rates} must be above 0, and no two alike")
     for name in ("drop_at", "layer_decay"):
         if not 0 < getattr(optim, name) <= 1:

@@ -51,8 +51,8 @@ def of_workdir(source: pathlib.Path) -> Origin:
     """The newest checkpoint of a run, or what a file of another project was made into.
 
     Of a grid of rates it is the member that was the most accurate when they were judged
-    last, or what all share where they never were. Raises StorageError if there is no
-    checkpoint, or it is damaged.
+    last, or what all share where that was before the first update. Raises StorageError
+    if there is no checkpoint, or it is damaged.
     """
     encoder, how, given = model_of(source)
     if (source / PARAMS).exists():
@@ -78,7 +78,8 @@ def of_member(whole: Origin, given: Optim, source: pathlib.Path) -> Origin:
     members = named_leaves(trained(given, nested(whole.there)))
     there = {n: x for n, x in whole.there.items() if n not in members}
     judged = [r for r in read_metrics(source) if "eval/rate" in r]
-    judged = [r["eval/rate"] for r in judged if r["step"] <= whole.step]
+    # Before the first update all are alike: the rate told then was not chosen.
+    judged = [r["eval/rate"] for r in judged if 0 < r["step"] <= whole.step]
     if not judged:
         return dataclasses.replace(whole, there=there)
     number, name = given.rates.index(judged[-1]), f"{whole.name}, rate {judged[-1]}"

@@ -10,7 +10,7 @@ import numpy as np
 
 from mimjax.backbones.blocks import STILL
 from mimjax.optim import Optim
-from mimjax.trees import named_leaves, nested
+from mimjax.trees import named_leaves, nested, shapes_of
 
 # A path, and how many of the first layers below it, or all but how many of the last.
 SLICE = re.compile(r"(.+)\[:(-?\d+)\]")
@@ -41,6 +41,16 @@ def trained(
         else:
             learned[name] = part[first:] if first else part
     return learned
+
+
+def frozen_among(
+    optim: Optim, params: dict[str, Any], names: list[str]
+) -> dict[str, tuple[int, ...]]:
+    """Those of the names that are not trained, or some layers of them; their shapes."""
+    learned = jax.eval_shape(lambda params: trained(optim, params), params)
+    whole, some = shapes_of(params), shapes_of(learned)
+    places = {name: tuple(name.split("/")) for name in names}
+    return {n: whole[p] for n, p in places.items() if some.get(p) != whole[p]}
 
 
 def restored(learned: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:

@@ -176,6 +176,14 @@ MAE = test_convert.MODELS["mae"][0]
 MODELS += [("transformers_vit", *MAE), ("timm_vit", *MAE)]
 MODELS += [("timm_beit", *test_convert.MODELS["beit"][0])]
 MODELS += [("timm_swin", *test_convert.MODELS["simmim_swin"][0])]
+# The encoder of a probe alone: its head is none of theirs, and so what `pool` says.
+PROBES = [{"name": "linear", "pool": pool} for pool in ("cls", "mean", "cls_mean")]
+MODELS += [("timm_vit", test_convert.LEARNED, probe) for probe in PROBES]
+MODELS += [("transformers_vit", test_convert.LEARNED, PROBES[0])]
+MODELS += [("transformers_beit", test_convert.BEIT, PROBES[1])]
+ATTENTIVE = {"name": "attentive", "layers": (-2, -1)}
+MODELS += [("timm_beit", test_convert.BEIT, ATTENTIVE)]
+MODELS += [("timm_swin", test_convert.SWIN, {"name": "segment"})]
 # Of an image that is no square, and grey.
 GREY = {**test_convert.LEARNED, "image_size": (16, 24), "channels": 1}
 MODELS += [(name, GREY, test_convert.FIVE) for name in ("transformers_vit", "timm_vit")]

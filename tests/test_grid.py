@@ -13,7 +13,7 @@ import tiny
 from mimjax import checkpoint, models, sharding, train
 from mimjax.export import program
 from mimjax.report.progress import Progress
-from mimjax.run import setup
+from mimjax.run import setup, start
 from mimjax.run.judge import Judge
 from mimjax.trainable import trained
 
@@ -206,7 +206,7 @@ def test_a_run_starts_from_a_grid_and_a_grid_from_a_run(workdir, tmp_path):
     given = resolve("linear", (1.0, 2.0), init_from=workdir, init_scope="all")
     saved = checkpoint.Checkpoints(tmp_path, 1, 0)
     progress = Progress(1, silent=True)
-    state, _ = setup.first_state(given, tiny.mesh_of(), saved, progress)
+    state, _ = start.first_state(given, tiny.mesh_of(), saved, progress)
     saved.close()
     best = np.asarray(run.state.ema["head"]["kernel"][1])
     for tree in (state.params, state.ema):
@@ -219,9 +219,11 @@ def test_a_run_starts_from_a_grid_and_a_grid_from_a_run(workdir, tmp_path):
 
 
 def test_a_grid_that_was_never_judged_hands_its_encoder_on(workdir, tmp_path):
+    """But before its first update, when all members are the same."""
     folder = tmp_path / "run"
     shutil.copytree(workdir, folder)
-    (folder / "metrics.jsonl").unlink()
+    record = {"step": 0, "eval/rate": TRIED["linear"][0]}
+    (folder / "metrics.jsonl").write_text(json.dumps(record))
     model = models.load(folder)
     assert model.fresh == ["head/bias", "head/kernel"]
     assert "head" not in model.variables["params"]

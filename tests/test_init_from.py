@@ -11,6 +11,8 @@ import tiny
 
 from mimjax import config, main, warmstart
 from mimjax.convert import resize, tables, weights, workdirs
+from mimjax.report.progress import Progress
+from mimjax.run import start
 from mimjax.trees import named_leaves, nested
 
 VIT = {
@@ -170,3 +172,44 @@ def test_a_bad_file_is_told_in_one_line(tmp_path, capsys, content):
     assert main.main(flags) == main.BAD_CONFIG
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"config.init_from: {tmp_path / 'bad.pth'}")
+
+
+MLP = (
+    "encoder/blocks/layers/mlp/down/kernel of (2, 128, 64), "
+    "encoder/blocks/layers/mlp/up/bias of (2, 128) and 1 more, "
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"encoder__mlp_ratio": 2.0}, MLP),
+        (
+            {"encoder__mlp_ratio": 2.0, "optim__frozen": ("encoder/blocks[:1]",)},
+            MLP,
+        ),
+        ({"encoder__registers": 2}, "encoder/register_tokens of (1, 2, 64), "),
+    ],
+)
+def test_what_is_frozen_does_not_stay_random(change, wanted):
+    """A probe of an encoder that is there in part."""
+    source = tiny.workdir_of("mae")
+    given = tiny.resolve("linear", **change, init_from=source)
+    state = tiny.random_state(given, tiny.mesh_of(), 0.1)
+    with pytest.raises(config.ConfigError) as told:
+        start.warm(given, state, Progress(1, silent=True))
+    (line,) = told.value.problems
+    assert line.startswith(f"config.init_from: {source} has no {wanted}which would")
+
+
+def test_a_norm_behind_the_mean_is_not_missed(tmp_path):
+    """Of a classifier that a probe takes for its encoder."""
+    given, params = model_of(
+        {**VIT, "position": "learned"}, name="classify", pool="mean"
+    )
+    path = file_of(tmp_path, "timm_vit", given, params)
+    probe = tiny.resolve("linear", encoder__position="learned", init_from=path)
+    state = tiny.random_state(probe, tiny.mesh_of(), 0.1)
+    found = start.warm(probe, state, Progress(1, silent=True))
+    ours, theirs = (tree["encoder"]["patch"] for tree in (found.params, params))
+    np.testing.assert_array_equal(ours["kernel"], theirs["kernel"])

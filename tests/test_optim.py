@@ -386,6 +386,9 @@ def test_clipping_scales_the_whole_gradient():
         ({"base_lr": 0.0}, "base_lr: 0.0 must be above 0"),
         ({"rates": (0.1, 0.1)}, "rates: (0.1, 0.1) must be above 0, and no two alike"),
         ({"rates": (0.1, 0.0)}, "rates: (0.1, 0.0) must be above 0, and no two alike"),
+        # In float32 the one is 0, the others are the same.
+        ({"rates": (0.1, 1e-50)}, "rates: (0.1, 1e-50) must be above 0"),
+        ({"rates": (1.0, 1 + 1e-9)}, "rates: (1.0, 1.000000001) must be above 0"),
         ({"b2": 1.0}, "b2: 1.0 must be in [0, 1)"),
         ({"clip": -1.0}, "clip: -1.0 must not be negative"),
         ({"accumulate": 0}, "accumulate: 0 must be at least 1"),

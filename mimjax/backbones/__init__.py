@@ -83,6 +83,11 @@ class Patched:
         """The tokens of patches alone, without class token and registers."""
         return x[:, self.num_prefix :]
 
+    def numbered(self, layers: tuple[int, ...]) -> tuple[int, ...]:
+        """Layers as `run` counts them, from 1, of such as -1, which is the last."""
+        after = len(self.layer_widths) + 1
+        return tuple(layer % after for layer in layers)
+
     def layer_of(self, path: tuple[str, ...]) -> int | np.ndarray:
         """The layer of a parameter of one stack, "blocks", and what is around it.
 

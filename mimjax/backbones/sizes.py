@@ -102,11 +102,16 @@ def stack_problems(
     return found
 
 
-def layer_problems(widths: tuple[int, ...], chosen: tuple[int, ...]) -> list[str]:
+def layer_problems(
+    widths: tuple[int, ...], chosen: tuple[int, ...], needed: bool = False
+) -> list[str]:
     """What cannot work in a choice of layers, from 1 or back from -1, one line each.
 
-    `widths` are those of all layers; a mean of the chosen is taken.
+    `widths` are those of all layers; a mean of the chosen is taken. `needed` says that
+    there has to be one.
     """
+    if needed and not chosen:
+        return ["layers: () must name one layer or more"]
     if chosen and not widths:
         return [
             f"layers: {chosen} must be (), this encoder has no layers to choose from"

@@ -203,9 +203,19 @@ def oblong(objective: Any, *fields: str) -> str:
 
 def mispooled(objective: Any, *allowed: str) -> str:
     """Why a classifier's head sees another mean than theirs, if it does."""
-    pool = getattr(objective, "pool", allowed[0])
+    pool = pool_of(objective)
     wanted = " or ".join(allowed)
     return "" if pool in allowed else f"objective.pool: {pool} is not {wanted}"
+
+
+def pool_of(objective: Any) -> str:
+    """That of a classifier; elsewhere, where its head is not written, of the tokens.
+
+    The field of this name of other objectives has another meaning.
+    """
+    if kind_of(objective) == "classify":
+        return objective.pool
+    return "token" if objective.encoder.cls else "gap"
 
 
 def kind_of(module: Any) -> str:

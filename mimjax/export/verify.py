@@ -142,7 +142,7 @@ def answers(
 def tokens_before_pool(objective: Any, variables: Any, image: Any) -> Any:
     """What the encoder gives; without its norm where that comes after the mean."""
     encoder, own = objective.encoder, {"params": variables["params"]["encoder"]}
-    if getattr(objective, "pool", "") == "mean":
+    if schemes.pool_of(objective) == "mean":
         start = encoder.apply(own, image, method="embed")
         return encoder.apply(own, start, method="run")[0]
     return program.tokens_of(encoder, own, image)

@@ -12,14 +12,17 @@ the class of every pixel or IGNORED. A field of type `frozen.Model` is another r
 model. Variables of the collection MOVING are changed by the call itself in training,
 where the caller lets it. Random draws come from the streams "mask", "drop" and "mix".
 Out of training a metric may be an array; `summary` then makes the held-out metrics of
-the means of all batches. What has `num_classes` takes samples of no class, whose label
-is -1 and whose mask is IGNORED, and sums nothing for them. `panels`, where there is
-one, returns the columns of a picture sheet, normalised images by name, or pixels where
-`draws_pixels` says so, and `panel_note` what to print beneath. `patch_losses`, where
-there is one, returns from a batch the loss at every token that comes out of the encoder
-[B, N], row by row, NaN where nothing is predicted; the mean of the others is the loss.
-`problems()` lists what cannot work, one line each, as "field: why", naming every field
-it depends on.
+the means of all batches. `panels`, where there is one, returns the columns of a picture
+sheet, normalised images by name, or pixels where `draws_pixels` says so, and
+`panel_note` what to print beneath. `patch_losses`, where there is one, returns from a
+batch the loss at every token that comes out of the encoder [B, N], row by row, NaN
+where nothing is predicted; the mean of the others is the loss. A classifier has
+`logits`, which takes normalised images to scores, float32 [B, V], of its `num_classes`;
+an export has it too, and a grid of rates, which is judged by the metric "accuracy".
+What has `num_classes` takes samples of no class, whose label is -1 and whose mask is
+IGNORED, and sums nothing for them. The property `in_pairs` says that a batch has to be
+even. `problems()` lists what cannot work, one line each, as "field: why", naming every
+field it depends on.
 """
 
 import importlib

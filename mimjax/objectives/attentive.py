@@ -11,7 +11,6 @@ It is a probe where the encoder stays as it is: config.optim.frozen=('encoder',)
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -36,15 +35,9 @@ class Objective(nn.Module):
     @nn.nowrap
     def problems(self) -> list[str]:
         """What cannot work, one line each."""
-        found = sizes.layer_problems(self.encoder.layer_widths, self.layers)
-        if not self.layers:
-            found.append("layers: () must name one layer or more")
-        if not 2 <= self.num_classes <= classify.MOST_CLASSES:
-            found.append(
-                f"num_classes: {self.num_classes} must be from 2 to "
-                f"{classify.MOST_CLASSES}"
-            )
-        return found
+        widths = self.encoder.layer_widths
+        found = sizes.layer_problems(widths, self.layers, needed=True)
+        return found + classify.count_problems(self.num_classes)
 
     def setup(self) -> None:
         encoder, xavier = self.encoder, nn.initializers.xavier_uniform()
@@ -65,10 +58,8 @@ class Objective(nn.Module):
     def __call__(
         self, batch: dict[str, Array], *, train: bool
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        logits, label = self.logits(batch["image"], train=train), batch["label"]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        losses = jnp.where(label < 0, 0.0, losses)
-        return losses.mean(), {"accuracy": (logits.argmax(axis=-1) == label).mean()}
+        logits = self.logits(batch["image"], train=train)
+        return classify.scored(logits, batch["label"])
 
     def logits(
         self, image: Float[Array, "B H W C"], *, train: bool = False
@@ -79,8 +70,7 @@ class Objective(nn.Module):
     def probed(self, image: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
         """The mean of the layers, of every patch, float32."""
         encoder = self.encoder
-        after = len(encoder.layer_widths) + 1
-        chosen = tuple(layer % after for layer in self.layers)  # -1 is the last
+        chosen = encoder.numbered(self.layers)
         last, mean = encoder.run(encoder.embed(image), chosen=chosen)
         if self.is_initializing():
             # Unused, but the encoder has the same tree whatever trains it.

@@ -10,9 +10,11 @@ microsoft/unilm beit `modeling_finetune.py` (`fc_norm`). They, and Swin from the
 are trained on erased and blended images and smoothed labels.
 """
 
+import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mimjax import mixing
 from mimjax.backbones import hybrid, layers, sizes, starts, swin, vit
@@ -21,6 +23,28 @@ POOLS = ("token", "gap", "mean")
 
 # More is a slip of the keyboard.
 MOST_CLASSES = 2**24
+
+
+def count_problems(num_classes: int, most: int = MOST_CLASSES) -> list[str]:
+    """What cannot work in a number of classes, one line."""
+    if 2 <= num_classes <= most:
+        return []
+    return [f"num_classes: {num_classes} must be from 2 to {most}"]
+
+
+def scored(
+    logits: Float[Array, "B V"],
+    label: Int[Array, " B"],
+    target: Float[Array, "B V"] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Loss and accuracy of scores; a label of -1 is no class and adds nothing.
+
+    The `target` are chances, where not the label's.
+    """
+    if target is None:
+        target = jax.nn.one_hot(label, logits.shape[-1])
+    losses = optax.softmax_cross_entropy(logits, target)
+    return losses.mean(), {"accuracy": (logits.argmax(axis=-1) == label).mean()}
 
 
 class Objective(nn.Module):
@@ -72,10 +96,7 @@ class Objective(nn.Module):
                 "pool: 'gap' is the mean of all tokens, but config.encoder.registers "
                 "are of no place in the image (must be 0, or use 'mean')"
             )
-        if not 2 <= self.num_classes <= MOST_CLASSES:
-            found.append(
-                f"num_classes: {self.num_classes} must be from 2 to {MOST_CLASSES}"
-            )
+        found += count_problems(self.num_classes)
         if not 0 <= self.representation <= sizes.MOST_WIDTH:
             found.append(
                 f"representation: {self.representation} must be 0 (none) or a width, "
@@ -106,7 +127,8 @@ class Objective(nn.Module):
         self, batch: dict[str, Array], *, train: bool
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         image, label = batch["image"], batch["label"]
-        target = mixing.targets(label, self.num_classes, self.smoothing * train)
+        exact = jax.nn.one_hot(label, self.num_classes)
+        target = optax.smooth_labels(exact, self.smoothing * train)
         if train and self.erasing:
             image = mixing.erased(self.make_rng("mix"), image, self.erasing)
         if train and self.in_pairs:
@@ -115,9 +137,7 @@ class Objective(nn.Module):
             image = mixing.blended(image, kept)
             target = mixing.blended(target, share)
             label = jnp.where(share < 0.5, label[::-1], label)
-        logits = self.logits(image, train=train)
-        losses = mixing.cross_entropy(logits, target)
-        return losses.mean(), {"accuracy": (logits.argmax(axis=-1) == label).mean()}
+        return scored(self.logits(image, train=train), label, target)
 
     def logits(
         self, image: Float[Array, "B H W C"], *, train: bool = False

@@ -12,7 +12,6 @@ It is a probe where the encoder stays as it is: config.optim.frozen=('encoder',)
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -25,8 +24,9 @@ POOLS = ("cls", "mean", "cls_mean")
 class BatchNorm(nn.Module):
     """Batch norm without scale and bias over all axes but the last, float32.
 
-    In training by the batch as a whole (officially each GPU's part of it). The running
-    statistics, which stand in otherwise, take the unbiased variance. `eps` is that of
+    In training by the batch as a whole (officially each GPU's part of it), or by each
+    part of it that `optim.accumulate` makes, which moves the running statistics every
+    time. These, which stand in otherwise, take the unbiased variance. `eps` is that of
     MAE's probe and of AIM's, the share `momentum` that a batch has in the running
     statistics is PyTorch's default.
     """
@@ -77,21 +77,15 @@ class Objective(nn.Module):
     @nn.nowrap
     def problems(self) -> list[str]:
         """What cannot work, one line each."""
-        found = sizes.layer_problems(self.encoder.layer_widths, self.layers)
-        if not self.layers:
-            found.append("layers: () must name one layer or more")
+        widths = self.encoder.layer_widths
+        found = sizes.layer_problems(widths, self.layers, needed=True)
         if self.pool not in POOLS:
             found.append(f"pool: {self.pool!r} is none of {', '.join(POOLS)}")
         elif self.pool != "mean" and not self.encoder.cls:
             found.append(
                 f"pool: {self.pool!r} needs config.encoder.cls=True (or use 'mean')"
             )
-        if not 2 <= self.num_classes <= classify.MOST_CLASSES:
-            found.append(
-                f"num_classes: {self.num_classes} must be from 2 to "
-                f"{classify.MOST_CLASSES}"
-            )
-        return found
+        return found + classify.count_problems(self.num_classes)
 
     def setup(self) -> None:
         if self.batch_norm:
@@ -105,10 +99,8 @@ class Objective(nn.Module):
     def __call__(
         self, batch: dict[str, Array], *, train: bool
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        logits, label = self.logits(batch["image"], train=train), batch["label"]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        losses = jnp.where(label < 0, 0.0, losses)
-        return losses.mean(), {"accuracy": (logits.argmax(axis=-1) == label).mean()}
+        logits = self.logits(batch["image"], train=train)
+        return classify.scored(logits, batch["label"])
 
     def logits(
         self, image: Float[Array, "B H W C"], *, train: bool = False
@@ -120,8 +112,7 @@ class Objective(nn.Module):
     def probed(self, image: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
         """What is read of the layers, float32."""
         encoder, found = self.encoder, []
-        after = len(encoder.layer_widths) + 1
-        chosen = tuple(layer % after for layer in self.layers)  # -1 is the last
+        chosen = encoder.numbered(self.layers)
         last, layers = encoder.run(encoder.embed(image), chosen=chosen, apart=True)
         if self.is_initializing():
             # Maybe unused, but the encoder has the same tree whatever trains it.

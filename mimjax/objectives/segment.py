@@ -20,7 +20,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, UInt8
 
 from mimjax.backbones import hybrid, sizes, swin, vit
-from mimjax.objectives import IGNORED, linear
+from mimjax.objectives import IGNORED, classify, linear
 
 EPS = 1e-5  # of the batch norm, PyTorch's default
 # How many pixels show each class and are said to show it, how many of them rightly.
@@ -54,9 +54,7 @@ class Objective(nn.Module):
         """What cannot work, one line each."""
         found = sizes.layer_problems(self.encoder.layer_widths, self.layers)
         most = IGNORED - self.ignore_zero
-        if not 2 <= self.num_classes <= most:
-            found.append(f"num_classes: {self.num_classes} must be from 2 to {most}")
-        return found
+        return found + classify.count_problems(self.num_classes, most)
 
     def setup(self) -> None:
         widths = self.encoder.layer_widths
@@ -120,8 +118,7 @@ class Objective(nn.Module):
     def probed(self, image: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
         """What is probed of every patch, float32."""
         encoder = self.encoder
-        after = len(encoder.layer_widths) + 1
-        chosen = tuple(layer % after for layer in self.layers)  # -1 is the last
+        chosen = encoder.numbered(self.layers)
         last, mean = encoder.run(encoder.embed(image), chosen=chosen)
         # Where the mean is probed the norm is unused, but the encoder has the same tree
         # whatever trains it.

@@ -71,8 +71,7 @@ class Insight:
     @property
     def layers(self) -> tuple[int, ...]:
         """Those that features are taken from, counted from 1."""
-        after = len(self.config.encoder.layer_widths) + 1
-        return tuple(layer % after for layer in self.config.evaluate.layers)
+        return self.config.encoder.numbered(self.config.evaluate.layers)
 
     def colours(self, images: np.ndarray) -> UInt8[np.ndarray, "B H W 3"]:
         """Some uint8 images of any channels as colours."""

@@ -64,8 +64,7 @@ class Judge:
     def embed(self) -> Any:
         """(parameters, uint8 images) -> features, on every device."""
         encoder, wanted = self.config.encoder, self.config.evaluate
-        after = len(encoder.layer_widths) + 1
-        layers = tuple(layer % after for layer in wanted.layers)  # -1 is the last
+        layers = encoder.numbered(wanted.layers)
         how = {"pool": wanted.pool, "chosen": layers, "method": "features"}
         return self.of_encoder(functools.partial(encoder.apply, **how))
 

@@ -18,6 +18,7 @@ from mimjax.report.progress import Progress, duration, held_out
 from mimjax.run import feed, setup, source, stop, workdir
 from mimjax.run.drawing import Drawing
 from mimjax.run.judge import Judge
+from mimjax.run.start import first_state
 
 DONE, NOT_FINITE = 0, 77
 
@@ -69,7 +70,7 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         checkpoints = checkpoint.Checkpoints(folder, *keep)
         stack.callback(checkpoints.close)
         progress.note(source.told(config, plan, found["length"]))
-        state, start = setup.first_state(config, mesh, checkpoints, progress)
+        state, start = first_state(config, mesh, checkpoints, progress)
         judge = Judge(config, plan, mesh, folder, signals.asked)
         drawing = Drawing(config, plan, mesh, folder, signals.asked, lambda: judge.test)
         if start == plan.steps and complete(config, judge, drawing, start):

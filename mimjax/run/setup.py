@@ -9,25 +9,19 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from mimjax import (
-    checkpoint,
     data,
     flops,
     gradients,
-    grid,
     metrics,
     optim,
     sharding,
     train,
     trainable,
-    warmstart,
 )
 from mimjax.backbones.sizes import MOST_DEPTH
 from mimjax.config import Config, ConfigError
-from mimjax.convert import workdirs
-from mimjax.convert.files import BadFileError
 from mimjax.report.progress import Progress
 from mimjax.run import feed
 
@@ -143,53 +137,6 @@ def memory(step: Any, platform: str) -> str:
             "config.batch_size or config.encoder.size"
         )
     return told
-
-
-def first_state(
-    config: Config,
-    mesh: jax.sharding.Mesh,
-    checkpoints: checkpoint.Checkpoints,
-    progress: Progress,
-) -> tuple[train.State, int]:
-    """The state to go on from and its step: restored, warm-started or fresh."""
-    state, remarks = checkpoints.restore(train.abstract_state(config, mesh))
-    for remark in remarks:
-        progress.note(f"{remark}; trying the one before")
-    if state is not None:
-        step = int(jax.device_get(state.step))
-        progress.note(f"resumed at step {step}")
-        return thawed(state), step
-    # Of a grid one member first: what it starts from has no members.
-    state = train.start_state(grid.alone(config), mesh)
-    state, remarks = warmstart.with_frozen(state, config.builds_on)
-    for remark in remarks:
-        progress.note(remark)
-    if config.run.init_from:
-        source, encoder = pathlib.Path(config.run.init_from), config.encoder
-        try:
-            origin = workdirs.origin_of(source, encoder)
-            state, found = warmstart.begin(
-                state, origin, config.run.init_scope, encoder
-            )
-        except (BadFileError, warmstart.NothingFitsError) as error:
-            raise ConfigError([f"config.init_from: {error}"]) from None
-        matched = len(found["matched"])
-        wanted = matched + len(found["missing"]) + len(found["shape"])
-        progress.note(f"started from {source}: {matched} of {wanted} arrays matched")
-        for kind in ("resized", "missing", "shape", "unexpected"):
-            for name in found[kind]:
-                progress.note(f"  {kind}: {name}")
-    state = train.spread_state(config, state, mesh)
-    progress.note(train.sizes(config, state))
-    return state, 0
-
-
-def thawed(state: train.State) -> train.State:
-    """The state, free to move again where a streak of bad updates had stopped it."""
-    if int(jax.device_get(state.bad_streak)) < train.BAD_LIMIT:
-        return state
-    zero = jax.device_put(jnp.zeros((), jnp.int32), state.bad_streak.sharding)
-    return dataclasses.replace(state, bad_streak=zero)
 
 
 def make_feed(

@@ -55,7 +55,7 @@ def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:
         "use_abs_pos_emb": False,
         "use_rel_pos_bias": not shared,
         "use_shared_rel_pos_bias": shared,
-        "use_fc_norm": timm_vit.pool_of(objective) == "mean",
+        "use_fc_norm": schemes.pool_of(objective) == "mean",
     }
     name = "beit_base_patch16_224"
     return timm_vit.configuration(name, objective, args, mean, std)

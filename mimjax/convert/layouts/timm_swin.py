@@ -53,7 +53,7 @@ def shrinking(objective: Any) -> str:
 def entries(objective: Any) -> Iterator[Entry]:
     """The table of names."""
     yield from swin.encoder(objective.encoder, "", NAMES)
-    if hasattr(objective, "num_classes"):
+    if timm_vit.classes_of(objective):
         yield from schemes.linear("head", NAMES.head)
 
 

@@ -111,7 +111,7 @@ def entries(objective: Any) -> Iterator[Entry]:
 
 def normed(objective: Any) -> bool:
     """Whether the encoder's last norm is used, and so is in a file."""
-    return getattr(objective, "pool", "") != "mean"
+    return schemes.pool_of(objective) != "mean"
 
 
 def head(objective: Any) -> Iterator[Entry]:
@@ -160,7 +160,7 @@ def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:
         "class_token": encoder.cls,
         "act_layer": "gelu_tanh" if encoder.gelu_tanh else "gelu",
         # Where the mean comes before the norm, timm calls it fc_norm.
-        "fc_norm": pool_of(objective) == "mean",
+        "fc_norm": schemes.pool_of(objective) == "mean",
     }
     name = "vit_base_patch16_224"
     if isinstance(encoder, hybrid.Encoder):
@@ -183,11 +183,6 @@ def classes_of(objective: Any) -> int:
     return objective.num_classes if schemes.kind_of(objective) == "classify" else 0
 
 
-def pool_of(objective: Any) -> str:
-    """That of a classifier; where there is none, what the encoder's tokens allow."""
-    return getattr(objective, "pool", "token" if objective.encoder.cls else "gap")
-
-
 def transformer(encoder: Any) -> dict[str, Any]:
     """Arguments of timm that ViT and BEiT share."""
     return {
@@ -207,7 +202,7 @@ def configuration(
 ) -> dict[str, Any]:
     """The config.json that `timm.create_model("local-dir:...")` reads."""
     encoder = objective.encoder
-    pool = "token" if pool_of(objective) == "token" else "avg"
+    pool = "token" if schemes.pool_of(objective) == "token" else "avg"
     classes = classes_of(objective)
     images = {
         "input_size": [encoder.channels, *encoder.image_size],

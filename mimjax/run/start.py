@@ -1,0 +1,83 @@
+"""The state that a run goes on from: restored, warm-started or fresh."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+
+from mimjax import checkpoint, grid, train, trainable, warmstart
+from mimjax.config import Config, ConfigError
+from mimjax.convert import workdirs
+from mimjax.convert.files import BadFileError
+from mimjax.report.progress import Progress
+
+
+def first_state(
+    config: Config,
+    mesh: jax.sharding.Mesh,
+    checkpoints: checkpoint.Checkpoints,
+    progress: Progress,
+) -> tuple[train.State, int]:
+    """The state to go on from, and its step."""
+    state, remarks = checkpoints.restore(train.abstract_state(config, mesh))
+    for remark in remarks:
+        progress.note(f"{remark}; trying the one before")
+    if state is not None:
+        step = int(jax.device_get(state.step))
+        progress.note(f"resumed at step {step}")
+        return thawed(state), step
+    # Of a grid one member first: what it starts from has no members.
+    state = train.start_state(grid.alone(config), mesh)
+    state, remarks = warmstart.with_frozen(state, config.builds_on)
+    for remark in remarks:
+        progress.note(remark)
+    if config.run.init_from:
+        state = warm(config, state, progress)
+    state = train.spread_state(config, state, mesh)
+    progress.note(train.sizes(config, state))
+    return state, 0
+
+
+def warm(config: Config, state: train.State, progress: Progress) -> train.State:
+    """A fresh state with what `init_from` has for it.
+
+    Raises ConfigError where that is nothing, or leaves random what is not trained.
+    """
+    source, encoder = pathlib.Path(config.run.init_from), config.encoder
+    try:
+        origin = workdirs.origin_of(source, encoder)
+        state, found = warmstart.begin(state, origin, config.run.init_scope, encoder)
+    except (BadFileError, warmstart.NothingFitsError) as error:
+        raise ConfigError([f"config.init_from: {error}"]) from None
+    matched = len(found["matched"])
+    wanted = matched + len(found["missing"]) + len(found["shape"])
+    progress.note(f"started from {source}: {matched} of {wanted} arrays matched")
+    for kind in ("resized", "missing", "shape", "unexpected"):
+        for name in found[kind]:
+            progress.note(f"  {kind}: {name}")
+    # Behind a mean of patches files have another norm; a fresh one scales nothing.
+    norm = ("encoder/norm/scale", "encoder/norm/bias")
+    fresh = [name for name in found["missing"] if name not in norm] + found["shape"]
+    random = trainable.frozen_among(config.optim, state.params, fresh)
+    if random:
+        some = ", ".join(
+            f"{name} of {shape}" for name, shape in list(random.items())[:2]
+        )
+        more = f" and {len(random) - 2} more" if len(random) > 2 else ""
+        raise ConfigError(
+            [
+                f"config.init_from: {source} has no {some}{more}, which would stay "
+                f"random under config.optim.frozen={config.optim.frozen} (the fields "
+                "of config.encoder must be those of that model)"
+            ]
+        )
+    return state
+
+
+def thawed(state: train.State) -> train.State:
+    """The state, free to move again where a streak of bad updates had stopped it."""
+    if int(jax.device_get(state.bad_streak)) < train.BAD_LIMIT:
+        return state
+    zero = jax.device_put(jnp.zeros((), jnp.int32), state.bad_streak.sharding)
+    return dataclasses.replace(state, bad_streak=zero)

@@ -98,6 +98,9 @@ def problems(optim: Optim, params: dict[str, Any]) -> list[str]:
     some = slices(optim)
     whole = tuple(path for path in optim.frozen if not SLICE.fullmatch(path))
     for path in (*whole, *some):
+        if "[" in path:
+            told = "of a stack the first layers can be named, as 'encoder/blocks[:2]'"
+            return [f"frozen: {path!r}: {told}"]
         try:
             part = part_of(params, path)
         except ValueError as error:

@@ -264,6 +264,31 @@ def test_report_holds_the_run_and_needs_no_other_file(workdir):
     assert "url(" not in report.page.CSS and "@import" not in report.page.CSS
 
 
+def test_report_of_a_probe_says_what_it_is_for(workdir):
+    """Its accuracy, that of each rate, and that the encoder was frozen as it came."""
+    config = json.loads((workdir / "config.json").read_text())
+    config |= {"init_from": "runs/other", "optim": {"frozen": ["encoder"]}}
+    (workdir / "config.json").write_text(json.dumps(config))
+    found = {"eval/accuracy": 0.5, "eval/rate": 0.01, "eval/miou": 0.25}
+    found |= {"eval/accuracy@0.002": 0.375, "eval/accuracy@0.01": 0.5}
+    record = {"step": 300, "eval/knn": 0.5, "eval/linear": 0.625, **found}
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write("\n" + json.dumps(record) + "\n")
+    text = Page(report.report(workdir).read_text()).text
+    for part in (
+        "held-out accuracy | 50.0% | at rate 0.01",
+        "held-out mean IoU | 25.0%",
+        "rate | accuracy | 0.002 | 37.5% | 0.01 | 50.0%",
+        "frozen encoder | linear probe | 62.5% | kNN | 50.0%",
+    ):
+        assert part in text
+    assert "untrained" not in text and "points" not in text
+    config["optim"] = {"frozen": []}
+    (workdir / "config.json").write_text(json.dumps(config))
+    text = Page(report.report(workdir).read_text()).text
+    assert "at the start | step 300 | gain" in text
+
+
 def test_report_of_an_empty_workdir_and_of_torn_files(tmp_path):
     assert "pretraining on images" in Page(report.report(tmp_path).read_text()).text
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

@@ -103,7 +103,10 @@ def test_the_last_layers_of_a_stack(frozen, left, still):
             "must be some of the 4 layers (or 'encoder/blocks')",
         ),
         (("encoder/block[:2]",), "('block' is none of patch, blocks)"),
-        (("encoder/blocks[1:]",), "('blocks[1:]' is none of patch, blocks)"),
+        (
+            ("encoder/blocks[1:]",),
+            "the first layers can be named, as 'encoder/blocks[:2]'",
+        ),
         (("encoder/patch[:2]",), "is no stack of layers (as 'encoder/blocks' is)"),
         (("encoder[:2]",), "is no stack of layers (as 'encoder/blocks' is)"),
         (

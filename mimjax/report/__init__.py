@@ -44,10 +44,11 @@ def report(workdir: Path, out: Path | None = None) -> Path:
         f"<h1>{page.text(title)}</h1>",
         f'<p class="faint">{page.text(_subtitle(config, run))}</p>',
         page.tiles(figures.figures(records, run, config)),
-        page.section("Frozen encoder on held-out images", _accuracy(records)),
+        page.section("Rates tried, on held-out images", _rates(records)),
+        page.section("Frozen encoder on held-out images", _accuracy(records, config)),
         page.section("What the model predicts", _newest(sheets)),
         page.section("What the encoder sees", _encoder(out / PICTURES)),
-        page.section("Over the run", _curves(out, records, run)),
+        page.section("Over the run", _curves(out, records, run, config)),
         page.section("Earlier pictures", _earlier(sheets, out)),
         page.section("Images that could not be read", page.table(bad)),
         page.section("Run", page.groups(_flat(facts))),
@@ -102,8 +103,8 @@ def _subtitle(config: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     return " \u00b7 ".join(said)
 
 
-def _accuracy(records: Sequence[Record]) -> str:
-    """Probes, kNN and few shots: the untrained encoder next to the newest."""
+def _accuracy(records: Sequence[Record], config: Mapping[str, Any]) -> str:
+    """Probes, kNN and few shots: the encoder at the start next to the newest."""
     rows, newest = [], 0
     few = {key for record in records for key in record if key.startswith("eval/few_")}
     counts = sorted(int(key.removeprefix("eval/few_")) for key in few)
@@ -114,17 +115,30 @@ def _accuracy(records: Sequence[Record]) -> str:
             continue
         newest = max(newest, int(steps[-1]))
         start = values[0] if steps[0] == 0 else None
-        untrained = "\u2013" if start is None else f"{start:.1%}"
-        if start is None or len(steps) == 1:
-            rows.append((name, untrained, f"{values[-1]:.1%}", "\u2013"))
-            continue
-        gain = 100 * (values[-1] - start)
-        rows.append((name, untrained, f"{values[-1]:.1%}", f"{gain:+.1f} points"))
+        first, last = "\u2013" if start is None else f"{start:.1%}", f"{values[-1]:.1%}"
+        gain = "\u2013"
+        if start is not None and len(steps) > 1:
+            gain = f"{100 * (values[-1] - start):+.1f} points"
+        rows.append((name, first, last, gain))
     if not rows:
         return ""
-    head = ("", "untrained", f"step {newest:,}", "gain")
     note = "Share of held-out images classified right from features of whole images."
+    head = ("", curves.start_of(config), f"step {newest:,}", "gain")
+    if "encoder" in (figures.at(config, "optim.frozen") or ()):
+        head, rows = ("", "frozen encoder"), [(name, last) for name, _, last, _ in rows]
     return page.table(rows, head) + f'<p class="faint">{note}</p>'
+
+
+def _rates(records: Sequence[Record]) -> str:
+    """Held-out accuracy of each of the rates tried in one run, at the newest step."""
+    newest = next((r for r in reversed(records) if "eval/rate" in r), {})
+    prefix = "eval/accuracy@"
+    rows = [
+        (name.removeprefix(prefix), f"{value:.1%}")
+        for name, value in newest.items()
+        if name.startswith(prefix)
+    ]
+    return page.table(rows, ("rate", "accuracy"))
 
 
 def _step(sheet: Path) -> str:
@@ -156,7 +170,12 @@ def _earlier(sheets: Sequence[Path], out: Path) -> str:
     return f'<div class="thumbs">{"".join(figures)}</div>'
 
 
-def _curves(workdir: Path, records: Sequence[Record], run: Mapping[str, Any]) -> str:
+def _curves(
+    workdir: Path,
+    records: Sequence[Record],
+    run: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> str:
     loss, accuracy, others = (
         workdir / f"{name}.png" for name in ("loss", "accuracy", "metrics")
     )
@@ -164,7 +183,7 @@ def _curves(workdir: Path, records: Sequence[Record], run: Mapping[str, Any]) ->
     warmup, body = run.get("warmup_steps"), ""
     if curves.loss_curve(records, loss, warmup_step=warmup, resumed=resumed):
         body += page.picture(loss, "Loss and learning rate")
-    if curves.accuracy_curve(records, accuracy):
+    if curves.accuracy_curve(records, accuracy, curves.start_of(config)):
         body += page.picture(accuracy, "Frozen encoder on held-out images")
     if curves.metric_curves(records, others):
         body += page.picture(others, "What else the objective measures")

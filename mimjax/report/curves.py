@@ -4,7 +4,7 @@ Nothing here touches pyplot: its global state would leak figures over a long run
 not safe in threads. Matplotlib is imported at first use.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,12 +96,19 @@ def loss_curve(
     return True
 
 
-def accuracy_curve(records: Sequence[Record], path: Path) -> bool:
+def start_of(values: Mapping[str, Any]) -> str:
+    """What to call the encoder at step 0 of a run with a config of these values."""
+    return "at the start" if values.get("init_from") else "untrained"
+
+
+def accuracy_curve(
+    records: Sequence[Record], path: Path, start: str = "untrained"
+) -> bool:
     """Draws the accuracy of the frozen encoder against the step to a PNG at `path`.
 
     Args:
       records: those with "eval/knn" and "eval/linear" count, shares of 1; step 0 is the
-        untrained encoder, drawn as a level to be above.
+        encoder at the `start`, drawn as a level to be above.
 
     Returns:
       False, with nothing drawn, where no record has either.
@@ -117,7 +124,7 @@ def accuracy_curve(records: Sequence[Record], path: Path) -> bool:
         axes.plot(steps, 100 * values, "o-", color=colour, ms=4, lw=1.5, label=label)
         if steps[0] == 0 and len(steps) > 1:
             level = 100 * values[0]
-            label = f"untrained: {level:.1f} %"
+            label = f"{start}: {level:.1f} %"
             axes.axhline(level, color=colour, ls=":", lw=1, label=label)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     _tidy(axes, "held-out accuracy (%)")
@@ -136,7 +143,7 @@ def metric_curves(records: Sequence[Record], path: Path) -> bool:
     """
     held_out = {key for record in records for key in record if key.startswith("eval/")}
     # What every run has as well is no metric of the objective.
-    common = {"eval/loss", *(key for key, _, _ in ACCURACIES)}
+    common = {"eval/loss", "eval/rate", *(key for key, _, _ in ACCURACIES)}
     own = (key for key in held_out - common if not DETAIL.fullmatch(key))
     names = sorted(key.removeprefix("eval/") for key in own)
     if not names:

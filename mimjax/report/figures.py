@@ -50,6 +50,13 @@ def figures(
         recent = losses[-RECENT:]
         first = f"from {losses[0]:.4f}, mean of the last {len(recent)} log lines"
         yield "loss", f"{recent.mean():.4f}", first
+    for key in ("accuracy", "miou"):
+        values = curves.series(records, f"eval/{key}")[1]
+        if len(values):
+            rates = curves.series(records, "eval/rate")[1]
+            remark = f"at rate {rates[-1]:g}" if len(rates) else ""
+            name = {"miou": "mean IoU"}.get(key, key)
+            yield f"held-out {name}", f"{values[-1]:.1%}", remark
     if records:
         of = (
             f"of {total:,}"

@@ -22,7 +22,7 @@ from mimjax.run.insight import FEW, ROWS, Insight, drawable, spread
 from mimjax.train import Plan, State, streams
 
 # Shares of patches to hide, as far as whole ones allow.
-RATIOS = 0.25, 0.5, 0.75, 0.9
+RATIOS = 0.5, 0.75, 0.9
 
 
 def quickly_compiled(config: Config) -> Config:

@@ -13,7 +13,7 @@ one run a method. "random" is the encoder before it.
 
 from typing import Any
 
-BATCH, STEPS, TOKENIZER_STEPS, PROBE_STEPS, TUNE_STEPS = 32, 800, 600, 400, 400
+BATCH, STEPS, TOKENIZER_STEPS, PROBE_STEPS, TUNE_STEPS = 32, 2500, 600, 400, 400
 # Lower than in the quickstart, for so few steps; from scratch as good as 1e-3 and 2e-3.
 TUNE_RATE, SEEDS = 5e-4, (0, 1, 2)
 PROBE_RATES = 5e-3, 1e-2, 2e-2  # the best on held-out images counts, as in AIM's paper

@@ -123,6 +123,7 @@ def words(fit: Fit) -> tuple[str, str, str, str]:
 
 def draw(study: Study, points: list[Point], found: dict[str, Fit], path: Path) -> None:
     """Loss against each axis, and accuracy against loss, to a PNG."""
+    from matplotlib import ticker
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -134,6 +135,10 @@ def draw(study: Study, points: list[Point], found: dict[str, Fit], path: Path) -
         lines(axes, points, axis)
         law(axes, scaling.along(points, axis), axis, found[axis])
         axes.set(xscale="log", xlabel=AXES[axis], ylabel=loss)
+        # Of its own accord matplotlib writes names of short axes one over another.
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(ticker.LogFormatterSciNotation())
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     for point in points:
         for one, share in zip(point.losses, point.accuracies, strict=True):
             if share is not None:

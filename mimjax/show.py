@@ -151,12 +151,10 @@ def draw(
     model: "Model", batch: dict[str, np.ndarray], out: pathlib.Path
 ) -> pathlib.Path:
     """Draws all there can be; the folder of the pictures."""
-    import jax
-
     from mimjax import evaluate, sharding, train
     from mimjax.run.drawing import Drawing
 
-    mesh = sharding.make(sharding.Mesh(1, 1, 1), jax.local_devices()[:1])
+    mesh = sharding.alone()
     plan = train.Plan(model.step, 0, *model.constants)
     how = model.config, plan, mesh, out, evaluate.never
     drawing = Drawing(*how, lambda: batch)

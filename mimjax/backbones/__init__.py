@@ -20,6 +20,7 @@ stands for; and `problems(fields)`, what cannot work, one line each. An encoder 
 """
 
 import importlib
+import math
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -78,6 +79,11 @@ class Patched:
     def patch_values(self) -> int:
         """Numbers in a patch."""
         return self.patch_size[0] * self.patch_size[1] * self.channels
+
+    def grid_of(self, count: int) -> tuple[int, int]:
+        """Rows and columns of so many tokens of patches, merged by 2 x 2, 4 x 4 ..."""
+        times = math.isqrt(self.num_tokens // count)
+        return self.grid[0] // times, self.grid[1] // times
 
     def patch_tokens(self, x: Float[Array, "B T D"]) -> Float[Array, "B N D"]:
         """The tokens of patches alone, without class token and registers."""

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mimjax import patches
 from mimjax.evaluate import inside
 
 EPS = 1e-7  # added to every share, arXiv 2210.02885
@@ -67,10 +66,9 @@ def measure(
     for tokens, attention in inside.layers_of(stages):
         tokens = encoder.patch_tokens(tokens).astype(jnp.float32)
         length = jnp.linalg.norm(tokens, axis=-1).mean(axis=-1)
-        # In Swin a token comes to stand for 2 x 2, then 4 x 4 of the first.
-        times = math.isqrt(encoder.num_tokens // tokens.shape[1])
-        cell = (encoder.patch_size[0] * times, encoder.patch_size[1] * times)
-        grid = patches.grid_of(encoder.image_size, cell)
+        grid = encoder.grid_of(tokens.shape[1])
+        height, width = encoder.image_size
+        cell = height // grid[0], width // grid[1]
         inner = attention.shape[-1] - encoder.num_prefix
         if inner < tokens.shape[1]:
             grid = (math.isqrt(inner), math.isqrt(inner))  # a window

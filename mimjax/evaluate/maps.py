@@ -40,20 +40,13 @@ def layer_maps(
     found = []
     for layer in layers:
         tokens, attention = pairs[layer - 1]
-        grid = grid_of(encoder, tokens.shape[1])
+        grid = encoder.grid_of(tokens.shape[1] - encoder.num_prefix)
         attention = attention.astype(jnp.float32)
         if attention.shape[-1] < tokens.shape[1]:
             found.append(of_windows(attention, grid, numbers[layer - 1]))
         else:
             found.append(of_whole(attention, grid, encoder.cls))
     return found
-
-
-def grid_of(encoder: Any, num_tokens: int) -> tuple[int, int]:
-    """Rows and columns of the patches among so many tokens of a layer."""
-    # Merged tokens stand for 2 x 2, 4 x 4 ... patches.
-    times = math.isqrt(encoder.num_tokens // (num_tokens - encoder.num_prefix))
-    return encoder.grid[0] // times, encoder.grid[1] // times
 
 
 def middle(grid: tuple[int, int]) -> tuple[int, int]:

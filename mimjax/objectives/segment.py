@@ -9,7 +9,6 @@ cross-entropy on every pixel.
 It is a probe where the encoder stays as it is: config.optim.frozen=('encoder',).
 """
 
-import math
 from typing import Any
 
 import jax
@@ -109,10 +108,8 @@ class Objective(nn.Module):
         """Scores of the classes at every pixel, float32."""
         x = self.probed(image)
         x = self.head(self.norm(x, train=train))
-        # Stages of Swin have a quarter, a sixteenth ... of the patches.
-        halved = math.isqrt(self.encoder.num_tokens // x.shape[1])
-        rows, columns = (side // halved for side in self.encoder.grid)
-        x = x.reshape(x.shape[0], rows, columns, self.num_classes)
+        grid = self.encoder.grid_of(x.shape[1])
+        x = x.reshape(x.shape[0], *grid, self.num_classes)
         return jax.image.resize(x, (*image.shape[:3], self.num_classes), "bilinear")
 
     def probed(self, image: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:

@@ -124,9 +124,7 @@ class Insight:
         if not drawable(tokens, "components"):
             return
         values, shares = components.project(tokens.reshape(-1, tokens.shape[-1]))
-        grid = patches.grid_of(encoder.image_size, encoder.cell)
-        if self.layers:
-            grid = maps.grid_of(encoder, tokens.shape[1] + encoder.num_prefix)
+        grid = encoder.grid_of(tokens.shape[1])
         sights.components(
             shown,
             values.reshape(len(images), *grid, 3),

@@ -16,19 +16,23 @@ PATIENCE = 150.0  # seconds
 
 
 class Program:
-    """`python -m mimjax.main` at work in a workdir; standard error goes to a file."""
+    """`python -m mimjax.main` at work in a workdir; standard error goes to a file.
 
-    def __init__(self, workdir: pathlib.Path, *flags: str, **environment: str):
+    Of the environment what is None is unset.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *flags: str, **environment: str | None):
         self.workdir = workdir
         self.said = workdir.with_name(f"{workdir.name}.{time.monotonic_ns()}.stderr")
         command = [sys.executable, "-m", "mimjax.main", f"--workdir={workdir}", *flags]
         inherited = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        inherited |= {"JAX_NUM_CPU_DEVICES": "1", **environment}
         with self.said.open("w") as end:
             self.process = subprocess.Popen(
                 command,
                 stdout=subprocess.DEVNULL,
                 stderr=end,
-                env={**inherited, "JAX_NUM_CPU_DEVICES": "1", **environment},
+                env={k: v for k, v in inherited.items() if v is not None},
             )
 
     def stderr(self) -> str:

@@ -137,9 +137,12 @@ def test_real_images_go_on_where_a_killed_run_left_them(quickstart, tmp_path):
     shutil.copytree(quickstart.workdir, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
     quiet = ["--config.eval_every=0", "--config.picture_every=0"]
-    program = Program(tmp_path / "run", *SHRUNK, *quiet)
+    traced = "--config.profile.steps=(5,6)"
+    program = Program(tmp_path / "run", *SHRUNK, *quiet, traced)
     assert program.status() == 0, program.stderr()
     assert "resumed at step 3" in program.stderr()
+    assert "updates 5 to 6 are traced: see " in program.stderr()
+    assert (program.workdir / "profile" / "operations.txt").exists()
     assert program.evaluated() == [0, 3], "what came later was dropped"
     assert program.curve() == quickstart.curve()
     assert program.fingerprints() == quickstart.fingerprints()

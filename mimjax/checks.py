@@ -6,7 +6,7 @@ from mimjax import data as data_module
 from mimjax import evaluate as evaluate_module
 from mimjax import objectives, optim, settings, sharding
 from mimjax.backbones import sizes
-from mimjax.settings import Config
+from mimjax.settings import Config, profile_problems
 
 
 def problems(config: Config, devices: int | None, with_data: bool) -> list[str]:
@@ -22,6 +22,7 @@ def problems(config: Config, devices: int | None, with_data: bool) -> list[str]:
         *("config.optim." + line for line in optim.problems(config.optim)),
         *data_module.check(data, encoder.image_size, encoder.channels),
         *evaluate_module.check(config.evaluate),
+        *profile_problems(config.profile, run.steps),
         *(sharing_problems(config, devices) if devices else ()),
         *data_problems(config),
         *joint_problems(config),

@@ -65,6 +65,7 @@ def schemas(encoder: str, objective: str) -> dict[str, Schema]:
         "optim": schema_of(optim.Optim),
         "mesh": schema_of(sharding.Mesh),
         "evaluate": schema_of(evaluate_module.Evaluate),
+        "profile": schema_of(settings.Profile),
     }
 
 
@@ -197,5 +198,6 @@ def build(values: Values, models: dict[str, frozen.Model]) -> Config:
         optim=optim.Optim(**values["optim"]),
         mesh=sharding.Mesh(**values["mesh"]),
         evaluate=evaluate_module.Evaluate(**values["evaluate"]),
+        profile=settings.Profile(**values["profile"]),
         values={**values[""], **{group: v for group, v in values.items() if group}},
     )

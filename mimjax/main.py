@@ -18,6 +18,10 @@ from mimjax.schema import ConfigError
 
 INTERNAL, STORAGE, BAD_CONFIG = 70, 74, 78
 
+# Of this command and the others, before JAX or TensorFlow is imported: the chatter of
+# their start, and of a CPU program that is loaded, is not the user's.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 
 class Parser(argparse.ArgumentParser):
     """Reports a wrong flag as a wrong config is reported."""
@@ -81,8 +85,6 @@ def changes_of(parser: Parser, rest: list[str]) -> list[tuple[str, str]]:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     given = sys.argv[1:] if arguments is None else arguments
-    # Before either library is imported: their start-up chatter is not the user's.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         flags, changes = parse(given)
         return start(flags, changes, given)
@@ -106,7 +108,7 @@ def start(
     from mimjax import config
     from mimjax.checkpoint import StorageError
     from mimjax.data.faults import BadDataError
-    from mimjax.run import loop, setup
+    from mimjax.run import compiled, loop, setup
 
     # Before any host or device is touched; what depends on their number comes after.
     resolved = config.resolve(flags.config, changes, None)
@@ -122,9 +124,13 @@ def start(
     config.fit(resolved, jax.device_count())
     if jax.default_backend() == "cpu":
         setup.keep_memory()
+    workdir = pathlib.Path(flags.workdir)
+    # One of several processes that finds its program while others compile theirs may
+    # wait for them, or they for it: all have to find the same.
+    compiled.keep(workdir.absolute() / "compiled" if jax.process_count() > 1 else None)
     command = [sys.executable, "-m", "mimjax.main", *given]
     try:
-        return loop.run(resolved, pathlib.Path(flags.workdir), command)
+        return loop.run(resolved, workdir, command)
     except (StorageError, OSError) as error:
         print(error, file=sys.stderr)
         return STORAGE

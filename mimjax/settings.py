@@ -35,6 +35,16 @@ class Run:
     init_scope: str = "encoder"
 
 
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """The updates to trace, from `steps[0]` to `steps[1]`; none where it is empty.
+
+    `WORKDIR/profile` then holds the trace and a table of the operations.
+    """
+
+    steps: tuple[int, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Config:
     """Everything a run is made of, checked; `values` is the same as nested dicts.
@@ -49,6 +59,7 @@ class Config:
     optim: optim.Optim
     mesh: sharding.Mesh
     evaluate: evaluate.Evaluate
+    profile: Profile
     values: dict[str, Any]
 
     @property
@@ -78,6 +89,16 @@ class Config:
         if self.optim.warmup_steps:
             return self.optim.warmup_steps
         return round(self.optim.warmup_epochs * num_images / self.run.batch_size)
+
+
+def profile_problems(profile: Profile, last: int) -> list[str]:
+    """What cannot be traced in a run of `last` updates, 0 where that is not known."""
+    steps, where = profile.steps, "config.profile.steps"
+    if steps and not (len(steps) == 2 and 1 <= steps[0] < steps[1]):
+        return [f"{where}: {steps} must be () for no trace, or (first, last): (10, 15)"]
+    if steps and last and steps[1] > last:
+        return [f"{where}: {steps} must be within the {last} updates of the run"]
+    return []
 
 
 def has_checkpoint(workdir: str) -> bool:

@@ -57,6 +57,7 @@ def show(flags: argparse.Namespace) -> int:
     """Loads, reads images and draws."""
     from mimjax import report, settings
     from mimjax.checkpoint import StorageError
+    from mimjax.run import compiled
 
     workdir, out = pathlib.Path(flags.workdir), pathlib.Path(flags.out or flags.workdir)
     if not settings.holds_model(flags.workdir):
@@ -66,6 +67,7 @@ def show(flags: argparse.Namespace) -> int:
     if flags.images and not flags.out and settings.has_checkpoint(flags.workdir):
         told = "the run's own pictures would be replaced; name a folder for these"
         raise ConfigError([f"--out: {told}"])
+    compiled.keep()
     try:
         model, batch = loaded(workdir, flags.images)
         folder = draw(model, batch, out)

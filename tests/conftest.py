@@ -1,11 +1,14 @@
 """What every test relies on: shape checks, eight CPU devices, full precision."""
 
+import atexit
 import gc
 import importlib.metadata
 import importlib.util
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
 from typing import Any, cast
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -17,6 +20,12 @@ if importlib.metadata.version("jaxlib") == "0.10.1":
     # Halves it again; a later jaxlib does not know the first flag and aborts on it.
     flags = ["use_fusion_emitters=false", "parallel_codegen_split_count=1"]
     os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_cpu_{flag}" for flag in flags))
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # What one test has compiled no other compiles again, nor a program that they start.
+    compiled = tempfile.mkdtemp(prefix="compiled")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
 import jaxtyping

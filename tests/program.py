@@ -1,14 +1,11 @@
 """The program as its users start it: another process, watched by what it writes."""
 
-import atexit
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,31 +15,24 @@ CONFIG = str(ROOT / "tests" / "tiny_config.py")
 PATIENCE = 150.0  # seconds
 
 
-# Where nothing is compiled twice, by all programs that these tests start.
-COMPILED = tempfile.mkdtemp(prefix="compiled")
-atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
-CACHING = {
-    "JAX_COMPILATION_CACHE_DIR": COMPILED,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-}
-
-
 class Program:
-    """`python -m mimjax.main` at work in a workdir; standard error goes to a file."""
+    """`python -m mimjax.main` at work in a workdir; standard error goes to a file.
 
-    def __init__(self, workdir: pathlib.Path, *flags: str, **environment: str):
+    Of the environment what is None is unset.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *flags: str, **environment: str | None):
         self.workdir = workdir
         self.said = workdir.with_name(f"{workdir.name}.{time.monotonic_ns()}.stderr")
         command = [sys.executable, "-m", "mimjax.main", f"--workdir={workdir}", *flags]
         inherited = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        inherited |= CACHING
+        inherited |= {"JAX_NUM_CPU_DEVICES": "1", **environment}
         with self.said.open("w") as end:
             self.process = subprocess.Popen(
                 command,
                 stdout=subprocess.DEVNULL,
                 stderr=end,
-                env={**inherited, "JAX_NUM_CPU_DEVICES": "1", **environment},
+                env={k: v for k, v in inherited.items() if v is not None},
             )
 
     def stderr(self) -> str:

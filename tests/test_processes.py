@@ -31,7 +31,11 @@ def pair(workdir):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     return [
         Program(
-            workdir, *FLAGS, f"--distributed={address},2,{i}", JAX_NUM_CPU_DEVICES="2"
+            workdir,
+            *FLAGS,
+            f"--distributed={address},2,{i}",
+            JAX_NUM_CPU_DEVICES="2",
+            JAX_COMPILATION_CACHE_DIR=None,
         )
         for i in range(2)
     ]
@@ -55,6 +59,9 @@ def test_two_processes_equal_one_also_when_stopped_and_resumed(tmp_path):
     assert [first.status(), second.status()] == [0, 0], first.stderr()
     assert f"resumed at step {last}" in first.stderr()
     assert "step" not in second.stderr(), "the first speaks for all"
+    assert len([*first.workdir.glob("compiled/jit_step-*")]) == 1, (
+        "kept where both look"
+    )
     assert first.steps() == list(range(1, 61)), "the first process alone writes"
     assert first.evaluated() == alone.evaluated() == [0, 60]
     # Before the first update the features are the same, and so are their neighbours.

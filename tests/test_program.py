@@ -47,7 +47,8 @@ def python(*command):
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     """The shipped quickstart, made small, from end to end."""
-    program = Program(tmp_path_factory.mktemp("runs") / "quickstart", *SHRUNK)
+    workdir = tmp_path_factory.mktemp("runs") / "quickstart"
+    program = Program(workdir, *SHRUNK, JAX_DUMP_IR_TO=str(workdir.with_name("dumped")))
     assert program.status() == 0, program.stderr()
     return program
 
@@ -66,6 +67,14 @@ def test_the_quickstart_says_how_it_goes_and_nothing_else(quickstart):
     (last,) = (line for line in lines if line.startswith("step 6/6"))
     for shown in ("loss", "lr", "img/s", "data wait", "ETA"):
         assert shown in last
+
+
+def test_the_quickstart_compiles_its_step_once_and_nothing_twice(quickstart):
+    programs = sorted(quickstart.workdir.with_name("dumped").iterdir())
+    assert [p.name for p in programs if "jit_step" in p.name] == [
+        "jax_ir0001_jit_step_compile.mlir"
+    ], "after the first state, and never again"
+    assert len({p.read_bytes() for p in programs}) == len(programs)
 
 
 def test_the_quickstart_leaves_what_is_promised(quickstart):
@@ -128,9 +137,12 @@ def test_real_images_go_on_where_a_killed_run_left_them(quickstart, tmp_path):
     shutil.copytree(quickstart.workdir, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
     quiet = ["--config.eval_every=0", "--config.picture_every=0"]
-    program = Program(tmp_path / "run", *SHRUNK, *quiet)
+    traced = "--config.profile.steps=(5,6)"
+    program = Program(tmp_path / "run", *SHRUNK, *quiet, traced)
     assert program.status() == 0, program.stderr()
     assert "resumed at step 3" in program.stderr()
+    assert "updates 5 to 6 are traced: see " in program.stderr()
+    assert (program.workdir / "profile" / "operations.txt").exists()
     assert program.evaluated() == [0, 3], "what came later was dropped"
     assert program.curve() == quickstart.curve()
     assert program.fingerprints() == quickstart.fingerprints()

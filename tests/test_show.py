@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
-from program import CACHING, ROOT
+from program import ROOT
 from sklearn.decomposition import PCA
 
 from mimjax import batches, evaluate, main, models, objectives, patches, show, train
@@ -279,7 +279,7 @@ def test_the_command_draws_and_says_what_without_tensorflow(tmp_path, pictures):
     flags = [f"--workdir={workdir}", f"--out={out}", "--images", str(pictures)]
     done = subprocess.run(
         [sys.executable, "-m", "mimjax.show", *flags, str(tmp_path / "none.png")],
-        env={**os.environ, **CACHING, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         capture_output=True,
         text=True,
         check=False,

@@ -14,7 +14,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 import tiny
-from program import CACHING, CONFIG, PATIENCE, ROOT
+from program import CONFIG, PATIENCE, ROOT
 
 from mimjax import train
 from mimjax.run import setup
@@ -64,7 +64,7 @@ class Started:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **CACHING},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
 
     def end(self):

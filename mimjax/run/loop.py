@@ -15,7 +15,7 @@ from mimjax.config import Config
 from mimjax.data.faults import BadDataError
 from mimjax.evaluate import Interrupted
 from mimjax.report.progress import Progress, duration, held_out
-from mimjax.run import feed, setup, source, stop, workdir
+from mimjax.run import feed, profile, setup, source, stop, workdir
 from mimjax.run.drawing import Drawing
 from mimjax.run.judge import Judge
 from mimjax.run.start import first_state
@@ -87,6 +87,8 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
             record = workdir.Record(folder, facts, start)
         stack.callback(writer.close)
         meter = setup.make_meter(config, plan, mesh, start)
+        traced = config.profile.steps, start, folder, meter, progress
+        step = stack.enter_context(profile.watching(step, *traced))
         parts = config, plan, signals, checkpoints, batches, meter, writer, progress
         session = Session(*parts, judge, drawing)
         signals.ready()

@@ -24,6 +24,7 @@ from mimjax.backbones.sizes import MOST_DEPTH
 from mimjax.config import Config, ConfigError
 from mimjax.report.progress import Progress
 from mimjax.run import feed
+from mimjax.settings import profile_problems
 
 # Bytes for each parameter: itself, the gradient and moments, by the optimiser's name;
 # and for each that is not trained.
@@ -83,6 +84,9 @@ def make_plan(config: Config, num_images: int) -> train.Plan:
                 "config.optim.warmup_steps)"
             ]
         )
+    found = profile_problems(config.profile, steps)
+    if found:
+        raise ConfigError(found)
     mean, std = data.normalise_constants(config.data, config.encoder.channels)
     return train.Plan(steps, warmup, mean, std)
 

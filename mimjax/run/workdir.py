@@ -32,7 +32,7 @@ FREE = (
     "encoder.unroll",
     "encoder.remat",
 )
-FREE_GROUPS = ("mesh", "evaluate")
+FREE_GROUPS = ("mesh", "evaluate", "profile")
 
 RECORD = "run.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow")

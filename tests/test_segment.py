@@ -229,8 +229,8 @@ BAD = {
     "mask damaged": lambda: encoded(GOOD)[:-40],
     "mask in colours": lambda: encoded(COLOURS[GOOD]),
     "mask of another size": lambda: encoded(GOOD.T),
-    "mask of unknown class": lambda: encoded(GOOD + np.uint8(1)),
-    "mask of unknown class ": lambda: encoded(GOOD.astype(np.uint16) * 300),
+    "mask of unknown class 6": lambda: encoded(GOOD + np.uint8(1)),
+    "mask of unknown class 1500": lambda: encoded(GOOD.astype(np.uint16) * 300),
     "mask too large": lambda: encoded(np.zeros((200, 200), np.uint8)),
 }
 
@@ -239,7 +239,7 @@ BAD = {
 def test_bad_masks_have_their_reason(reason):
     with pytest.raises(Unusable) as caught:
         upright.read_mask(BAD[reason](), (40, 60), CLASSES, 10_000)
-    assert caught.value.reason == reason.strip()
+    assert caught.value.reason == reason
     found = upright.read_mask(encoded(GOOD), (40, 60), CLASSES, 10_000)
     np.testing.assert_array_equal(found, GOOD)
 
@@ -298,6 +298,15 @@ def test_images_without_a_fit_mask_are_counted_and_replaced(tmp_path):
     # Whoever does not ask for masks sees every image.
     images, _ = held(tmp_path, 0, holdout_fraction=0.95)
     assert len(images) == 19
+
+
+def test_too_few_classes_are_told_with_a_file_and_its_class(tmp_path):
+    write(tmp_path / "images", tmp_path / "masks", 20)
+    told = r"/\d\d.png has a mask of unknown class [45]: raise config.objective.num_cl"
+    with pytest.raises(faults.BadDataError, match=f"^step 0: [ab]{told}"):
+        read(tmp_path, 5, mask_values=4, bad_minimum=1)
+    with pytest.raises(faults.BadDataError, match=f"^none of . images .*: [ab]{told}"):
+        held(tmp_path, 4, holdout_fraction=0.1)
 
 
 def test_digits_have_the_masks_they_are_drawn_by(monkeypatch):

@@ -182,7 +182,8 @@ def held_out(
     shorter side is resized to 256/224 of the size asked for and the centre taken, as by
     MAE and its kin (vit_jax squeezes the whole image instead); digits are as drawn.
     Unreadable images are left out and listed in the `data_errors.jsonl` of `workdir`;
-    left out are also those that are not read yet when `should_stop` says so.
+    left out are also those that are not read yet when `should_stop` says so. Raises
+    BadDataError where not one can be read.
     """
     from mimjax.data import sources
 

@@ -62,7 +62,8 @@ def test_the_quickstart_says_how_it_goes_and_nothing_else(quickstart):
     known = ("parameters: encoder", "compiled in", before, "step ")
     assert [line for line in lines[1:-1] if not line.startswith(known)] == []
     told = [line for line in lines if "held out: " in line]
-    shown = r"step \d held out: loss [\d.]+  knn [\d.]+  linear [\d.]+  \([\d.]+ s\)"
+    shown = r"step \d held out: loss [\d.]+  knn [\d.]+  linear [\d.]+  "
+    shown += r"few_1 [\d.]+  few_2 [\d.]+  \([\d.]+ s\)"
     assert len(told) == 3
     assert all(re.fullmatch(shown, line) for line in told), told
     (last,) = (line for line in lines if line.startswith("step 6/6"))

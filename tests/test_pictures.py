@@ -157,6 +157,26 @@ def test_layers_are_drawn_first_and_last_and_are_no_metrics(tmp_path):
     assert health.depth_curves(run_records(), path) == ""
 
 
+@pytest.mark.parametrize(
+    ("depth", "ticks"),
+    [(1, [1]), (2, [1, 2]), (12, range(1, 13)), (24, range(4, 25, 4))],
+)
+def test_layers_are_whole_and_all_of_the_line_is_seen(
+    tmp_path, monkeypatch, depth, ticks
+):
+    drawn, save = [], curves._save
+    monkeypatch.setattr(
+        curves, "_save", lambda figure, path: (drawn.append(figure), save(figure, path))
+    )
+    name = "eval/health/attention_distance"
+    values = {f"{name}_{i:02d}": 50.0 + i for i in range(1, depth + 1)}
+    health.depth_curves([{"step": 0, **values}], tmp_path / "health.png")
+    axes = drawn[0].axes[1]
+    (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert [x for x in axes.get_xticks() if low <= x <= high] == [*ticks]
+    assert low < 1 and high > depth and bottom == 0 and top > 50 + depth
+
+
 def test_nothing_is_drawn_of_nothing(tmp_path):
     records = [{"step": 1, "loss": float("nan")}]
     assert not curves.loss_curve([], tmp_path / "a.png")

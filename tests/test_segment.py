@@ -568,6 +568,11 @@ def test_the_columns_are_image_mask_and_prediction(encoder, channels):
     np.testing.assert_allclose(columns["mask"], colours[mask] / 255, atol=1e-6)
     found = colours[np.asarray(scores).argmax(-1)] / 255
     np.testing.assert_allclose(columns["predicted"], found, atol=1e-6)
+    columns = jax.device_get(columns)
+    there = {*np.unique(mask[:, 4:]), *np.unique(np.asarray(scores).argmax(-1))}
+    for zero in (False, True):
+        found = segment.Objective(small, CLASSES, ignore_zero=zero).legend(columns)
+        assert found == {n + zero: (*colours[n],) for n in there}
     some = segment.palette(21)[[8, 15, 20]]
     wanted = np.asarray([[64, 0, 0], [192, 128, 128], [0, 64, 128]])
     np.testing.assert_allclose(some, wanted / 255, atol=1e-6)

@@ -78,7 +78,7 @@ def check_labels(config: Config) -> None:
 
 def check_masks(config: Config) -> None:
     """Refuses masks with more classes than scores, where that is known before."""
-    found = data.mask_classes(config.data)
+    found = len(data.mask_names(config.data))
     if found > config.mask_values:
         raise ConfigError(
             [

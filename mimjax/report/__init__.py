@@ -18,13 +18,16 @@ EARLIER = 6  # sheets shown besides the newest
 THUMB = 480  # pixels
 
 
-def report(workdir: Path, out: Path | None = None) -> Path:
+def report(
+    workdir: Path, out: Path | None = None, images: str = "held-out images"
+) -> Path:
     """Writes report.html, and the curves it holds as PNG files beside it.
 
     Reads config.json, run.json, metrics.jsonl, data_errors.jsonl and
     pictures/step_NNNNNNNN.png and leaves out what is absent, so it can be made again at
     any time. Images are inside the page, so it can be moved or sent alone. It goes into
-    the workdir, or to `out`, whose pictures of what the encoder sees are shown then.
+    the workdir, or to `out`, whose pictures of what the encoder sees are shown then;
+    `images` says in which images that is.
 
     Returns:
       The path of the page.
@@ -47,7 +50,7 @@ def report(workdir: Path, out: Path | None = None) -> Path:
         page.section("Rates tried, on held-out images", _rates(records)),
         page.section("Frozen encoder on held-out images", _accuracy(records, config)),
         page.section("What the model predicts", _newest(sheets)),
-        page.section("What the encoder sees", _encoder(out / PICTURES)),
+        page.section("What the encoder sees", _encoder(out / PICTURES, images)),
         page.section("Over the run", _curves(out, records, run, config)),
         page.section("Earlier pictures", _earlier(sheets, out)),
         page.section("Images that could not be read", page.table(bad)),
@@ -149,11 +152,12 @@ def _newest(sheets: Sequence[Path]) -> str:
     return page.picture(sheets[-1], _step(sheets[-1])) if sheets else ""
 
 
-def _encoder(pictures: Path) -> str:
-    """The newest pictures of what the encoder sees."""
+def _encoder(pictures: Path, images: str) -> str:
+    """The newest pictures of what the encoder sees, and in which images."""
     folders = sorted(pictures.glob(f"{ENCODER}_{'[0-9]' * 8}"))
     found = sorted(folders[-1].glob("*.png")) if folders else []
-    return "".join(page.picture(x, x.stem.replace("_", " ")) for x in found)
+    shown = "".join(page.picture(x, x.stem.replace("_", " ")) for x in found)
+    return f'<p class="faint">{page.text(f"Of {images}.")}</p>{shown}' if found else ""
 
 
 def _earlier(sheets: Sequence[Path], out: Path) -> str:

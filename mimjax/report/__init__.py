@@ -1,6 +1,5 @@
 """report.html: one self-contained page on a run, made from the files of its workdir."""
 
-import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mimjax.data import error_counts
-from mimjax.metrics import Record, read_metrics, replacing
+from mimjax.metrics import Record, read_json, read_metrics, replacing
 from mimjax.report import curves, figures, health, page
 
 REPORT = "report.html"
@@ -37,7 +36,7 @@ def report(
     """
     workdir = Path(workdir)
     out = out or workdir
-    config, run = _json(workdir / "config.json"), _json(workdir / "run.json")
+    config, run = (read_json(workdir / f"{name}.json") for name in ("config", "run"))
     records = read_metrics(workdir)
     sheets = sorted((workdir / PICTURES).glob(f"step_{'[0-9]' * 8}.png"))
     facts = {k: v for k, v in run.items() if k != "command" and v not in (None, [])}
@@ -61,15 +60,6 @@ def report(
     with replacing(out / REPORT) as temp:
         temp.write_text(page.document(title, parts), encoding="utf-8")
     return out / REPORT
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none or it is torn."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _title(config: Mapping[str, Any], run: Mapping[str, Any]) -> str:

@@ -67,6 +67,15 @@ def read_metrics(workdir: Path) -> list[Record]:
     return [record for record in map(_parse, lines) if record is not None]
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none or it is torn."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 class Writer:
     """Appends records to workdir/metrics.jsonl and to TensorBoard event files.
 
@@ -124,11 +133,8 @@ class Silent:
 def _drop_after(path: Path, step: int) -> None:
     """Rewrites metrics.jsonl without torn lines and records later than `step`."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = []
-    for line in lines:
-        record = _parse(line)
-        if record is not None and record["step"] <= step:
-            kept.append(line + "\n")
+    read = ((line + "\n", _parse(line)) for line in lines)
+    kept = [line for line, record in read if record and record["step"] <= step]
     with replacing(path) as temp:
         temp.write_text("".join(kept), encoding="utf-8")
 

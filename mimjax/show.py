@@ -17,6 +17,7 @@ from mimjax.schema import ConfigError
 
 if TYPE_CHECKING:
     from mimjax.models import Model
+    from mimjax.settings import Config
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,7 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def show(flags: argparse.Namespace) -> int:
-    """Loads, reads images and draws."""
+    """Reads images, loads the model and draws."""
+    # What is wrong with the images is told before anything slow is imported.
+    files = files_of(flags.images)
     from mimjax import report, settings
     from mimjax.checkpoint import StorageError
     from mimjax.run import compiled
@@ -69,9 +72,9 @@ def show(flags: argparse.Namespace) -> int:
         raise ConfigError([f"--out: {told}"])
     compiled.keep()
     try:
-        model, batch = loaded(workdir, flags.images)
+        model, batch = loaded(workdir, files)
         folder = draw(model, batch, out)
-        report.report(workdir, out)
+        report.report(workdir, out, whose(files))
     except (OSError, StorageError) as error:
         print(error, file=sys.stderr)
         return STORAGE
@@ -81,29 +84,55 @@ def show(flags: argparse.Namespace) -> int:
     return 0
 
 
+def files_of(paths: list[str]) -> list[pathlib.Path]:
+    """Files, and those in folders; raises ConfigError where all of these are empty."""
+    from mimjax.data import folder
+
+    found = []
+    try:
+        for path in map(pathlib.Path, paths):
+            inside = folder.walk(path) if path.is_dir() else [""]
+            found += [path / name for name in inside]
+    except OSError as error:
+        raise ConfigError([f"--images: {error}"]) from None
+    if paths and not found:
+        raise ConfigError([f"--images: there is no image in {', '.join(paths)}"])
+    return found
+
+
+def whose(files: list[pathlib.Path]) -> str:
+    """The images of some files in words, by their folders."""
+    if not files:
+        return "held-out images"
+    folders = sorted({str(file.resolve().parent) for file in files})
+    more = f" and {len(folders) - 3} folders more" if len(folders) > 3 else ""
+    return f"the images in {', '.join(folders[:3])}{more}"
+
+
 def loaded(
-    workdir: pathlib.Path, paths: list[str]
+    workdir: pathlib.Path, files: list[pathlib.Path]
 ) -> tuple["Model", dict[str, np.ndarray]]:
     """The model, and the images to draw; raises ConfigError."""
-    from mimjax import models
+    from mimjax import config, models
     from mimjax.data.faults import BadDataError
 
     try:
-        model = models.of_workdir(workdir)
-        return model, images_of(model, workdir, paths)
+        # Images first: a large model takes long to load.
+        batch = images_of(config.of_workdir(str(workdir)), workdir, files)
+        return models.of_workdir(workdir), batch
     except (ValueError, BadDataError) as error:
         raise ConfigError([str(error)]) from None
 
 
 def images_of(
-    model: "Model", workdir: pathlib.Path, paths: list[str]
+    config: "Config", workdir: pathlib.Path, files: list[pathlib.Path]
 ) -> dict[str, np.ndarray]:
     """The images to draw, as a batch of the data pipeline."""
     from mimjax import data, settings
 
-    config, encoder = model.config, model.encoder
-    if paths:
-        found = np.stack([*read(model, paths)])
+    encoder = config.encoder
+    if files:
+        found = np.stack([*read(config, files)])
         batch = {"image": found, "label": np.full(len(found), -1, np.int32)}
     else:
         if not settings.has_checkpoint(str(workdir)):
@@ -129,17 +158,13 @@ def images_of(
     return batch
 
 
-def read(model: "Model", paths: list[str]) -> list[np.ndarray]:
-    """Images of files and folders; a line for each that cannot be used."""
+def read(config: "Config", files: list[pathlib.Path]) -> list[np.ndarray]:
+    """Images of files; a line for each that cannot be used."""
     from mimjax.data import folder, given
 
-    files = []
-    for path in map(pathlib.Path, paths):
-        inside = [path / name for name in folder.walk(path)] if path.is_dir() else []
-        files += inside if path.is_dir() else [path]
-    encoder, found = model.encoder, []
-    for number in folder.spread(len(files), model.config.evaluate.test_images):
-        how = model.config.data, encoder.image_size, encoder.channels
+    found, encoder = [], config.encoder
+    for number in folder.spread(len(files), config.evaluate.test_images):
+        how = config.data, encoder.image_size, encoder.channels
         try:
             found.append(given.prepared(files[number], *how))
         except ValueError as error:

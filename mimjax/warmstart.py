@@ -11,11 +11,17 @@ import numpy as np
 from mimjax import origins, sharding
 from mimjax.checkpoint import StorageError
 from mimjax.convert import tables
+from mimjax.convert.schemes import kind_of
 from mimjax.frozen import COLLECTION
 from mimjax.objectives import MOVING
 from mimjax.origins import Origin, put
+from mimjax.schema import schema_of
 from mimjax.train import State
 from mimjax.trees import Leaves, named_leaves, nested, placed_like, shapes_of
+
+# Fields of an encoder that its arrays do not show, or that they are fitted to.
+UNSEEN = ("image_size", "window", "norm_eps", "layer_scale", "gelu_tanh", "dropout")
+UNSEEN += ("drop_path", "start", "remat", "unroll", "dtype")
 
 
 class NothingFitsError(StorageError):
@@ -37,7 +43,8 @@ def begin(
     wanted = {n: x for n, x in here.items() if scope == "all" or n[0] == "encoder"}
     same = {n: x for n, x in wanted.items() if n in there and there[n].shape == x.shape}
     if not same:
-        raise NothingFitsError(f"nothing of {origin.name} fits this model ({scope})")
+        why = unlike(origin.encoder, encoder) or scope
+        raise NothingFitsError(f"nothing of {origin.name} fits this model ({why})")
     others = {n: x for n, x in wanted.items() if n not in same}
     made = made_tables(origin, others, encoder) if encoder and origin.encoder else {}
     report = {
@@ -62,6 +69,20 @@ def begin(
     names = {key: ["/".join(n) for n in found] for key, found in report.items()}
     kept = {**state.frozen, **moved}
     return dataclasses.replace(state, params=params, ema=ema, frozen=kept), names
+
+
+def unlike(theirs: Any, ours: Any) -> str:
+    """How the arrays of two encoders differ, by their fields; empty where not known."""
+    if not theirs or not ours:
+        return ""
+    if type(theirs) is not type(ours):
+        pairs = {"name": (kind_of(theirs), kind_of(ours))}
+    else:
+        fields = [name for name in schema_of(type(ours)) if name not in UNSEEN]
+        pairs = {n: (getattr(theirs, n), getattr(ours, n)) for n in fields}
+    differ = {n: pair for n, pair in pairs.items() if pair[0] != pair[1]}
+    lines = (f"encoder.{n} is {a} there, {b} here" for n, (a, b) in differ.items())
+    return "; ".join(lines)
 
 
 def made_tables(origin: Origin, wanted: Leaves, encoder: Any) -> Leaves:

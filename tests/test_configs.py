@@ -254,6 +254,7 @@ def test_every_run_of_a_study_can_be_started(name, monkeypatch):
     """But for the data and the runs that it builds on."""
     monkeypatch.chdir(ROOT)
     study = plan.load(path_of(name), pathlib.Path("runs"))
+    assert not study.found
     for run in study.runs.values():
         given = run.texts(study.workdir)
         found = config.resolve(run.file, given, 8, with_data=False)

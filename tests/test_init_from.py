@@ -174,32 +174,68 @@ def test_a_bad_file_is_told_in_one_line(tmp_path, capsys, content):
     assert line.startswith(f"config.init_from: {tmp_path / 'bad.pth'}")
 
 
-MLP = (
-    "encoder/blocks/layers/mlp/down/kernel of (2, 128, 64), "
-    "encoder/blocks/layers/mlp/up/bias of (2, 128) and 1 more, "
-)
+RATIO = "encoder.mlp_ratio is 4.0 there, 2.0 here"
 
 
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
-        ({"encoder__mlp_ratio": 2.0}, MLP),
+        ({"encoder__mlp_ratio": 2.0}, RATIO),
         (
             {"encoder__mlp_ratio": 2.0, "optim__frozen": ("encoder/blocks[:1]",)},
-            MLP,
+            RATIO,
         ),
-        ({"encoder__registers": 2}, "encoder/register_tokens of (1, 2, 64), "),
+        ({"encoder__registers": 2}, "encoder.registers is 0 there, 2 here"),
+        (
+            {"encoder__depth": 3, "encoder__dropout": 0.1, "encoder__qkv_bias": "qv"},
+            "encoder.depth is 2 there, 3 here; encoder.qkv_bias is all there, qv here",
+        ),
+        (
+            {"encoder__layer_scale": 0.1},
+            "no encoder/blocks/layers/scale1 of (2, 64), "
+            "encoder/blocks/layers/scale2 of (2, 64) there",
+        ),
     ],
 )
-def test_what_is_frozen_does_not_stay_random(change, wanted):
-    """A probe of an encoder that is there in part."""
+def test_what_is_frozen_does_not_stay_random(change, wanted, capsys):
+    """A probe of an encoder that is there in part: the reason is all that is said."""
     source = tiny.workdir_of("mae")
     given = tiny.resolve("linear", **change, init_from=source)
     state = tiny.random_state(given, tiny.mesh_of(), 0.1)
     with pytest.raises(config.ConfigError) as told:
+        start.warm(given, state, Progress(1))
+    (line,) = told.value.problems
+    assert line.startswith(f"config.init_from: {source}: {wanted}, which would stay")
+    assert not capsys.readouterr().err
+
+
+def test_why_little_of_another_encoder_fits_is_told(capsys):
+    """It may be meant, where all is trained: the run starts."""
+    source = tiny.workdir_of("mae")
+    given = tiny.resolve("classify", encoder__depth=3, init_from=source)
+    state = tiny.random_state(given, tiny.mesh_of(), 0.1)
+    start.warm(given, state, Progress(1))
+    first, *others = capsys.readouterr().err.splitlines()
+    why = "encoder.depth is 2 there, 3 here"
+    assert first == f"started from {source}: 5 of 17 arrays matched; {why}"
+    assert len(others) == 12
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "why"),
+    [
+        ("mae", {"encoder__width": 32}, "encoder.width is 64 there, 32 here"),
+        ("simmim_swin", {"encoder__width": 48}, "encoder.name is vit there, swin here"),
+    ],
+)
+def test_why_nothing_of_another_encoder_fits_is_told(model, change, why):
+    source = tiny.workdir_of("mae")
+    given = tiny.resolve(model, init_from=source, **change)
+    state = tiny.random_state(given, tiny.mesh_of(), 0.1)
+    with pytest.raises(config.ConfigError) as told:
         start.warm(given, state, Progress(1, silent=True))
     (line,) = told.value.problems
-    assert line.startswith(f"config.init_from: {source} has no {wanted}which would")
+    assert line.endswith(f"fits this model ({why})")
 
 
 def test_a_norm_behind_the_mean_is_not_missed(tmp_path):

@@ -113,6 +113,23 @@ def test_asked_to_stop_it_neither_judges_nor_draws_and_can_do_both_later(tmp_pat
     assert 0 < judge.evaluate(state)["eval/loss"] < 10
 
 
+@pytest.mark.parametrize("frozen", ["encoder", "encoder/blocks[:1]"])
+def test_an_encoder_is_judged_once_where_it_is_not_trained(tmp_path, frozen):
+    """So that of another one, which cannot come, the same is said."""
+    given = tiny.resolve("linear", **SMALL, optim__frozen=(frozen,))
+    mesh = tiny.mesh_of()
+    judge = Judge(given, PLAN, mesh, tmp_path, lambda: False)
+    first, second = (
+        judge.evaluate(tiny.random_state(given, mesh, scale)) for scale in (0.1, 0.3)
+    )
+    assert [*first] == [*second]
+    changed = {name[5:] for name in first if first[name] != second[name]}
+    if frozen == "encoder":
+        assert changed <= {"loss", "accuracy", "accuracy_top5", "seconds"}
+    else:
+        assert changed >= {"loss", "rankme", "health/norm_01"}
+
+
 @pytest.mark.parametrize(
     ("objective", "images"), [("linear", 12), ("attentive", 23), ("classify", 5)]
 )

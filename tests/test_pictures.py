@@ -73,6 +73,22 @@ def test_a_sheet_has_every_pixel_of_every_image_in_its_place(tmp_path):
     assert (page[:, -pictures.MARGIN :] == 255).all()
 
 
+def test_a_legend_has_a_square_for_each_colour_in_lines_that_fit(tmp_path):
+    legend = {"ground": (10, 200, 30), "the sky": (255, 255, 255), "7": (0, 0, 0)}
+    found, wide = pictures.key(legend, 120), pictures.key(legend, 300)
+    assert wide.shape == (pictures.LINE, 300, 3)
+    assert found.shape == (2 * pictures.LINE, 120, 3)
+    for page, corner in ((wide, 0), (found, 0), (found[pictures.LINE :], 1)):
+        assert (page[4:14, 1:11] == [*legend.values()][corner]).all()
+    path = tmp_path / "a.png"
+    shown = {"a": noise(1, 8, 100, 3), "b": noise(1, 8, 100, 3)}
+    pictures.sheet(shown, MEAN, STD, path, title="t", note="n", legend=legend)
+    page, found = pixels_of(path), pictures.key(legend, 406)
+    inner = page[:, pictures.MARGIN : -pictures.MARGIN]
+    windows = np.lib.stride_tricks.sliding_window_view(inner, found.shape)
+    assert (windows == found).all((-1, -2, -3)).sum() == 1
+
+
 def test_large_images_are_not_enlarged(tmp_path):
     path = tmp_path / "a.png"
     pictures.sheet({"a": noise(1, 200, 224, 3)}, MEAN, STD, path, title="t")
@@ -155,6 +171,26 @@ def test_layers_are_drawn_first_and_last_and_are_no_metrics(tmp_path):
     assert {blue, orange} <= colours(path)
     assert not curves.metric_curves([first, last], tmp_path / "metrics.png")
     assert health.depth_curves(run_records(), path) == ""
+
+
+@pytest.mark.parametrize(
+    ("depth", "ticks"),
+    [(1, [1]), (2, [1, 2]), (12, range(1, 13)), (24, range(4, 25, 4))],
+)
+def test_layers_are_whole_and_all_of_the_line_is_seen(
+    tmp_path, monkeypatch, depth, ticks
+):
+    drawn, save = [], curves._save
+    monkeypatch.setattr(
+        curves, "_save", lambda figure, path: (drawn.append(figure), save(figure, path))
+    )
+    name = "eval/health/attention_distance"
+    values = {f"{name}_{i:02d}": 50.0 + i for i in range(1, depth + 1)}
+    health.depth_curves([{"step": 0, **values}], tmp_path / "health.png")
+    axes = drawn[0].axes[1]
+    (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert [x for x in axes.get_xticks() if low <= x <= high] == [*ticks]
+    assert low < 1 and high > depth and bottom == 0 and top > 50 + depth
 
 
 def test_nothing_is_drawn_of_nothing(tmp_path):

@@ -58,10 +58,13 @@ def test_the_quickstart_says_how_it_goes_and_nothing_else(quickstart):
     assert lines[0] == "digits: 64 training images in 10 classes, 6 steps of 8"
     assert lines[-1].startswith("done in 0:0")
     assert lines[-1].endswith(f"; see {quickstart.workdir / 'report.html'}")
-    known = ("parameters: encoder", "compiled in", "step ")
+    before = "evaluating the encoder before training: at most 32 held-out images "
+    assert lines.count(before + "and 64 to learn from") == 1
+    known = ("parameters: encoder", "compiled in", before, "step ")
     assert [line for line in lines[1:-1] if not line.startswith(known)] == []
     told = [line for line in lines if "held out: " in line]
-    shown = r"step \d held out: loss [\d.]+  knn [\d.]+  linear [\d.]+  \([\d.]+ s\)"
+    shown = r"step \d held out: loss [\d.]+  knn [\d.]+  linear [\d.]+  "
+    shown += r"few_1 [\d.]+  few_2 [\d.]+  \([\d.]+ s\)"
     assert len(told) == 3
     assert all(re.fullmatch(shown, line) for line in told), told
     (last,) = (line for line in lines if line.startswith("step 6/6"))

@@ -229,8 +229,8 @@ BAD = {
     "mask damaged": lambda: encoded(GOOD)[:-40],
     "mask in colours": lambda: encoded(COLOURS[GOOD]),
     "mask of another size": lambda: encoded(GOOD.T),
-    "mask of unknown class": lambda: encoded(GOOD + np.uint8(1)),
-    "mask of unknown class ": lambda: encoded(GOOD.astype(np.uint16) * 300),
+    "mask of unknown class 6": lambda: encoded(GOOD + np.uint8(1)),
+    "mask of unknown class 1500": lambda: encoded(GOOD.astype(np.uint16) * 300),
     "mask too large": lambda: encoded(np.zeros((200, 200), np.uint8)),
 }
 
@@ -239,7 +239,7 @@ BAD = {
 def test_bad_masks_have_their_reason(reason):
     with pytest.raises(Unusable) as caught:
         upright.read_mask(BAD[reason](), (40, 60), CLASSES, 10_000)
-    assert caught.value.reason == reason.strip()
+    assert caught.value.reason == reason
     found = upright.read_mask(encoded(GOOD), (40, 60), CLASSES, 10_000)
     np.testing.assert_array_equal(found, GOOD)
 
@@ -298,6 +298,15 @@ def test_images_without_a_fit_mask_are_counted_and_replaced(tmp_path):
     # Whoever does not ask for masks sees every image.
     images, _ = held(tmp_path, 0, holdout_fraction=0.95)
     assert len(images) == 19
+
+
+def test_too_few_classes_are_told_with_a_file_and_its_class(tmp_path):
+    write(tmp_path / "images", tmp_path / "masks", 20)
+    told = r"/\d\d.png has a mask of unknown class [45]: raise config.objective.num_cl"
+    with pytest.raises(faults.BadDataError, match=f"^step 0: [ab]{told}"):
+        read(tmp_path, 5, mask_values=4, bad_minimum=1)
+    with pytest.raises(faults.BadDataError, match=f"^none of . images .*: [ab]{told}"):
+        held(tmp_path, 4, holdout_fraction=0.1)
 
 
 def test_digits_have_the_masks_they_are_drawn_by(monkeypatch):
@@ -559,6 +568,11 @@ def test_the_columns_are_image_mask_and_prediction(encoder, channels):
     np.testing.assert_allclose(columns["mask"], colours[mask] / 255, atol=1e-6)
     found = colours[np.asarray(scores).argmax(-1)] / 255
     np.testing.assert_allclose(columns["predicted"], found, atol=1e-6)
+    columns = jax.device_get(columns)
+    there = {*np.unique(mask[:, 4:]), *np.unique(np.asarray(scores).argmax(-1))}
+    for zero in (False, True):
+        found = segment.Objective(small, CLASSES, ignore_zero=zero).legend(columns)
+        assert found == {n + zero: (*colours[n],) for n in there}
     some = segment.palette(21)[[8, 15, 20]]
     wanted = np.asarray([[64, 0, 0], [192, 128, 128], [0, 64, 128]])
     np.testing.assert_allclose(some, wanted / 255, atol=1e-6)

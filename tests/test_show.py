@@ -293,6 +293,7 @@ def test_the_command_draws_and_says_what_without_tensorflow(tmp_path, pictures):
     assert done.stdout.startswith("6 images, step 1: attention_layer_01.png, ")
     page = (out / "report.html").read_text()
     assert "What the encoder sees" in page and page.count("data:image/png") == 6
+    assert f"Of the images in {pictures}, {pictures / 'below'}, {tmp_path}." in page
     assert not any(".tmp" in path.name for path in out.rglob("*"))
 
 
@@ -340,6 +341,32 @@ def test_what_cannot_be_drawn_is_told_in_a_line(tmp_path, capsys):
         assert told in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_images_are_looked_at_before_the_model(tmp_path, capsys):
+    """What is wrong with them is told, not what is wrong with a checkpoint."""
+    for name in ("images", "none", "run/checkpoints/1"):
+        (tmp_path / name).mkdir(parents=True)
+    shutil.copy(pathlib.Path(tiny.workdir_of("mae")) / "config.json", tmp_path / "run")
+    (tmp_path / "images" / "torn.png").write_bytes(b"\x89PNG")
+    flags = [f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}", "--images"]
+    assert show.main([*flags, str(tmp_path / "none")]) == main.BAD_CONFIG
+    told = f"--images: there is no image in {tmp_path / 'none'}\n"
+    assert capsys.readouterr().err == told
+    assert show.main([*flags, str(tmp_path / "images")]) == main.BAD_CONFIG
+    _, told = capsys.readouterr().err.splitlines()
+    assert told == "--images: there is no image that can be used"
+    imports = [sys.executable, "-X", "importtime", "-m", "mimjax.show"]
+    done = subprocess.run(
+        [*imports, *flags, str(tmp_path / "none")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == main.BAD_CONFIG
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "mimjax.data.folder" in loaded and "jax" not in loaded
+
+
 def test_a_run_s_own_images_and_the_models_it_builds_on(tmp_path, capsys):
     shutil.copytree(tiny.workdir_of("beit"), tmp_path / "run")
     place = tmp_path / "run" / "config.json"
@@ -347,7 +374,7 @@ def test_a_run_s_own_images_and_the_models_it_builds_on(tmp_path, capsys):
     values["evaluate"]["test_images"] = 9
     place.write_text(json.dumps(values))
     model = models.of_workdir(tmp_path / "run")
-    batch = show.images_of(model, tmp_path / "run", [])
+    batch = show.images_of(model.config, tmp_path / "run", [])
     size = model.config.view_size
     assert {n: x.shape[:3] for n, x in batch.items()} == {
         "image": (9, 16, 16),
@@ -392,7 +419,8 @@ def test_stopped_between_pictures_they_are_drawn_later(tmp_path, monkeypatch):
         later.draw(state, 7)
     assert later.drawn(7)
     assert names(tmp_path, 7) == [*ENCODER[:3], "losses", "neighbours", "ratios"]
-    assert "What the encoder sees" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "What the encoder sees" in page and "Of held-out images." in page
     assert not [p for p in (tmp_path / "pictures").iterdir() if p.name[0] == "."]
     assert tiny.bits(state) == before
     assert insight.spread(9, 4).tolist() == [0, 2, 5, 8]

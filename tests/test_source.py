@@ -35,9 +35,15 @@ def test_a_first_image_that_cannot_be_read_refuses_no_run(tmp_path):
     source.check_images(folder_config(tmp_path, eval_every=5), 3)
     for path in (tmp_path / "val" / "a").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(ConfigError, match="has no readable held-out image"):
+    with pytest.raises(
+        BadDataError, match=r"none of 4 images .*/00\.png is unreadable"
+    ):
         source.check_images(folder_config(tmp_path, eval_every=5), 3)
     source.check_images(folder_config(tmp_path), 3)
+    without = {"data__holdout_fraction": 0.0, "eval_every": 5}
+    given = folder_config(tmp_path / "train", **without)
+    with pytest.raises(ConfigError, match="has no held-out image to evaluate"):
+        source.check_images(given, 3)
 
 
 def test_what_is_trained_on_is_told(tmp_path):

@@ -30,12 +30,13 @@ TINY = {
     "evaluate.batch_size": 32,
     "evaluate.linear_iterations": 2,
 }
+MAE = f"{CONFIG}:mae"
 RUNS = {
-    "mae/pretrain": (f"{CONFIG}:mae", {**TINY, "eval_every": 4}),
+    "mae/pretrain": (MAE, {**TINY, "eval_every": 4}),
     # Refused once the labels are looked at.
     "bad/pretrain": (f"{CONFIG}:classify", {**TINY, "objective.num_classes": 5}),
-    "bad/again": (f"{CONFIG}:mae", {**TINY, "init_from": "@bad/pretrain"}),
-    "mae/again": (f"{CONFIG}:mae", {**TINY, "init_from": "@mae/pretrain"}),
+    "bad/again": (MAE, {**TINY, "init_from": "@bad/pretrain"}),
+    "mae/again": (MAE, {**TINY, "init_from": "@mae/pretrain"}),
 }
 
 
@@ -196,27 +197,31 @@ def test_the_runs_keep_their_order_and_only_takes_what_they_need(tmp_path):
     ("runs", "rest", "expected"),
     [
         ([], "", "must return a dict of name: ("),
-        ({"../a": ("x", {})}, "", "../a: is not a name like"),
-        ({"a": ("x", {}), "a/b": ("x", {})}, "", "a: would hold the workdir of a/b"),
+        ({"../a": (MAE, {})}, "", "../a: is not a name like"),
+        ({"a": (MAE, {}), "a/b": (MAE, {})}, "", "a: would hold the workdir of a/b"),
         ({"a": "x"}, "", "a: 'x' is not a config file and changes: ("),
-        ({"a": ("x", {"y": None})}, "", "a: config.y: None is no value of a field"),
         (
-            {"a": ("x", {"init_from": "@b"}), "b": ("x", {})},
+            {"a": (MAE, {"seed": None})},
+            "",
+            "a: config.seed: None is no value of a field",
+        ),
+        (
+            {"a": (MAE, {"init_from": "@b"}), "b": (MAE, {})},
             "",
             "a: config.init_from: @b comes no earlier in the study",
         ),
         (
-            {"run": ("x", {}), "b": ("x", {"init_from": "@runs"})},
+            {"run": (MAE, {}), "b": (MAE, {"init_from": "@runs"})},
             "",
             "b: config.init_from: @runs is no run of it; did you mean @run?",
         ),
-        ({"a/b": ("x", {})}, "TABLE = {'c': 'd'}", "TABLE: {'c': 'd'} is not a dict"),
+        ({"a/b": (MAE, {})}, "TABLE = {'c': 'd'}", "TABLE: {'c': 'd'} is not a dict"),
         (
-            {"a/b": ("x", {})},
+            {"a/b": (MAE, {})},
             "TABLE = {'c': ('d', 'loss')}",
             "TABLE: c: no run is called ROW/d; there are b",
         ),
-        ({"a": ("x", {})}, "SCALING = 'loss'", "SCALING: 'loss' is not the names of"),
+        ({"a": (MAE, {})}, "SCALING = 'loss'", "SCALING: 'loss' is not the names of"),
         ({"a": ("none.py", {})}, "", "a: --config: there is no file none.py"),
     ],
 )
@@ -229,16 +234,21 @@ def test_a_wrong_study_is_told_in_one_line(tmp_path, capsys, runs, rest, expecte
 
 def test_every_problem_of_every_run_is_told_once(tmp_path, capsys):
     wrong = {**TINY, "optim.clipp": 1.0, "data.source": "nothing"}
-    file = f"{CONFIG}:mae"
     runs = {
-        "a/x": (file, TINY),
-        "b/x": (file, wrong),
-        "c/x": (file, {**wrong, "init_from": "@a/x"}),
+        "a/x": (MAE, TINY),
+        "b/x": (MAE, wrong),
+        "c/x": (MAE, {**wrong, "init_from": "@a/x"}),
+        "d/x": (MAE, {**TINY, "init_from": "@b", "seed": None, "steps": 0}),
+        "../e": (MAE, {}),
     }
     lines = refused(capsys, f"--config={written(tmp_path, runs)}", "--workdir=none")
     assert sorted(line.split(": ")[:2] for line in lines) == [
+        ["../e", "is not a name like 'mae/finetune/seed0'"],
         ["b/x (and 1 more)", "config.data.source"],
         ["b/x (and 1 more)", "config.optim.clipp"],
+        ["d/x", "config.init_from"],
+        ["d/x", "config.seed"],
+        ["d/x", "config.steps"],
     ]
 
 
@@ -478,7 +488,7 @@ def test_the_guide_names_studies_that_are_there_and_shows_one(tmp_path, monkeypa
     assert len(named) == 3
     for flags in named:
         file, workdir = (x.partition("=")[2] for x in flags.split())
-        plan.load(file, pathlib.Path(workdir))
+        assert not plan.load(file, pathlib.Path(workdir)).found
     (block,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "shown.py").write_text(block)
     study = plan.load(str(tmp_path / "shown.py"), tmp_path)

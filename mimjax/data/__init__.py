@@ -27,7 +27,7 @@ __all__ = [
     "fingerprint",
     "held_out",
     "labelled",
-    "mask_classes",
+    "mask_names",
     "normalise_constants",
     "second_views",
     "train_batches",
@@ -182,7 +182,8 @@ def held_out(
     shorter side is resized to 256/224 of the size asked for and the centre taken, as by
     MAE and its kin (vit_jax squeezes the whole image instead); digits are as drawn.
     Unreadable images are left out and listed in the `data_errors.jsonl` of `workdir`;
-    left out are also those that are not read yet when `should_stop` says so.
+    left out are also those that are not read yet when `should_stop` says so. Raises
+    BadDataError where not one can be read.
     """
     from mimjax.data import sources
 
@@ -212,9 +213,10 @@ def class_names(data: Data) -> list[str]:
     return sources.class_names(data)
 
 
-def mask_classes(data: Data) -> int:
-    """How many classes the masks have; 0 where that is not known beforehand."""
-    return labelled(data) + 1 if data.source in ("digits", "letters") else 0
+def mask_names(data: Data) -> list[str]:
+    """Names of the classes in masks; [] where they are not known beforehand."""
+    drawn = data.source in ("digits", "letters")
+    return [*class_names(data), "ground"] if drawn else []
 
 
 def fingerprint(data: Data) -> dict[str, Any]:

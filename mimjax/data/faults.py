@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 FILE_NAME = "data_errors.jsonl"
+# And the class behind it; the objective has fewer.
+UNKNOWN_CLASS = "mask of unknown class"
 
 
 class Unusable(Exception):
@@ -47,14 +49,25 @@ class Ledger:
             raise BadDataError(self._summary(step))
 
     def _summary(self, step: int) -> str:
+        where = f", all listed in {self._file}" if self._file else ""
+        path, reason = list(self._reasons.items())[-1]
+        if reason.startswith(UNKNOWN_CLASS):
+            count = f"{len(self._reasons)} images are unreadable{where}"
+            return f"step {step}: {told(path, reason)} ({count})"
         counts = collections.Counter(self._reasons.values()).most_common()
         named = ", ".join(f"{count} {reason}" for reason, count in counts)
-        where = f", all listed in {self._file}" if self._file else ""
         return (
             f"step {step}: {len(self._reasons)} images are unreadable ({named}), more "
             f"than the {self._limit} that config.data.bad_fraction and "
             f"config.data.bad_minimum allow{where}"
         )
+
+
+def told(path: str, reason: str) -> str:
+    """What is wrong with one image, and what is to be done where that is known."""
+    if reason.startswith(UNKNOWN_CLASS):
+        return f"{path} has a {reason}: raise config.objective.num_classes"
+    return f"{path} is unreadable ({reason})"
 
 
 def error_counts(workdir: Path) -> dict[str, int]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mimjax.data import Data, augment, digits, samples, sources
-from mimjax.data.faults import BadDataError, Ledger
+from mimjax.data.faults import BadDataError, Ledger, told
 from mimjax.data.quiet import graph, tf
 from mimjax.data.samples import REDRAWS, Wanted
 
@@ -119,6 +119,6 @@ def _note(
         ledger.note(path(number), reason, step)
     if len(faults) == REDRAWS:
         raise BadDataError(
-            f"step {step}: {REDRAWS} images drawn one after another were unreadable, "
-            f"the last, {path(faults[-1][0])}, because it is {faults[-1][1]}"
+            f"step {step}: {REDRAWS} images drawn one after another were unreadable; "
+            f"the last, {told(path(faults[-1][0]), faults[-1][1])}"
         )

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mimjax.data import Data, digits, folder, masks, prepared, synthetic
-from mimjax.data.faults import Ledger, Unusable
+from mimjax.data.faults import BadDataError, Ledger, Unusable, told
 
 Part = Literal["train", "test"]
 DIGITS_VERSION = 1
@@ -148,14 +148,24 @@ def evaluation_images(
     workers = data.workers or os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         good = np.flatnonzero([*pool.map(read, range(len(chosen)))])
-    ledger = Ledger(workdir, math.inf, 0)  # training alone ends by them
-    for index in sorted(faults):
-        ledger.note(found.path(index), faults[index], 0)
+    _note(data, {found.path(n): faults[n] for n in sorted(faults)}, chosen, workdir)
     # Row by row where some are missing: a second copy may not fit.
     for row, kept in enumerate(good):
         for array in arrays if row != kept else ():
             array[row] = array[kept]
     return tuple(array[: len(good)] for array in arrays)
+
+
+def _note(
+    data: Data, faults: dict[str, str], chosen: list[int], workdir: Path | None
+) -> None:
+    """List what could not be read; BadDataError where it is all of the chosen."""
+    ledger = Ledger(workdir, math.inf, 0)  # training alone ends by some
+    for path, reason in faults.items():
+        ledger.note(path, reason, 0)
+    if 0 < len(faults) == len(chosen):
+        which = f"none of {len(chosen)} images of {data.source} to evaluate can be read"
+        raise BadDataError(f"{which}: {told(*next(iter(faults.items())))}")
 
 
 def to_channels(

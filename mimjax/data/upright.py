@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mimjax.data.faults import Unusable
+from mimjax.data.faults import UNKNOWN_CLASS, Unusable
 from mimjax.objectives import IGNORED
 
 MAX_BYTES = 100_000_000
@@ -168,6 +168,7 @@ def read_mask(
     bits, is_grey = content[24], content[25] == 0  # of the header, which comes first
     if is_grey:
         found = found // SCALES.get(bits, 1)
-    if found[found != IGNORED].max(initial=0) >= values:
-        raise Unusable("mask of unknown class")
+    most = int(found[found != IGNORED].max(initial=0))
+    if most >= values:
+        raise Unusable(f"{UNKNOWN_CLASS} {most}")
     return found.astype(np.uint8)

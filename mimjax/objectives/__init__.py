@@ -14,8 +14,9 @@ where the caller lets it. Random draws come from the streams "mask", "drop" and 
 Out of training a metric may be an array; `summary` then makes the held-out metrics of
 the means of all batches. `panels`, where there is one, returns the columns of a picture
 sheet, normalised images by name, or pixels where `draws_pixels` says so, and
-`panel_note` what to print beneath. `patch_losses`, where there is one, returns from a
-batch the loss at every token that comes out of the encoder [B, N], row by row, NaN
+`panel_note` what to print beneath; `legend`, where their colours are classes, those of
+the columns by the number of the class. `patch_losses`, where there is one, returns from
+a batch the loss at every token that comes out of the encoder [B, N], row by row, NaN
 where nothing is predicted; the mean of the others is the loss. A classifier has
 `logits`, which takes normalised images to scores, float32 [B, V], of its `num_classes`;
 an export has it too, and a grid of rates, which is judged by the metric "accuracy".

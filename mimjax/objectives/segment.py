@@ -9,6 +9,7 @@ cross-entropy on every pixel.
 It is a probe where the encoder stays as it is: config.optim.frozen=('encoder',).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -132,6 +133,18 @@ class Objective(nn.Module):
         image = jnp.broadcast_to(pixels[..., :3], (*pixels.shape[:3], 3))
         target = self.target(batch["mask"])
         return {"image": image, "mask": colours[target], "predicted": colours[found]}
+
+    @nn.nowrap
+    def legend(self, panels: Mapping[str, np.ndarray]) -> dict[int, tuple[int, ...]]:
+        """The colours of the classes in the columns, by their numbers in a mask."""
+        mixed = np.stack([panels["mask"], panels["predicted"]])
+        colours, shown = (
+            np.rint(255 * x).astype(np.int32)
+            for x in (palette(self.num_classes)[:-1], mixed)
+        )
+        one = np.array([1 << 16, 1 << 8, 1])  # number a colour
+        there = np.flatnonzero(np.isin(colours @ one, shown @ one))
+        return {int(n) + self.ignore_zero: tuple(colours[n].tolist()) for n in there}
 
 
 def scores(both: Any, true: Any, predicted: Any) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """report.html: one self-contained page on a run, made from the files of its workdir."""
 
-import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mimjax.data import error_counts
-from mimjax.metrics import Record, read_metrics, replacing
+from mimjax.metrics import Record, read_json, read_metrics, replacing
 from mimjax.report import curves, figures, health, page
 
 REPORT = "report.html"
@@ -18,13 +17,16 @@ EARLIER = 6  # sheets shown besides the newest
 THUMB = 480  # pixels
 
 
-def report(workdir: Path, out: Path | None = None) -> Path:
+def report(
+    workdir: Path, out: Path | None = None, images: str = "held-out images"
+) -> Path:
     """Writes report.html, and the curves it holds as PNG files beside it.
 
     Reads config.json, run.json, metrics.jsonl, data_errors.jsonl and
     pictures/step_NNNNNNNN.png and leaves out what is absent, so it can be made again at
     any time. Images are inside the page, so it can be moved or sent alone. It goes into
-    the workdir, or to `out`, whose pictures of what the encoder sees are shown then.
+    the workdir, or to `out`, whose pictures of what the encoder sees are shown then;
+    `images` says in which images that is.
 
     Returns:
       The path of the page.
@@ -34,7 +36,7 @@ def report(workdir: Path, out: Path | None = None) -> Path:
     """
     workdir = Path(workdir)
     out = out or workdir
-    config, run = _json(workdir / "config.json"), _json(workdir / "run.json")
+    config, run = (read_json(workdir / f"{name}.json") for name in ("config", "run"))
     records = read_metrics(workdir)
     sheets = sorted((workdir / PICTURES).glob(f"step_{'[0-9]' * 8}.png"))
     facts = {k: v for k, v in run.items() if k != "command" and v not in (None, [])}
@@ -47,7 +49,7 @@ def report(workdir: Path, out: Path | None = None) -> Path:
         page.section("Rates tried, on held-out images", _rates(records)),
         page.section("Frozen encoder on held-out images", _accuracy(records, config)),
         page.section("What the model predicts", _newest(sheets)),
-        page.section("What the encoder sees", _encoder(out / PICTURES)),
+        page.section("What the encoder sees", _encoder(out / PICTURES, images)),
         page.section("Over the run", _curves(out, records, run, config)),
         page.section("Earlier pictures", _earlier(sheets, out)),
         page.section("Images that could not be read", page.table(bad)),
@@ -58,15 +60,6 @@ def report(workdir: Path, out: Path | None = None) -> Path:
     with replacing(out / REPORT) as temp:
         temp.write_text(page.document(title, parts), encoding="utf-8")
     return out / REPORT
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none or it is torn."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _title(config: Mapping[str, Any], run: Mapping[str, Any]) -> str:
@@ -149,11 +142,12 @@ def _newest(sheets: Sequence[Path]) -> str:
     return page.picture(sheets[-1], _step(sheets[-1])) if sheets else ""
 
 
-def _encoder(pictures: Path) -> str:
-    """The newest pictures of what the encoder sees."""
+def _encoder(pictures: Path, images: str) -> str:
+    """The newest pictures of what the encoder sees, and in which images."""
     folders = sorted(pictures.glob(f"{ENCODER}_{'[0-9]' * 8}"))
     found = sorted(folders[-1].glob("*.png")) if folders else []
-    return "".join(page.picture(x, x.stem.replace("_", " ")) for x in found)
+    shown = "".join(page.picture(x, x.stem.replace("_", " ")) for x in found)
+    return f'<p class="faint">{page.text(f"Of {images}.")}</p>{shown}' if found else ""
 
 
 def _earlier(sheets: Sequence[Path], out: Path) -> str:

@@ -21,6 +21,8 @@ def depth_curves(records: Sequence[Record], path: Path) -> str:
     Returns:
       What is to be said of it; empty, with nothing drawn, where nothing is measured.
     """
+    from matplotlib import ticker
+
     found = [r for r in records if any(key.startswith(tuple(MEASURES)) for key in r)]
     if not found:
         return ""
@@ -36,9 +38,13 @@ def depth_curves(records: Sequence[Record], path: Path) -> str:
             layers, label = sorted(values), f"step {record['step']:,}"
             heights = [values[layer] for layer in layers]
             axes.plot(layers, heights, style, color=colour, ms=3, lw=1.3, label=label)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("layer")
         curves._tidy(axes, name)
+        axes.set_xlabel("layer")
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+        axes.margins(x=0.03)
+        # There is no layer 2.5, and every fourth is easier to read than every third.
+        whole = ticker.MaxNLocator(12, integer=True, steps=[1, 2, 4, 10], min_n_ticks=1)
+        axes.xaxis.set_major_locator(whole)
     panels[0].legend(frameon=False)
     curves._save(figure, path)
     ranks = curves.series(records, "eval/rankme")[1]

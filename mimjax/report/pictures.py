@@ -68,6 +68,7 @@ def sheet(
     *,
     title: str,
     note: str = "",
+    legend: Mapping[str, tuple[int, ...]] | None = None,
 ) -> None:
     """Draws a row for each image and a column for each panel to a PNG at `path`.
 
@@ -79,6 +80,7 @@ def sheet(
       path: replaced at once; its folder is made if absent.
       title: printed above.
       note: printed beneath.
+      legend: colours by what they stand for.
 
     Raises:
       ValueError: where there is no panel or their shapes differ.
@@ -90,7 +92,34 @@ def sheet(
     cells = np.stack(columns, axis=1)
     scale = math.ceil(CELL / cells.shape[3])
     large = cells.repeat(scale, axis=2).repeat(scale, axis=3)
-    lay(large, path, title=title, note=note, heads=[*panels])
+    bar = None
+    if legend:
+        width = large.shape[1] * (large.shape[3] + GAP) - GAP
+        bar = "", key(legend, width), ""
+    lay(large, path, title=title, note=note, heads=[*panels], bar=bar)
+
+
+def key(
+    legend: Mapping[str, tuple[int, ...]], width: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Squares of colours, and beside each what it stands for, in lines of `width`."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font, square = ImageFont.load_default(size=14), LINE - GAP
+    places, x, y = [], 0, 0
+    for name in legend:
+        long = square + GAP + round(font.getlength(name))
+        if x and x + long > width:
+            x, y = 0, y + LINE
+        places.append((x, y))
+        x += long + MARGIN
+    page = Image.new("RGB", (width, y + LINE), PAPER)
+    draw = ImageDraw.Draw(page)
+    for (x, y), (name, colour) in zip(places, legend.items(), strict=True):
+        box = x, y + GAP // 2, x + square, y + GAP // 2 + square
+        draw.rectangle(box, fill=colour, outline=FAINT)
+        draw.text((x + square + GAP, y), name, INK, font)
+    return np.asarray(page)
 
 
 def lay(
@@ -143,10 +172,10 @@ def lay(
     bottom = top + rows * step_y + 4
     strip = 0, 0
     if bar:
-        x = round(small.getlength(bar[0])) + GAP
+        x = round(small.getlength(bar[0])) + GAP * bool(bar[0])
         blocks.append(([bar[0]], small, 0, bottom, INK))
         blocks.append(([bar[2]], small, x + bar[1].shape[1] + GAP, bottom, INK))
-        strip, bottom = (MARGIN + x, bottom + 2), bottom + LINE + 6
+        strip, bottom = (MARGIN + x, bottom + 2), bottom + max(LINE, len(bar[1])) + 6
     blocks.append((_wrap(note, small, inner), small, 0, bottom, FAINT))
     size = inner + 2 * MARGIN, bottom + LINE * len(blocks[-1][0]) + MARGIN - 4
 

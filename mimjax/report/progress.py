@@ -36,7 +36,7 @@ def held_out(values: Mapping[str, Any]) -> str:
     shown = [
         f"{key.removeprefix('eval/')} {value:.4g}"
         for key, value in values.items()
-        if not DETAIL.fullmatch(key)
+        if not DETAIL.fullmatch(key) or key.startswith("eval/few_")
     ]
     return "  ".join([*shown, f"({values['eval/seconds']:.1f} s)"])
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mimjax import batches, patches, report, sharding
+from mimjax import batches, data, patches, report, sharding
 from mimjax.config import Config
 from mimjax.hosts.agree import first_says
 from mimjax.report import pictures, sights
@@ -147,12 +147,16 @@ class Drawing:
         """Predictions for fixed held-out images."""
         panels = self.panels(params, frozen, self.rows(ROWS))
         if jax.process_index() == 0:
+            objective = self.config.objective
+            found = objective.legend(panels) if hasattr(objective, "legend") else {}
+            names = dict(enumerate(data.mask_names(self.config.data)))
             pictures.sheet(
                 panels,
                 *self.constants,
                 self.picture_of(step),
                 title=f"step {step}",
-                note=self.config.objective.panel_note,
+                note=objective.panel_note,
+                legend={names.get(n, str(n)): colour for n, colour in found.items()},
             )
 
     def show(self, params: Any, frozen: Any, step: int) -> None:

@@ -38,6 +38,7 @@ class Judge:
         self.config, self.plan, self.mesh = config, plan, mesh
         self.workdir, self.should_stop = workdir, should_stop
         self.num_classes = data.labelled(config.data)
+        self.still: dict[str, float] = {}  # what no update changes
 
     @functools.cached_property
     def known(self) -> tuple[np.ndarray, ...]:
@@ -104,13 +105,23 @@ class Judge:
         """Held-out loss, health of the encoder and, with labels, frozen accuracy.
 
         The keys start with "eval/"; "eval/seconds" is what it took, with the reading of
-        images and compiling where it is the first. Raises evaluate.Interrupted when
+        images and compiling where it is the first. Of an encoder that is not trained
+        the accuracy and health are those found first. Raises evaluate.Interrupted when
         asked to stop.
         """
         begun = time.monotonic()
-        values = self.held_out(state) | self.frozen(state.best_params)
+        frozen = self.still or self.frozen(state.best_params)
+        if "encoder" in self.config.optim.frozen:
+            self.still = frozen
+        values = self.held_out(state) | frozen
         values["seconds"] = time.monotonic() - begun
         return {f"eval/{name}": float(value) for name, value in values.items()}
+
+    def told(self) -> str:
+        """What an evaluation looks at, in words."""
+        wanted = self.config.evaluate
+        learned = f" and {wanted.train_images:,} to learn from" * bool(self.num_classes)
+        return f"at most {wanted.test_images:,} held-out images{learned}"
 
     def frozen(self, params: Any) -> dict[str, float]:
         """What the encoder is worth as it is, and how it does inside."""

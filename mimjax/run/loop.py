@@ -209,6 +209,9 @@ def look(session: Session, state: train.State, step: int) -> bool:
     period, judge, drawing = session.config.run, session.judge, session.drawing
     try:
         if session.due(period.eval_every, step) and not judge.evaluated(step):
+            if step == 0:
+                told = f"evaluating the encoder before training: {judge.told()}"
+                session.progress.note(told)
             values = judge.evaluate(state)
             session.writer.write(step, values)
             session.progress.note(f"step {step} held out: {held_out(values)}")

@@ -27,7 +27,7 @@ def check_images(config: Config, length: int) -> None:
         if len(images) == 0:
             raise ConfigError(
                 [
-                    f"config.data.source: {source} has no readable held-out image to "
+                    f"config.data.source: {source} has no held-out image to "
                     "evaluate and draw; add images, or set config.data.holdout_fraction"
                     " above 0, or config.eval_every and config.picture_every to 0"
                 ]
@@ -78,7 +78,7 @@ def check_labels(config: Config) -> None:
 
 def check_masks(config: Config) -> None:
     """Refuses masks with more classes than scores, where that is known before."""
-    found = data.mask_classes(config.data)
+    found = len(data.mask_names(config.data))
     if found > config.mask_values:
         raise ConfigError(
             [

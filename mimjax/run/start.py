@@ -50,28 +50,27 @@ def warm(config: Config, state: train.State, progress: Progress) -> train.State:
         state, found = warmstart.begin(state, origin, config.run.init_scope, encoder)
     except (BadFileError, warmstart.NothingFitsError) as error:
         raise ConfigError([f"config.init_from: {error}"]) from None
+    lost = found["missing"] + found["shape"]
+    # Behind a mean of patches files have another norm; a fresh one scales nothing.
+    fresh = [n for n in lost if n not in ("encoder/norm/scale", "encoder/norm/bias")]
+    random = trainable.frozen_among(config.optim, state.params, fresh)
+    why = ""
+    if any(name.startswith("encoder/") for name in fresh):
+        why = warmstart.unlike(origin.encoder, encoder)
+    if random and not why:
+        first = [f"{name} of {shape}" for name, shape in random.items()][:2]
+        more = f" and {len(random) - 2} more" if len(random) > 2 else ""
+        why = f"no {', '.join(first)}{more} there"
+    if random:
+        frozen = f"config.optim.frozen={config.optim.frozen}"
+        told = f"{source}: {why}, which would stay random under {frozen}"
+        raise ConfigError([f"config.init_from: {told}"])
     matched = len(found["matched"])
-    wanted = matched + len(found["missing"]) + len(found["shape"])
-    progress.note(f"started from {source}: {matched} of {wanted} arrays matched")
+    told = f"started from {source}: {matched} of {matched + len(lost)} arrays matched"
+    progress.note(f"{told}; {why}" if why else told)
     for kind in ("resized", "missing", "shape", "unexpected"):
         for name in found[kind]:
             progress.note(f"  {kind}: {name}")
-    # Behind a mean of patches files have another norm; a fresh one scales nothing.
-    norm = ("encoder/norm/scale", "encoder/norm/bias")
-    fresh = [name for name in found["missing"] if name not in norm] + found["shape"]
-    random = trainable.frozen_among(config.optim, state.params, fresh)
-    if random:
-        some = ", ".join(
-            f"{name} of {shape}" for name, shape in list(random.items())[:2]
-        )
-        more = f" and {len(random) - 2} more" if len(random) > 2 else ""
-        raise ConfigError(
-            [
-                f"config.init_from: {source} has no {some}{more}, which would stay "
-                f"random under config.optim.frozen={config.optim.frozen} (the fields "
-                "of config.encoder must be those of that model)"
-            ]
-        )
     return state
 
 

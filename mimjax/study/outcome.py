@@ -1,10 +1,8 @@
 """What a run has come to, as the files of its workdir tell."""
 
-import json
-import pathlib
 from typing import Any
 
-from mimjax.metrics import Record, read_metrics
+from mimjax.metrics import Record, read_json, read_metrics
 from mimjax.run.workdir import RECORD
 from mimjax.study.plan import Run
 
@@ -15,15 +13,7 @@ FIGURES = ("eval/loss", "eval/accuracy", "eval/knn", "eval/linear")
 
 def facts(run: Run) -> dict[str, Any]:
     """What run.json holds; empty where there is none or it is torn."""
-    return read(run.folder / RECORD)
-
-
-def read(path: pathlib.Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none or it is torn."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    return read_json(run.folder / RECORD)
 
 
 def finished(run: Run) -> bool:

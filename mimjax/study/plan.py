@@ -15,6 +15,7 @@ from mimjax.schema import ConfigError, called, shown
 
 NAME = re.compile(r"[\w=+-][\w.=+-]*(/[\w=+-][\w.=+-]*)*")
 EXAMPLE = "('configs/NAME.py', {'optim.base_lr': 1e-3})"
+VALUES = bool | int | float | str | tuple | list  # what a field may be given
 PAIRS = {
     "TABLE": "a dict of column: (second part of the runs' names, value), such as "
     "{'fine-tuned': ('finetune', 'eval/accuracy')}",
@@ -69,13 +70,17 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A study file in a workdir: its runs in order, and what is made of them."""
+    """A study file in a workdir: its runs in order, and what is made of them.
+
+    `found` is what is wrong with it, apart from what each run asks for.
+    """
 
     file: str
     workdir: pathlib.Path
     runs: dict[str, Run]
     table: dict[str, tuple[str, str]]
     scaling: tuple[str, str] | None
+    found: list[str]
 
     def only(self, prefix: str) -> "Study":
         """The runs whose names begin so, and those that they need.
@@ -86,7 +91,7 @@ class Study:
         if not wanted:
             known = ", ".join(dict.fromkeys(run.row for run in self.runs.values()))
             told = f"--only: no run begins with {prefix!r}; names begin with {known}"
-            raise ConfigError([told])
+            raise ConfigError(self.found or [told])
         # What a run needs comes before it.
         for run in reversed(self.runs.values()):
             if run.name in wanted:
@@ -96,35 +101,33 @@ class Study:
 
 
 def load(file: str, workdir: pathlib.Path) -> Study:
-    """The study of a file, its names and references checked.
-
-    Raises ConfigError with every problem there is.
-    """
+    """The study of a file, not yet checked; raises ConfigError where it is none."""
     module, given = called(file, "get_study")
     if not isinstance(given, dict) or not given:
         told = f"get_study of {file} must return a dict of name: {EXAMPLE}"
         raise ConfigError([f"--config: {told}"])
     found, runs = [], {}
     for name, value in given.items():
-        lines = run_problems(name, value, list(runs), list(given))
-        found += [f"{name}: {line}" for line in lines]
+        lines = entry_problems(name, value, list(given))
         if not lines:
             config_file, changes = value
-            runs[name] = Run(name, config_file, changes, workdir / name)
+            run = Run(name, config_file, changes, workdir / name)
+            lines = change_problems(run, list(runs), list(given))
+            runs[name] = run
+        found += [f"{name}: {line}" for line in lines]
     table, scaling = (getattr(module, name, None) for name in ("TABLE", "SCALING"))
     parts = {run.part for run in runs.values()}
     if table is not None:
-        found += [f"TABLE: {line}" for line in table_problems(table, parts)]
+        lines = table_problems(table, parts)
+        found += [f"TABLE: {line}" for line in lines]
+        table = {} if lines else table
     if scaling is not None and not pair(scaling):
         found.append(f"SCALING: {shown(scaling)} is not {PAIRS['SCALING']}")
-    if found:
-        raise ConfigError(found)
-    return Study(file, workdir, runs, table or {}, scaling)
+        scaling = None
+    return Study(file, workdir, runs, table or {}, scaling, found)
 
 
-def run_problems(
-    name: Any, value: Any, before: list[str], names: list[Any]
-) -> list[str]:
+def entry_problems(name: Any, value: Any, names: list[Any]) -> list[str]:
     """What is wrong with one entry of a study, given the names of all of them."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
         return ["is not a name like 'mae/finetune/seed0'"]
@@ -137,9 +140,14 @@ def run_problems(
         and all(isinstance(field, str) for field in value[1])
     ):
         return [f"{shown(value)} is not a config file and changes: {EXAMPLE}"]
-    found, run = [], Run(name, value[0], value[1], pathlib.Path())
+    return []
+
+
+def change_problems(run: Run, before: list[str], names: list[Any]) -> list[str]:
+    """What is wrong with the changes of a run, given the names of all of them."""
+    found = []
     for field, change in run.changes.items():
-        if not isinstance(change, bool | int | float | str | tuple | list):
+        if not isinstance(change, VALUES):
             found.append(f"config.{field}: {shown(change)} is no value of a field")
     for field, other in run.needs.items():
         if other in before:
@@ -169,7 +177,7 @@ def table_problems(table: Any, parts: set[str]) -> list[str]:
 
 
 def check(study: Study) -> None:
-    """Raises ConfigError with all that would keep a run from starting.
+    """Raises ConfigError with all that would keep the runs from starting.
 
     What a run builds on may not be there yet; everything else is looked at as the run
     itself would.
@@ -178,8 +186,9 @@ def check(study: Study) -> None:
     for run in study.runs.values():
         for line in start_problems(study, run):
             found.setdefault(line, []).append(run.name)
-    if found:
-        raise ConfigError([f"{several(names)}: {x}" for x, names in found.items()])
+    lines = [f"{several(names)}: {line}" for line, names in found.items()]
+    if study.found or lines:
+        raise ConfigError(study.found + lines)
 
 
 def start_problems(study: Study, run: Run) -> Iterable[str]:
@@ -187,8 +196,10 @@ def start_problems(study: Study, run: Run) -> Iterable[str]:
     try:
         wanted = config.resolve(run.file, run.texts(study.workdir), None)
     except ConfigError as error:
-        builds_on = tuple(f"config.{field}: " for field in run.needs)
-        return [x for x in error.problems if not x.startswith(builds_on)]
+        changes = run.changes.items()
+        seen = [f for f, x in changes if f in run.needs or not isinstance(x, VALUES)]
+        told = tuple(f"config.{field}: " for field in seen)
+        return [line for line in error.problems if not line.startswith(told)]
     path = run.folder / "config.json"
     if not path.exists() or not (run.folder / METRICS).exists():
         return []

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mimjax.metrics import replacing
+from mimjax.metrics import read_json, replacing
 from mimjax.report.progress import duration
 from mimjax.run.workdir import write
 from mimjax.study import outcome, runner
@@ -103,7 +103,7 @@ def columns(study: Study) -> tuple[list[str], list[list[str]]]:
 
 def lengths(runs: Iterable[Run]) -> list[str]:
     """Steps, batch sizes and seeds of runs, as far as they have begun."""
-    configs = [outcome.read(run.folder / "config.json") for run in runs]
+    configs = [read_json(run.folder / "config.json") for run in runs]
     facts = [outcome.facts(run) for run in runs]
     steps = {known["steps"] for known in facts if known}
     batch = {given["batch_size"] for given in configs if given}
@@ -113,7 +113,7 @@ def lengths(runs: Iterable[Run]) -> list[str]:
 
 def circumstances(study: Study) -> list[tuple[str, str]]:
     """How many runs have finished, how long all took, on what, with which versions."""
-    record = outcome.read(study.workdir / runner.RECORD).get("runs", {})
+    record = read_json(study.workdir / runner.RECORD).get("runs", {})
     seconds = sum(run["seconds"] for n, run in record.items() if n in study.runs)
     done = [run for run in study.runs.values() if outcome.finished(run)]
     found = [

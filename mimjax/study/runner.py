@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from mimjax.metrics import read_json
 from mimjax.report.progress import duration
 from mimjax.run.stop import STOPPED
 from mimjax.run.workdir import write
@@ -70,7 +71,7 @@ def run(study: Study, command: list[str], told: Callable[[], None]) -> int:
     has failed. A run that needs a failed one is not started.
     """
     child, failed = Child(), {}
-    record = outcome.read(study.workdir / RECORD)
+    record = read_json(study.workdir / RECORD)
     record = {"runs": {}, **record, "command": command}
     total = len(study.runs)
     with child.listening():

@@ -10,6 +10,7 @@ import statistics
 
 import numpy as np
 
+from mimjax.metrics import read_json
 from mimjax.study import fits, outcome
 from mimjax.study.plan import Run, Study
 
@@ -74,7 +75,7 @@ def left_out(study: Study) -> list[str]:
 
 def sizes(run: Run) -> tuple[int, int, int]:
     """Parameters, images and FLOPs of a run that has finished."""
-    known, config = outcome.facts(run), outcome.read(run.folder / "config.json")
+    known, config = outcome.facts(run), read_json(run.folder / "config.json")
     drawn = known["steps"] * config["batch_size"]
     return (
         known["parameters"]["encoder"],

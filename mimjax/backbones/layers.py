@@ -116,28 +116,17 @@ class Attention(nn.Module):
             dtype=spec.dtype,
             name="qkv",
         )(x)
-        qkv = by_sample(qkv)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if spec.qkv_bias == "qv":
             zeros = nn.initializers.zeros
-            q = q + self.param("q_bias", zeros, shape).astype(spec.dtype)
-            v = v + self.param("v_bias", zeros, shape).astype(spec.dtype)
-        scores = jnp.einsum(
-            "bqah,bkah->baqk",
-            q * shape[1] ** -0.5,
-            k,
-            preferred_element_type=jnp.float32,
-        )
-        if bias is not None:
-            groups = scores.reshape(-1, *bias.shape) + bias
-            scores = groups.reshape(scores.shape)
-        if attn_mask is not None:
-            lowest = jnp.finfo(jnp.float32).min
-            scores = jnp.where(attn_mask[:, None], scores, lowest)
-        weights = jax.nn.softmax(scores).astype(spec.dtype)
-        # For those who ask what happens inside (evaluate/inside.py); else not kept.
-        self.sow("intermediates", "attention", weights)
-        mixed = by_sample(jnp.einsum("baqk,bkah->bqah", weights, v))
+            q_bias, v_bias = (self.param(f"{n}_bias", zeros, shape) for n in "qv")
+            biases = jnp.stack([q_bias, jnp.zeros(shape), v_bias])
+            qkv = qkv + biases.astype(spec.dtype)
+        qkv = by_sample(qkv)
+        # For those who ask what happens inside (evaluate/inside.py).
+        if self.is_mutable_collection("intermediates"):
+            shares, total = primitives.weights(qkv, bias, attn_mask)
+            self.sow("intermediates", "attention", shares / total)
+        mixed = by_sample(primitives.attend(qkv, bias, attn_mask))
         return Dense(
             (spec.width,),
             axes=2,

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 def wide(x: Array) -> Array:
@@ -139,3 +139,73 @@ def _layer_norm_back(
 
 
 layer_norm.defvjp(_layer_norm, _layer_norm_back)
+
+
+def weights(
+    qkv: Float[Array, "B T 3 A h"],
+    bias: Float[Array, "n A T T"] | None,
+    allowed: Bool[Array, "B T T"] | None,
+) -> tuple[Float[Array, "B A T T"], Float[Array, "B A T 1"]]:
+    """What every query takes of each key, and the float32 sum that divides it.
+
+    Of a row the largest is 1. Scores and softmax are float32; sample i takes row i mod
+    n of the bias.
+    """
+    q, k, _ = qkv.transpose(2, 0, 3, 1, 4)
+    scores = _batched("baqh,bakh->baqk", q * q.dtype.type(q.shape[-1] ** -0.5), k)
+    if bias is not None:
+        groups = scores.reshape(-1, *bias.shape) + bias
+        scores = groups.reshape(scores.shape)
+    if allowed is not None:
+        lowest = jnp.finfo(scores.dtype).min
+        scores = jnp.where(allowed[:, None], scores, lowest)
+    shares = jnp.exp(scores - scores.max(axis=-1, keepdims=True)).astype(qkv.dtype)
+    return shares, wide(shares).sum(axis=-1, keepdims=True)
+
+
+def _batched(axes: str, x: Array, y: Array) -> Array:
+    kind = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.einsum(axes, x, y, preferred_element_type=kind)
+
+
+@jax.custom_vjp
+def attend(
+    qkv: Float[Array, "B T 3 A h"],
+    bias: Float[Array, "n A T T"] | None,
+    allowed: Bool[Array, "B T T"] | None,
+) -> Float[Array, "B T A h"]:
+    """Softmax attention of all heads; `bias` and `allowed` as `weights` takes them.
+
+    The division by the sum comes after the values are mixed, and the way back needs no
+    sum over keys (as in arXiv 2205.14135, appendix B). Axes are moved of all three at
+    once: of one alone XLA on CPU makes part of the product, in float32.
+    """
+    return _attend(qkv, bias, allowed)[0]
+
+
+def _attend(qkv: Array, bias: Any, allowed: Any) -> tuple[Array, Any]:
+    shares, total = weights(qkv, bias, allowed)
+    v = qkv.transpose(2, 0, 3, 1, 4)[2]
+    mixed = _batched("baqk,bakh->baqh", shares, v) / total
+    mixed = mixed.astype(qkv.dtype).transpose(0, 2, 1, 3)
+    return mixed, (qkv, bias, shares, total, mixed)
+
+
+def _attend_back(kept: Any, g: Array) -> tuple[Array, Any, None]:
+    qkv, bias, shares, total, mixed = kept
+    q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+    scale, part = qkv.shape[-1] ** -0.5, g.transpose(0, 2, 1, 3)
+    along = (wide(g) * wide(mixed)).sum(axis=-1).transpose(0, 2, 1)[..., None]
+    slope = (_batched("baqh,bakh->baqk", part, v) - along) * (wide(shares) / total)
+    d_scores = slope.astype(qkv.dtype)
+    dq = _batched("baqk,bakh->baqh", d_scores, k) * scale
+    dk = _batched("baqk,baqh->bakh", d_scores, q * q.dtype.type(scale))
+    dv = _batched("baqk,baqh->bakh", shares, (part / total).astype(qkv.dtype))
+    d_qkv = jnp.stack([dq, dk, dv]).astype(qkv.dtype).transpose(1, 3, 0, 2, 4)
+    d_bias = None
+    if bias is not None:
+        d_bias = slope.reshape(-1, *bias.shape).sum(axis=0)
+    return d_qkv, d_bias, None
+
+
+attend.defvjp(_attend, _attend_back)

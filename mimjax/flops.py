@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.interpreters import partial_eval
 
 # FLOP/s of one device by words of its device_kind; the longest entry that fits wins.
 # Up to TPU v3, and again on TPU7x, a chip shows as two devices.
@@ -98,7 +99,10 @@ def matmul_flops(fn: Callable[..., Any], *args: Any) -> int:
       fn: traced, not run.
       *args: pytrees of arrays or of jax.ShapeDtypeStruct.
     """
-    return _count(jax.make_jaxpr(fn)(*args).jaxpr)
+    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
+    # Without what no result needs, as the compiler leaves it out.
+    used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _count(used)
 
 
 def _count(jaxpr: Jaxpr) -> int:

@@ -1,13 +1,15 @@
 """A transformer layer: attention and MLP."""
 
 import dataclasses
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mimjax.backbones import starts
+from mimjax.backbones import primitives, starts
 from mimjax.sharding import by_sample
 
 
@@ -37,9 +39,56 @@ class Spec:
     dtype: str = "float32"
 
 
-def layer_norm(eps: float, dtype: str, name: str | None = None) -> nn.LayerNorm:
-    """LayerNorm with float32 statistics in two passes, as PyTorch computes them."""
-    return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
+class LayerNorm(nn.Module):
+    """LayerNorm over the last axis, with a scale and a bias."""
+
+    eps: float
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*s D"]) -> Float[Array, "*s D"]:
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        scale, bias = jnp.asarray(scale), jnp.asarray(bias)
+        return primitives.layer_norm(x.astype(self.dtype), scale, bias, self.eps)
+
+
+def layer_norm(eps: float, dtype: str, name: str | None = None) -> LayerNorm:
+    """The norm of a stack."""
+    return LayerNorm(eps, dtype, name=name)
+
+
+class Dense(nn.Module):
+    """A dense layer over the last `axes` of what comes in, to `shape`.
+
+    Its parameters are those of flax's: a kernel [*in, *shape], which starts as the
+    matrix it is used as, and a bias [*shape]. Products are of `dtype`, in which the
+    result comes out; sums, the bias among them, are float32.
+    """
+
+    shape: tuple[int, ...]
+    kernel_init: starts.Init
+    bias_init: starts.Init = nn.initializers.zeros
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    axes: int = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b_c"]) -> Float[Array, "*b_d"]:
+        inner = x.shape[x.ndim - self.axes :]
+        flat = math.prod(inner), math.prod(self.shape)
+
+        def start(key: Array, shape: tuple[int, ...]) -> Array:
+            return jnp.reshape(self.kernel_init(key, flat), shape)
+
+        kernel = self.param("kernel", start, (*inner, *self.shape))
+        y: Array = primitives.linear(
+            x.astype(self.dtype), jnp.asarray(kernel), self.axes
+        )
+        if self.use_bias:
+            y = y + self.param("bias", self.bias_init, self.shape)
+        return y.astype(self.dtype)
 
 
 class Attention(nn.Module):
@@ -60,38 +109,27 @@ class Attention(nn.Module):
     ) -> Float[Array, "B T D"]:
         spec = self.spec
         shape = (spec.heads, spec.width // spec.heads)
-        qkv = nn.DenseGeneral(
+        qkv = Dense(
             (3, *shape),
             use_bias=spec.qkv_bias == "all",
             kernel_init=spec.start.qkv,
             dtype=spec.dtype,
             name="qkv",
         )(x)
-        qkv = by_sample(qkv)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if spec.qkv_bias == "qv":
             zeros = nn.initializers.zeros
-            q = q + self.param("q_bias", zeros, shape).astype(spec.dtype)
-            v = v + self.param("v_bias", zeros, shape).astype(spec.dtype)
-        scores = jnp.einsum(
-            "bqah,bkah->baqk",
-            q * shape[1] ** -0.5,
-            k,
-            preferred_element_type=jnp.float32,
-        )
-        if bias is not None:
-            groups = scores.reshape(-1, *bias.shape) + bias
-            scores = groups.reshape(scores.shape)
-        if attn_mask is not None:
-            lowest = jnp.finfo(jnp.float32).min
-            scores = jnp.where(attn_mask[:, None], scores, lowest)
-        weights = jax.nn.softmax(scores).astype(spec.dtype)
-        # For those who ask what happens inside (evaluate/inside.py); else not kept.
-        self.sow("intermediates", "attention", weights)
-        mixed = by_sample(jnp.einsum("baqk,bkah->bqah", weights, v))
-        return nn.DenseGeneral(
-            spec.width,
-            axis=(-2, -1),
+            q_bias, v_bias = (self.param(f"{n}_bias", zeros, shape) for n in "qv")
+            biases = jnp.stack([q_bias, jnp.zeros(shape), v_bias])
+            qkv = qkv + biases.astype(spec.dtype)
+        qkv = by_sample(qkv)
+        # For those who ask what happens inside (evaluate/inside.py).
+        if self.is_mutable_collection("intermediates"):
+            shares, total = primitives.weights(qkv, bias, attn_mask)
+            self.sow("intermediates", "attention", shares / total)
+        mixed = by_sample(primitives.attend(qkv, bias, attn_mask))
+        return Dense(
+            (spec.width,),
+            axes=2,
             use_bias=spec.bias,
             kernel_init=spec.start.branch_end(number),
             bias_init=spec.start.out_bias(spec.width),
@@ -112,8 +150,8 @@ class Mlp(nn.Module):
         spec = self.spec
 
         def dense(x: Array, features: int, kernel: starts.Init, name: str) -> Array:
-            return nn.Dense(
-                features,
+            return Dense(
+                (features,),
                 use_bias=spec.bias,
                 kernel_init=kernel,
                 bias_init=spec.start.mlp_bias(x.shape[-1]),
@@ -127,7 +165,7 @@ class Mlp(nn.Module):
             gate, x = jnp.split(x, 2, axis=-1)
             x = nn.silu(gate) * x
         else:
-            x = nn.gelu(x, approximate=spec.gelu_tanh)
+            x = nn.gelu(x) if spec.gelu_tanh else primitives.gelu(x)
         x = dropout(spec)(x, deterministic=not train)
         return dense(x, spec.width, spec.start.branch_end(number), "down")
 

@@ -147,8 +147,8 @@ class Encoder(nn.Module, backbones.Patched):
 
     def setup(self) -> None:
         start = starts.STARTS[self.start]
-        self.patch = nn.Dense(
-            self.width,
+        self.patch = layers.Dense(
+            (self.width,),
             kernel_init=start.patch,
             bias_init=start.patch_bias(self.patch_values),
             dtype=self.dtype,

@@ -103,8 +103,8 @@ class Merge(nn.Module):
         x = x.reshape(-1, rows * columns, 4 * width)
         x = layers.layer_norm(self.norm_eps, self.dtype, "norm")(x)
         normal = starts.STARTS["swin"].dense
-        return nn.Dense(
-            2 * width,
+        return layers.Dense(
+            (2 * width,),
             use_bias=False,
             kernel_init=normal,
             dtype=self.dtype,

@@ -107,14 +107,12 @@ class Objective(nn.Module):
     def setup(self) -> None:
         encoder = self.encoder
         xavier = nn.initializers.xavier_uniform()
-        self.head_pred = nn.Dense(
-            encoder.patch_values, kernel_init=xavier, dtype=jnp.float32
+        self.head_pred = layers.Dense(
+            (encoder.patch_values,), xavier, dtype=jnp.float32
         )
         if self.head == "none":
             return
-        self.head_embed = nn.Dense(
-            self.head_width, kernel_init=xavier, dtype=encoder.dtype
-        )
+        self.head_embed = layers.Dense((self.head_width,), xavier, dtype=encoder.dtype)
         attends = self.head == "transformer"
         # No biases inside the head, expansion 4, a GELU (section 3.3).
         spec = dataclasses.replace(

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mimjax import frozen, masking, tokenizers
-from mimjax.backbones import starts, vit
+from mimjax.backbones import layers, starts, vit
 from mimjax.objectives import dvae
 from mimjax.tokenizers.dvae import Encoder
 
@@ -59,10 +59,8 @@ class Objective(tokenizers.Predicted, nn.Module):
         start = starts.STARTS[self.encoder.start]
         shape = (1, 1, self.encoder.width)
         self.mask_token = self.param("mask_token", start.cls, shape)
-        self.head = nn.Dense(
-            self.teacher.objective.num_codes,
-            kernel_init=start.dense,
-            dtype=jnp.float32,
+        self.head = layers.Dense(
+            (self.teacher.objective.num_codes,), start.dense, dtype=jnp.float32
         )
         self.teacher.declare(self, "tokenizer", tokenizers.read_and_drawn)
 

@@ -107,8 +107,8 @@ class Objective(tokenizers.Predicted, nn.Module):
 
     def setup(self) -> None:
         encoder = self.encoder
-        self.decoder_embed = nn.Dense(
-            self.decoder_width,
+        self.decoder_embed = layers.Dense(
+            (self.decoder_width,),
             kernel_init=nn.initializers.xavier_uniform(),
             dtype=encoder.dtype,
         )
@@ -131,8 +131,8 @@ class Objective(tokenizers.Predicted, nn.Module):
         )
         self.decoder_norm = layers.layer_norm(encoder.norm_eps, encoder.dtype)
         codes = self.teacher.objective.num_codes if self.tokenizer else 0
-        self.decoder_pred = nn.Dense(
-            codes or encoder.patch_values,
+        self.decoder_pred = layers.Dense(
+            (codes or encoder.patch_values,),
             kernel_init=nn.initializers.xavier_uniform(),
             dtype=jnp.float32,
         )

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from mimjax import masking, patches
-from mimjax.backbones import starts, swin, vit
+from mimjax.backbones import layers, starts, swin, vit
 
 
 class Objective(nn.Module):
@@ -80,8 +80,8 @@ class Objective(nn.Module):
         self.mask_token = self.param("mask_token", start.cls, (1, 1, encoder.width))
         # The official 1 x 1 convolution starts as PyTorch's do. Its pixel shuffle is
         # the order of the columns here.
-        self.decoder = nn.Dense(
-            encoder.cell[0] * encoder.cell[1] * encoder.channels,
+        self.decoder = layers.Dense(
+            (encoder.cell[0] * encoder.cell[1] * encoder.channels,),
             kernel_init=starts.torch_dense,
             bias_init=starts.uniform_fan_in(encoder.out_width),
             dtype=jnp.float32,

@@ -83,12 +83,11 @@ class Dense(nn.Module):
             return jnp.reshape(self.kernel_init(key, flat), shape)
 
         kernel = self.param("kernel", start, (*inner, *self.shape))
-        y: Array = primitives.linear(
-            x.astype(self.dtype), jnp.asarray(kernel), self.axes
-        )
+        bias = None
         if self.use_bias:
-            y = y + self.param("bias", self.bias_init, self.shape)
-        return y.astype(self.dtype)
+            bias = jnp.asarray(self.param("bias", self.bias_init, self.shape))
+        x, kernel = x.astype(self.dtype), jnp.asarray(kernel)
+        return primitives.linear(x, kernel, bias, self.axes)
 
 
 class Attention(nn.Module):

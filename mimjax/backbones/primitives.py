@@ -27,32 +27,43 @@ def product(x: Array, y: Array, over_x: Any, over_y: Any) -> Array:
     return jax.lax.dot_general(x, y, (axes, ((), ())), preferred_element_type=kind)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def linear(
-    x: Float[Array, "*b_c"], kernel: Float[Array, "*c_d"], axes: int = 1
+    x: Float[Array, "*b_c"],
+    kernel: Float[Array, "*c_d"],
+    bias: Float[Array, "*d"] | None,
+    axes: int = 1,
 ) -> Float[Array, "*b_d"]:
-    """x times kernel over the last `axes` of x and the first of the kernel, in float32.
+    """x times kernel over the last `axes` of x and the first of the kernel, plus bias.
 
-    Both are multiplied in the type of x; so are the gradient and either of them. The
-    gradient of the kernel is float32 as the kernel is.
+    The result is of the type of x, and so are the factors of all products; sums are
+    float32, and so are the gradients of kernel and bias.
     """
-    return _linear(x, kernel, axes)[0]
+    return _linear(x, kernel, bias, axes)[0]
 
 
-def _linear(x: Array, kernel: Array, axes: int) -> tuple[Array, tuple[Array, Array]]:
+def _linear(x: Array, kernel: Array, bias: Any, axes: int) -> tuple[Array, Any]:
     y = product(x, kernel.astype(x.dtype), range(x.ndim - axes, x.ndim), range(axes))
-    return y, (x, kernel)
+    y = y if bias is None else y + bias
+    return y.astype(x.dtype), (x, kernel, bias is not None or None)
 
 
-def _linear_back(
-    axes: int, kept: tuple[Array, Array], dy: Array
-) -> tuple[Array, Array]:
-    x, kernel = kept
+def _linear_back(axes: int, kept: Any, dy: Array) -> tuple[Array, Array, Any]:
+    x, kernel, has_bias = kept
     lead = x.ndim - axes
-    dy = dy.astype(x.dtype)
     out = range(lead, dy.ndim), range(axes, kernel.ndim)
     dx = product(dy, kernel.astype(x.dtype), *out).astype(x.dtype)
-    return dx, _kernel_gradient(x, dy, lead).reshape(kernel.shape)
+    d_kernel = _kernel_gradient(x, dy, lead).reshape(kernel.shape)
+    return dx, d_kernel, None if has_bias is None else _rows_sum(dy, lead)
+
+
+def _rows_sum(dy: Array, lead: int) -> Array:
+    """The sum over leading axes, as a product with a few rows of ones.
+
+    A sum XLA on CPU computes column by column, and with it anew all that makes dy.
+    """
+    ones = jnp.ones((4, *dy.shape[:lead]), dy.dtype)
+    return product(ones, dy, range(1, lead + 1), range(lead))[0]
 
 
 def _kernel_gradient(x: Array, dy: Array, lead: int) -> Array:

@@ -1,0 +1,171 @@
+"""The process that measures a model of transformers; it does not import JAX."""
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+from mimjax.bench import clock, ours
+
+# What may decay beside matrices, by our names.
+ALSO = {
+    "cls_token": "cls_token",
+    "mask_token": "mask_token",
+    "pos_embed": "position_embeddings",
+    "relative_table": "relative_position_bias_table",
+}
+
+
+def measure(spec: dict[str, Any]) -> None:
+    """Loads what was prepared, updates for a while, prints what it took."""
+    laps = clock.Laps(spec["spawned"])
+    # It is built for other PyTorches here and there, and nothing needs it.
+    sys.modules.setdefault("torchvision", None)  # pyright: ignore
+    import numpy as np
+    import torch
+    import transformers
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        # As XLA does unasked.
+        torch.set_float32_matmul_precision("high")
+    laps.end("import")
+    folder = pathlib.Path(spec["folder"])
+    facts = json.loads((folder / "facts.json").read_text())
+    model, optimiser = load(folder, facts, spec["attention"], device)
+    given = {
+        name: torch.from_numpy(array).to(device)
+        for name, array in np.load(folder / "batch.npz").items()
+    }
+    laps.end("state")
+    forward = torch.compile(model) if spec["compile"] else model
+    mean, std = (
+        torch.tensor(facts[name], device=device)[:, None, None]
+        for name in ("mean", "std")
+    )
+    half = torch.autocast(
+        device, torch.bfloat16, enabled=facts["dtype"] == "bfloat16"
+    )
+    count = 0
+
+    def update() -> Any:
+        nonlocal count
+        row = min(count, spec["checked"] - 1)
+        for group in optimiser.param_groups:
+            group["lr"] = facts["rates"][row]
+        image = (given["image"].permute(0, 3, 1, 2) / 255 - mean) / std
+        taken = inputs(given, facts["takes"], count % spec["checked"])
+        with half:
+            loss = forward(image, **taken).loss
+        optimiser.zero_grad()
+        loss.backward()
+        if facts["clip"]:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), facts["clip"])
+        optimiser.step()
+        count += 1
+        return loss.detach()
+
+    def marked() -> Any:
+        update()
+        event = torch.cuda.Event() if device == "cuda" else None
+        if event:
+            event.record()
+        return event
+
+    losses = [update().item()]
+    laps.end("first")
+    losses += [update().item() for _ in range(spec["checked"] - 1)]
+    times = clock.paced(marked, lambda e: e and e.synchronize(), spec["time"])
+    memory = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+    clock.answer(
+        laps,
+        times,
+        losses=losses,
+        memory=memory or clock.resident(),
+        probe=probe(torch, getattr(torch, facts["dtype"]), device),
+        versions={
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    )
+
+
+def load(
+    folder: pathlib.Path, facts: dict[str, Any], attention: str, device: str
+) -> tuple[Any, Any]:
+    """The model with the weights of the folder, and its optimiser."""
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    # Some say nothing of it in their configuration, and drop by default.
+    for name in (
+        "drop_path_rate",
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+    ):
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    kind = getattr(transformers, facts["kind"])
+    model, told = kind.from_pretrained(
+        folder,
+        config=config,
+        attn_implementation=attention,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    if any(told.values()):
+        raise ValueError(f"it did not take the weights as they are: {told}")
+    if facts["remat"]:
+        model.gradient_checkpointing_enable()
+    model = model.train().to(device)
+    also = tuple(ALSO[name] for name in facts["decay_also"])
+    decays, rest = [], []
+    for module in model.modules():
+        matrix = isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+        for name, weight in module.named_parameters(recurse=False):
+            if weight.requires_grad:
+                decaying = (matrix and name == "weight") or name in also
+                (decays if decaying else rest).append(weight)
+    count = sum(weight.numel() for weight in decays)
+    if count != facts["decayed"]:
+        raise ValueError(f"{count} numbers decay, not {facts['decayed']}")
+    o = facts["optim"]
+    groups = [{"params": decays}, {"params": rest, "weight_decay": 0.0}]
+    betas = o["b1"], o["b2"]
+    return model, torch.optim.AdamW(
+        groups, betas=betas, eps=o["eps"], weight_decay=o["decay"], fused=True
+    )
+
+
+def inputs(given: dict[str, Any], takes: list[str], row: int) -> dict[str, Any]:
+    """What the model is handed beside the images."""
+    if "noise" in takes:
+        return {"noise": given["noise"][row]}
+    if "label" in takes:
+        return {"labels": given["label"].long()}
+    hidden = given["hidden"][row]
+    found = {"bool_masked_pos": hidden}
+    if "tokens" in takes:
+        found["labels"] = given["tokens"][row].long()[hidden]
+    return found
+
+
+def probe(torch: Any, dtype: Any, device: str) -> float:
+    """FLOP/s of the best of many products of two large matrices."""
+    side = ours.SIDES["gpu" if device == "cuda" else "cpu"]
+    left, right = (
+        torch.randn((side, side), device=device, dtype=dtype) for _ in range(2)
+    )
+
+    def product() -> None:
+        torch.matmul(left, right)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    product()
+    return 2 * side**3 / clock.best(product)
+
+
+if __name__ == "__main__":
+    measure(json.loads(sys.argv[1]))

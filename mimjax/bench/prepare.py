@@ -1,0 +1,136 @@
+"""The process that writes down what a peer starts from: weights, batch, masks, rates.
+
+It prints which model of transformers that is, or why there is none.
+"""
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from mimjax import batches, masking, models, optim, train
+from mimjax.bench import given
+from mimjax.config import Config
+from mimjax.export import folder
+from mimjax.trees import named_leaves
+
+# What each model takes beside the images.
+TAKES = {
+    "ViTMAEForPreTraining": ("noise",),
+    "ViTForMaskedImageModeling": ("hidden",),
+    "SwinForMaskedImageModeling": ("hidden",),
+    "BeitForMaskedImageModeling": ("hidden", "tokens"),
+    "ViTForImageClassification": ("label",),
+    "SwinForImageClassification": ("label",),
+    "BeitForImageClassification": ("label",),
+}
+
+
+class NoPeerError(Exception):
+    """Nothing in transformers is the same model; the message says why, in one line."""
+
+
+def prepare(spec: dict[str, Any]) -> dict[str, Any]:
+    """Writes the folder `spec["folder"]`; returns what is to be known of it."""
+    config, mesh, plan = given.settle(spec)
+    check(config)
+    out = pathlib.Path(spec["folder"])
+    with jax.set_mesh(mesh):
+        state = given.start(config, mesh)
+        batch = given.batch(config, mesh)
+        params = jax.device_get(state.params)
+        model = models.Model(config, {"params": params}, [], 0)
+        try:
+            layout = folder.chosen(model, "transformers")
+        except folder.NoLayoutError as error:
+            raise NoPeerError(str(error)) from None
+        leaves = {"/".join(name) for name in named_leaves(params)}
+        missing = folder.groups(sorted(leaves - folder.held(model, layout)))
+        if missing:
+            raise NoPeerError(f"transformers has no place for {', '.join(missing)}")
+        said = folder.pack(model, layout, out)["config.json"]
+        kind = said["architectures"][0]
+        if kind not in TAKES:
+            raise NoPeerError(f"{kind} of transformers has no loss")
+        arrays = {"image": np.asarray(batch["image"]), "label": np.asarray(batch["label"])}
+        prepared = batches.prepare(batch, plan.mean, plan.std)
+        variables = {"params": state.params, **state.frozen}
+        for name in set(TAKES[kind]) - {"label"}:
+            found = [
+                drawn(name, config, variables, prepared, step)
+                for step in range(spec["checked"])
+            ]
+            arrays[name] = np.stack(found)
+    np.savez(out / "batch.npz", **arrays)
+    o, size = config.optim, config.run.batch_size
+    rates = [
+        optim.schedule(
+            o, peak=o.peak_lr(size), warmup=plan.warmup, steps=plan.steps, step=step
+        )
+        for step in range(spec["checked"])
+    ]
+    facts = {
+        "kind": kind,
+        "takes": TAKES[kind],
+        "mean": np.asarray(plan.mean).tolist(),
+        "std": np.asarray(plan.std).tolist(),
+        "rates": [float(rate) for rate in rates],
+        "optim": {"b1": o.b1, "b2": o.b2, "eps": o.eps, "decay": o.weight_decay},
+        "clip": o.clip,
+        "decay_also": o.decay_also,
+        "decayed": decayed(config, params),
+        "dtype": config.encoder.dtype,
+        "remat": config.encoder.remat != "none",
+    }
+    (out / "facts.json").write_text(json.dumps(facts))
+    return {"kind": kind}
+
+
+def check(config: Config) -> None:
+    """Raises NoPeerError where what is trained, or how, is not to be had there."""
+    objective = config.objective
+    odd = {
+        "config.optim.name": config.optim.name != "adamw",
+        "config.optim.frozen": config.optim.frozen,
+        "config.optim.rates": config.optim.rates,
+        "config.objective.mask_in_encoder": getattr(
+            objective, "mask_in_encoder", False
+        ),
+    }
+    for name, wrong in odd.items():
+        if wrong:
+            raise NoPeerError(f"{name}: the peers have no such thing")
+
+
+def drawn(
+    name: str, config: Config, variables: Any, batch: Any, step: int
+) -> np.ndarray:
+    """What a step draws or computes for itself, as the peer takes it."""
+    objective, rngs = config.objective, train.streams(config.run.seed, step)
+    if name == "tokens":
+        return np.asarray(objective.apply(variables, batch, method="tokens"))
+    size = config.run.batch_size
+    found = objective.apply(variables, size, method="draw", rngs=rngs)
+    if name == "noise":
+        order = np.concatenate([np.asarray(ids) for ids in found], axis=1)
+        return (np.argsort(order, axis=1) / order.shape[1]).astype(np.float32)
+    if hasattr(objective, "grid"):
+        times = config.encoder.cell[0] // config.encoder.patch_size[0]
+        found = masking.spread(found, objective.grid, times)
+    return np.asarray(found)
+
+
+def decayed(config: Config, params: Any) -> int:
+    """How many numbers decay."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return sum(x.size for path, x in leaves if optim.decays(config.optim, path))
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(prepare(json.loads(sys.argv[1]))))
+    except NoPeerError as error:
+        print(json.dumps({"no_peer": str(error)}))

@@ -40,9 +40,7 @@ def settle(spec: dict[str, Any]) -> tuple[Config, jax.sharding.Mesh, train.Plan]
     if spec["alike"]:
         wrong = unlike(found)
         more = [(".".join(place), str(ALIKE[place])) for place in wrong]
-        found = config.resolve(
-            spec["config"], [*changes, *more], None, with_data=False
-        )
+        found = config.resolve(spec["config"], [*changes, *more], None, with_data=False)
         found = cheap(found)
     found, mesh = setup.place(found, jax.devices()[:1])
     return found, mesh, setup.make_plan(found, 1)

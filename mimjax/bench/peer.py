@@ -43,9 +43,7 @@ def measure(spec: dict[str, Any]) -> None:
         torch.tensor(facts[name], device=device)[:, None, None]
         for name in ("mean", "std")
     )
-    half = torch.autocast(
-        device, torch.bfloat16, enabled=facts["dtype"] == "bfloat16"
-    )
+    half = torch.autocast(device, torch.bfloat16, enabled=facts["dtype"] == "bfloat16")
     count = 0
 
     def update() -> Any:
@@ -116,6 +114,9 @@ def load(
     )
     if any(told.values()):
         raise ValueError(f"it did not take the weights as they are: {told}")
+    for name in facts["fixed"]:
+        # Loading makes them trained.
+        model.get_parameter(name).requires_grad_(False)
     if facts["remat"]:
         model.gradient_checkpointing_enable()
     model = model.train().to(device)

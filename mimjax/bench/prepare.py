@@ -14,6 +14,7 @@ import numpy as np
 from mimjax import batches, masking, models, optim, train
 from mimjax.bench import given
 from mimjax.config import Config
+from mimjax.convert import layouts
 from mimjax.export import folder
 from mimjax.trees import named_leaves
 
@@ -55,7 +56,10 @@ def prepare(spec: dict[str, Any]) -> dict[str, Any]:
         kind = said["architectures"][0]
         if kind not in TAKES:
             raise NoPeerError(f"{kind} of transformers has no loss")
-        arrays = {"image": np.asarray(batch["image"]), "label": np.asarray(batch["label"])}
+        arrays = {
+            "image": np.asarray(batch["image"]),
+            "label": np.asarray(batch["label"]),
+        }
         prepared = batches.prepare(batch, plan.mean, plan.std)
         variables = {"params": state.params, **state.frozen}
         for name in set(TAKES[kind]) - {"label"}:
@@ -80,6 +84,7 @@ def prepare(spec: dict[str, Any]) -> dict[str, Any]:
         "rates": [float(rate) for rate in rates],
         "optim": {"b1": o.b1, "b2": o.b2, "eps": o.eps, "decay": o.weight_decay},
         "clip": o.clip,
+        "fixed": sorted(layouts.constants_of(layout, config.objective)),
         "decay_also": o.decay_also,
         "decayed": decayed(config, params),
         "dtype": config.encoder.dtype,

@@ -23,6 +23,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("what", choices=("step",))
     parser.add_argument("--config", help="a file such as those in configs/")
     parser.add_argument("--against", default="", choices=("", "torch"))
+    parser.add_argument(
+        "--ways",
+        default=",".join(step.WAYS),
+        help="how to run it: eager or compile, then its attention",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--out", help="folder for the same as JSON and Markdown")
@@ -35,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
             flags.config,
             changes,
             against=flags.against,
+            ways=flags.ways.split(","),
             rounds=flags.rounds,
             seconds=flags.seconds,
         )

@@ -48,7 +48,9 @@ def measure(spec: dict[str, Any]) -> None:
         laps.end("first")
         losses += [update() for _ in range(spec["checked"] - 1)]
         jax.block_until_ready(losses)
-        times = clock.paced(update, lambda loss: loss.block_until_ready(), spec["time"])
+        times = clock.paced(
+            update, lambda x: x.block_until_ready(), spec["time"], device.platform
+        )
     stats = device.memory_stats() or {}
     clock.answer(
         laps,

@@ -73,7 +73,7 @@ def measure(spec: dict[str, Any]) -> None:
     losses = [update().item()]
     laps.end("first")
     losses += [update().item() for _ in range(spec["checked"] - 1)]
-    times = clock.paced(marked, lambda e: e and e.synchronize(), spec["time"])
+    times = clock.paced(marked, lambda e: e and e.synchronize(), spec["time"], device)
     memory = torch.cuda.max_memory_allocated() if device == "cuda" else 0
     clock.answer(
         laps,

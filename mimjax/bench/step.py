@@ -8,12 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 # Updates whose losses are compared; the peer's masks repeat after as many.
 CHECKED = 8
-# Ways to run the peer; the fastest is measured.
-WAYS = [(c, a) for c in (False, True) for a in ("eager", "sdpa")]
+# Ways to run the peer, and their attention; the fastest is measured.
+WAYS = ("eager-eager", "eager-sdpa", "compile-eager", "compile-sdpa")
 # What setup.keep_memory asks of the C library, for a process that does not call it.
 KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
@@ -48,6 +49,7 @@ def measure(
     changes: list[tuple[str, str]],
     *,
     against: str = "",
+    ways: Sequence[str] = WAYS,
     rounds: int = 3,
     seconds: float = 10.0,
     say: Any = print,
@@ -71,7 +73,7 @@ def measure(
             found = ask("prepare", spec)
             row |= found
             if "no_peer" not in found:
-                peer = fastest(spec, theirs, row, say)
+                peer = fastest(ways, spec, theirs, row, say)
         for number in range(rounds):
             row["ours"].append(ask("ours", spec, **ours))
             if peer:
@@ -81,13 +83,17 @@ def measure(
 
 
 def fastest(
-    spec: dict[str, Any], environment: dict[str, str], row: Answer, say: Any
+    ways: Sequence[str],
+    spec: dict[str, Any],
+    environment: dict[str, str],
+    row: Answer,
+    say: Any,
 ) -> dict[str, Any] | None:
     """The way to run the peer that is fastest in a third of the time; None if none."""
     found, row["ways"] = {}, {}
-    for compiled, attention in WAYS:
-        way = {"compile": compiled, "attention": attention}
-        name = f"{'compile' if compiled else 'eager'}, {attention} attention"
+    for name in ways:
+        mode, _, attention = name.partition("-")
+        way = {"compile": mode == "compile", "attention": attention}
         try:
             asked = {**spec, **way, "time": spec["time"] / 3}
             answer = ask("peer", asked, **environment)

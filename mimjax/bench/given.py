@@ -17,15 +17,15 @@ from mimjax.tokenizers.dvae import Encoder
 ALWAYS = (("steps", "10000"), ("optim.warmup_steps", "0"))
 # What is drawn by chance beside the masks, or is done another way there.
 ALIKE = {
-    ("encoder", "drop_path"): 0.0,
-    ("encoder", "dropout"): 0.0,
-    ("objective", "mixup"): 0.0,
-    ("objective", "cutmix"): 0.0,
-    ("objective", "smoothing"): 0.0,
-    ("objective", "erasing"): 0.0,
-    ("optim", "layer_decay"): 1.0,
-    ("optim", "ema"): 0.0,
-    ("optim", "accumulate"): 1,
+    "encoder.drop_path": 0.0,
+    "encoder.dropout": 0.0,
+    "objective.mixup": 0.0,
+    "objective.cutmix": 0.0,
+    "objective.smoothing": 0.0,
+    "objective.erasing": 0.0,
+    "optim.layer_decay": 1.0,
+    "optim.ema": 0.0,
+    "optim.accumulate": 1,
 }
 
 
@@ -35,21 +35,30 @@ def settle(spec: dict[str, Any]) -> tuple[Config, jax.sharding.Mesh, train.Plan]
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.default_backend() == "cpu":
         setup.keep_memory()
-    changes = [*ALWAYS, *map(tuple, spec["changes"])]
-    found = config.resolve(spec["config"], changes, None, with_data=False)
+    found = resolved(spec, [])
     if spec["alike"]:
-        wrong = unlike(found)
-        more = [(".".join(place), str(ALIKE[place])) for place in wrong]
-        found = config.resolve(spec["config"], [*changes, *more], None, with_data=False)
-        found = cheap(found)
+        found = cheap(
+            resolved(spec, [(name, str(ALIKE[name])) for name in unlike(spec)])
+        )
     found, mesh = setup.place(found, jax.devices()[:1])
     return found, mesh, setup.make_plan(found, 1)
 
 
-def unlike(given: Config) -> dict[tuple[str, str], Any]:
-    """The fields that a comparison sets to ALIKE, and what they are."""
-    values = {place: given.values[place[0]].get(place[1]) for place in ALIKE}
-    return {p: v for p, v in values.items() if v not in (None, ALIKE[p])}
+def resolved(spec: dict[str, Any], more: list[tuple[str, str]]) -> Config:
+    """The config of a measurement, `more` changes on top."""
+    changes = [*ALWAYS, *map(tuple, spec["changes"]), *more]
+    return config.resolve(spec["config"], changes, None, with_data=False)
+
+
+def unlike(spec: dict[str, Any]) -> dict[str, Any]:
+    """The fields that a comparison sets to ALIKE, and what they are otherwise."""
+    values, found = resolved(spec, []).values, {}
+    for name, alike in ALIKE.items():
+        group, _, field = name.partition(".")
+        value = values[group].get(field, alike)
+        if value != alike:
+            found[name] = value
+    return found
 
 
 def cheap(given: Config) -> Config:
@@ -57,7 +66,7 @@ def cheap(given: Config) -> Config:
     if not isinstance(getattr(given.objective, "tokenizer", None), frozen.Model):
         return given
     codes = given.objective.tokenizer.objective.num_codes
-    small = dvae.Objective(Encoder(width=8, blocks=1, num_codes=codes))
+    small = dvae.Objective(Encoder(width=4, groups=1, blocks=1, num_codes=codes))
     objective = given.objective.clone(tokenizer=frozen.Model(small, (0.0,), (1.0,)))
     return dataclasses.replace(given, objective=objective)
 

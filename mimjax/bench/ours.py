@@ -1,22 +1,18 @@
 """The process that measures our own step."""
 
-import json
 import sys
 from typing import Any
 
-from mimjax.bench import clock
-
-# Sides of the matrices of the probe, by platform; elsewhere the largest.
-SIDES = {"cpu": 2048, "gpu": 8192}
+from mimjax.bench import child
 
 
-def measure(spec: dict[str, Any]) -> None:
-    """Starts as a run does, updates for a while, prints what it took."""
-    laps = clock.Laps(spec["spawned"])
+def measure(spec: dict[str, Any]) -> dict[str, Any]:
+    """Starts as a run does and updates for a while."""
+    laps = child.Laps(spec["spawned"])
     import jax
 
     from mimjax import flops, train
-    from mimjax.bench import given
+    from mimjax.bench import given, work
     from mimjax.run import setup
 
     device = jax.devices()[0]
@@ -30,9 +26,9 @@ def measure(spec: dict[str, Any]) -> None:
         laps.end("state")
         spent: list[float] = []
 
-        def heard(event: str, seconds: float, **_: Any) -> None:
+        def heard(event: str, duration_secs: float, **_: Any) -> None:
             if event == "/jax/core/compile/backend_compile_duration":
-                spent.append(seconds)
+                spent.append(duration_secs)
 
         jax.monitoring.register_event_duration_secs_listener(heard)
         step = train.compile_step(config, plan, mesh)
@@ -48,42 +44,44 @@ def measure(spec: dict[str, Any]) -> None:
         laps.end("first")
         losses += [update() for _ in range(spec["checked"] - 1)]
         jax.block_until_ready(losses)
-        times = clock.paced(
-            update, lambda x: x.block_until_ready(), spec["time"], device.platform
+        times = child.paced(
+            update, lambda x: x.block_until_ready(), spec["seconds"], device.platform
         )
-    stats = device.memory_stats() or {}
-    clock.answer(
-        laps,
-        times,
-        losses=[float(loss) for loss in losses],
-        memory=stats.get("peak_bytes_in_use") or clock.resident(),
-        batch=config.run.batch_size,
-        flops=setup.step_flops(config, plan, mesh),
-        peak=flops.peak_flops(device),
-        probe=probe(config.encoder.dtype),
-        device=device.device_kind,
-        platform=device.platform,
-        versions={"jax": jax.__version__},
-        tensorflow="tensorflow" in sys.modules,
-    )
+    size, stats = config.run.batch_size, device.memory_stats() or {}
+    traced = setup.step_flops(config, plan, mesh)
+    formula = work.training(config)
+    return {
+        **times,
+        "start": laps.seconds,
+        "losses": [float(loss) for loss in losses],
+        "memory": stats.get("peak_bytes_in_use") or child.resident(),
+        "batch": size,
+        "dtype": config.encoder.dtype,
+        # By the formulas; as traced, which counts a tokenizer, where there is none.
+        "flops": formula * size if formula else traced,
+        "traced": traced,
+        "apart": traced - (work.traced(config) or 0) * size if formula else 0,
+        "peak": flops.peak_flops(device),
+        "probe": probe(config.encoder.dtype),
+        "tensorflow": "tensorflow" in sys.modules,
+    }
 
 
 def probe(dtype: str) -> float:
-    """FLOP/s of the best of many products of two large matrices."""
+    """FLOP/s of products of two large matrices."""
     import jax
     import jax.numpy as jnp
 
     platform = jax.default_backend()
-    side = SIDES.get(platform, max(SIDES.values()))
+    side = child.SIDES.get(platform, 8192)
     left, right = (
         jax.random.normal(jax.random.key(n), (side, side), dtype) for n in (0, 1)
     )
     # XLA on CPU is twice as fast where the sum is not rounded.
     out = jnp.float32 if platform == "cpu" else jnp.dtype(dtype)
     product = jax.jit(lambda x, y: jnp.matmul(x, y, preferred_element_type=out))
-    product(left, right).block_until_ready()
-    return 2 * side**3 / clock.best(lambda: product(left, right).block_until_ready())
+    return child.probed(lambda: product(left, right).block_until_ready(), side)
 
 
 if __name__ == "__main__":
-    measure(json.loads(sys.argv[1]))
+    child.main(measure)

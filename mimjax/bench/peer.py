@@ -3,9 +3,9 @@
 import json
 import pathlib
 import sys
-from typing import Any
+from typing import Any, cast
 
-from mimjax.bench import clock, ours
+from mimjax.bench import child
 
 # What may decay beside matrices, by our names.
 ALSO = {
@@ -16,11 +16,11 @@ ALSO = {
 }
 
 
-def measure(spec: dict[str, Any]) -> None:
-    """Loads what was prepared, updates for a while, prints what it took."""
-    laps = clock.Laps(spec["spawned"])
+def measure(spec: dict[str, Any]) -> dict[str, Any]:
+    """Loads what was prepared and updates for a while."""
+    laps = child.Laps(spec["spawned"])
     # It is built for other PyTorches here and there, and nothing needs it.
-    sys.modules.setdefault("torchvision", None)  # pyright: ignore
+    sys.modules.setdefault("torchvision", cast(Any, None))
     import numpy as np
     import torch
     import transformers
@@ -32,7 +32,10 @@ def measure(spec: dict[str, Any]) -> None:
     laps.end("import")
     folder = pathlib.Path(spec["folder"])
     facts = json.loads((folder / "facts.json").read_text())
-    model, optimiser = load(folder, facts, spec["attention"], device)
+    kind = getattr(transformers, facts["kind"])
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model, optimiser = load(folder, facts, kind, config, spec["attention"])
+    model.to(device)
     given = {
         name: torch.from_numpy(array).to(device)
         for name, array in np.load(folder / "batch.npz").items()
@@ -73,29 +76,25 @@ def measure(spec: dict[str, Any]) -> None:
     losses = [update().item()]
     laps.end("first")
     losses += [update().item() for _ in range(spec["checked"] - 1)]
-    times = clock.paced(marked, lambda e: e and e.synchronize(), spec["time"], device)
-    memory = torch.cuda.max_memory_allocated() if device == "cuda" else 0
-    clock.answer(
-        laps,
-        times,
-        losses=losses,
-        memory=memory or clock.resident(),
-        probe=probe(torch, getattr(torch, facts["dtype"]), device),
-        versions={
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+    times = child.paced(
+        marked, lambda e: e and e.synchronize(), spec["seconds"], device
     )
+    memory = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+    return {
+        **times,
+        "start": laps.seconds,
+        "losses": losses,
+        "memory": memory or child.resident(),
+        "probe": probe(torch, getattr(torch, facts["dtype"]), device),
+    }
 
 
 def load(
-    folder: pathlib.Path, facts: dict[str, Any], attention: str, device: str
+    folder: pathlib.Path, facts: dict[str, Any], kind: Any, config: Any, attention: str
 ) -> tuple[Any, Any]:
     """The model with the weights of the folder, and its optimiser."""
     import torch
-    import transformers
 
-    config = transformers.AutoConfig.from_pretrained(folder)
     # Some say nothing of it in their configuration, and drop by default.
     for name in (
         "drop_path_rate",
@@ -104,7 +103,6 @@ def load(
     ):
         if hasattr(config, name):
             setattr(config, name, 0.0)
-    kind = getattr(transformers, facts["kind"])
     model, told = kind.from_pretrained(
         folder,
         config=config,
@@ -119,7 +117,7 @@ def load(
         model.get_parameter(name).requires_grad_(False)
     if facts["remat"]:
         model.gradient_checkpointing_enable()
-    model = model.train().to(device)
+    model.train()
     also = tuple(ALSO[name] for name in facts["decay_also"])
     decays, rest = [], []
     for module in model.modules():
@@ -153,8 +151,8 @@ def inputs(given: dict[str, Any], takes: list[str], row: int) -> dict[str, Any]:
 
 
 def probe(torch: Any, dtype: Any, device: str) -> float:
-    """FLOP/s of the best of many products of two large matrices."""
-    side = ours.SIDES["gpu" if device == "cuda" else "cpu"]
+    """FLOP/s of products of two large matrices."""
+    side = child.SIDES["gpu" if device == "cuda" else "cpu"]
     left, right = (
         torch.randn((side, side), device=device, dtype=dtype) for _ in range(2)
     )
@@ -164,9 +162,8 @@ def probe(torch: Any, dtype: Any, device: str) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    product()
-    return 2 * side**3 / clock.best(product)
+    return child.probed(product, side)
 
 
 if __name__ == "__main__":
-    measure(json.loads(sys.argv[1]))
+    child.main(measure)

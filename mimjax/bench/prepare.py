@@ -1,18 +1,17 @@
 """The process that writes down what a peer starts from: weights, batch, masks, rates.
 
-It prints which model of transformers that is, or why there is none.
+It answers which model of transformers that is, or why there is none.
 """
 
 import json
 import pathlib
-import sys
 from typing import Any
 
 import jax
 import numpy as np
 
 from mimjax import batches, masking, models, optim, train
-from mimjax.bench import given
+from mimjax.bench import child, given
 from mimjax.config import Config
 from mimjax.convert import layouts
 from mimjax.export import folder
@@ -68,7 +67,7 @@ def prepare(spec: dict[str, Any]) -> dict[str, Any]:
                 for step in range(spec["checked"])
             ]
             arrays[name] = np.stack(found)
-    np.savez(out / "batch.npz", **arrays)
+    np.savez(out / "batch.npz", allow_pickle=False, **arrays)
     o, size = config.optim, config.run.batch_size
     rates = [
         optim.schedule(
@@ -91,7 +90,7 @@ def prepare(spec: dict[str, Any]) -> dict[str, Any]:
         "remat": config.encoder.remat != "none",
     }
     (out / "facts.json").write_text(json.dumps(facts))
-    return {"kind": kind}
+    return {"kind": kind, "alike": given.unlike(spec)}
 
 
 def check(config: Config) -> None:
@@ -134,8 +133,13 @@ def decayed(config: Config, params: Any) -> int:
     return sum(x.size for path, x in leaves if optim.decays(config.optim, path))
 
 
-if __name__ == "__main__":
+def answer(spec: dict[str, Any]) -> dict[str, Any]:
+    """What was prepared, or why nothing was."""
     try:
-        print(json.dumps(prepare(json.loads(sys.argv[1]))))
+        return prepare(spec)
     except NoPeerError as error:
-        print(json.dumps({"no_peer": str(error)}))
+        return {"no_peer": str(error)}
+
+
+if __name__ == "__main__":
+    child.main(answer)

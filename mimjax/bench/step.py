@@ -11,6 +11,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from mimjax.schema import ConfigError
+
 # Updates whose losses are compared; the peer's masks repeat after as many.
 CHECKED = 8
 # Ways to run the peer, and their attention; the fastest is measured.
@@ -26,7 +28,10 @@ class FailedError(Exception):
 
 
 def ask(module: str, spec: dict[str, Any], **environment: str) -> Answer:
-    """What a process of its own answers."""
+    """What a process of its own answers.
+
+    Raises ConfigError where it found problems in the config, else FailedError.
+    """
     spec = {**spec, "spawned": time.time()}
     command = [sys.executable, "-m", f"mimjax.bench.{module}", json.dumps(spec)]
     done = subprocess.run(
@@ -40,74 +45,85 @@ def ask(module: str, spec: dict[str, Any], **environment: str) -> Answer:
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         words = [line for line in done.stderr.splitlines() if line.strip()]
-        raise FailedError(words[-1] if words else f"status {done.returncode}")
-    return json.loads(lines[-1])
+        raise FailedError((words or [f"status {done.returncode}"])[-1][:300])
+    found = json.loads(lines[-1])
+    if "problems" in found:
+        raise ConfigError(found["problems"])
+    return found
+
+
+def tell(text: str) -> None:
+    """How far it is, to those who wait."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def spec_of(
+    config: str, changes: Sequence[tuple[str, str]], seconds: float, against: str = ""
+) -> dict[str, Any]:
+    """What the processes of a row are told."""
+    return {
+        "config": config,
+        "changes": changes,
+        "alike": bool(against),
+        "checked": CHECKED,
+        "seconds": seconds,
+    }
 
 
 def measure(
     config: str,
-    changes: list[tuple[str, str]],
+    changes: Sequence[tuple[str, str]],
     *,
     against: str = "",
     ways: Sequence[str] = WAYS,
     rounds: int = 3,
     seconds: float = 10.0,
-    say: Any = print,
 ) -> Answer:
-    """Measures a row; FailedError where that is not possible."""
-    spec = {
-        "config": config,
-        "changes": changes,
-        "alike": bool(against),
-        "checked": CHECKED,
-        "time": seconds,
-    }
-    row: Answer = {"ours": [], "peer": []}
+    """Measures a row; raises as `ask` does."""
+    spec = spec_of(config, changes, seconds, against)
+    row: Answer = {"command": [config, *changes], "ours": [], "peer": []}
     with tempfile.TemporaryDirectory() as name:
         spec["folder"] = str(pathlib.Path(name, "peer"))
         # The first process finds no compiled program there, and all others do.
         ours = {"JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(name, "cache"))}
         theirs = {**KEEP, "TORCHINDUCTOR_CACHE_DIR": str(pathlib.Path(name, "torch"))}
-        peer: dict[str, Any] | None = None
         if against:
-            found = ask("prepare", spec)
-            row |= found
-            if "no_peer" not in found:
-                peer = fastest(ways, spec, theirs, row, say)
+            row |= ask("prepare", spec)
+            if "no_peer" not in row:
+                row |= fastest(ways, spec, theirs)
+        peer = "kind" in row and "no_peer" not in row
         for number in range(rounds):
             row["ours"].append(ask("ours", spec, **ours))
             if peer:
-                row["peer"].append(ask("peer", {**spec, **peer}, **theirs))
-            say(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+                row["peer"].append(ask("peer", spec | split(row["way"]), **theirs))
+            tell(f"round {number + 1} of {rounds}")
     return row | summary(row)
 
 
+def split(way: str) -> dict[str, Any]:
+    """One of WAYS as the peer is told it."""
+    mode, _, attention = way.partition("-")
+    return {"compile": mode == "compile", "attention": attention}
+
+
 def fastest(
-    ways: Sequence[str],
-    spec: dict[str, Any],
-    environment: dict[str, str],
-    row: Answer,
-    say: Any,
-) -> dict[str, Any] | None:
-    """The way to run the peer that is fastest in a third of the time; None if none."""
-    found, row["ways"] = {}, {}
-    for name in ways:
-        mode, _, attention = name.partition("-")
-        way = {"compile": mode == "compile", "attention": attention}
+    ways: Sequence[str], spec: dict[str, Any], environment: dict[str, str]
+) -> Answer:
+    """Which way to run the peer is fastest in a third of the time."""
+    found: dict[str, Answer] = {}
+    failed: dict[str, str] = {}
+    for way in ways:
+        asked = spec | split(way) | {"seconds": spec["seconds"] / 3}
         try:
-            asked = {**spec, **way, "time": spec["time"] / 3}
-            answer = ask("peer", asked, **environment)
-            found[answer["median"]] = name, way
-            row["ways"][name] = {k: answer[k] for k in ("median", "losses", "start")}
-            say(f"{name}: {answer['median']:.3f} s", file=sys.stderr, flush=True)
+            found[way] = ask("peer", asked, **environment)
+            tell(f"{way}: {found[way]['median']:.3f} s")
         except FailedError as error:
-            row["ways"][name] = {"failed": str(error)}
-            say(f"{name}: {error}", file=sys.stderr, flush=True)
+            failed[way] = str(error)
+            tell(f"{way}: {error}")
+    row: Answer = {"ways": found, "failed": failed}
     if not found:
-        row["no_peer"] = "none of the ways to run it works"
-        return None
-    row["way"], way = found[min(found)]
-    return way
+        return row | {"no_peer": f"no way to run it works ({failed[ways[-1]]})"}
+    return row | {"way": min(found, key=lambda way: found[way]["median"])}
 
 
 def summary(row: Answer) -> Answer:
@@ -116,7 +132,7 @@ def summary(row: Answer) -> Answer:
     sides = {side: row[side] for side in ("ours", "peer") if row[side]}
     probe = max(answer["probe"] for side in sides.values() for answer in side)
     images = one["batch"]
-    found: Answer = {"limit": probe / (one["flops"] / images), "probe": probe}
+    found: Answer = {"limit": probe * images / one["flops"], "probe": probe}
     for side, answers in sides.items():
         medians = [answer["median"] for answer in answers]
         median = statistics.median(medians)

@@ -9,10 +9,25 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from mimjax.schema import ConfigError
+
 # Updates handed to the device before the host waits for the oldest, as in a run.
 AHEAD = 2
 # Updates timed at least, however slow they are.
 LEAST = 3
+# Sides of the two matrices whose product is the probe, by platform.
+SIDES = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
+
+Answer = dict[str, Any]
+
+
+def main(measure: Callable[[Answer], Answer]) -> None:
+    """Answers what the command line asks, as one line."""
+    try:
+        found = measure(json.loads(sys.argv[1]))
+    except ConfigError as error:
+        found = {"problems": error.problems}
+    print(json.dumps(found), flush=True)
 
 
 class Laps:
@@ -30,23 +45,28 @@ class Laps:
 
 
 def paced(
-    update: Callable[[], Any], wait: Callable[[Any], Any], seconds: float, platform: str
-) -> list[float]:
-    """Seconds between the ends of updates, a few of which are always under way.
+    update: Callable[[], Any],
+    wait: Callable[[Any], Any],
+    seconds: float,
+    platform: str,
+) -> Answer:
+    """Times updates, a few of which are always under way; none is started after that.
 
-    On a CPU, where an update ends before the call that starts it, none is.
+    On a CPU an update ends before the call that starts it.
 
     Args:
         update: starts one; returns what `wait` takes.
         wait: returns when it has ended.
-        seconds: no update is started after that many.
+        seconds: how long to go on; LEAST updates are made in any case.
     """
     waiting: collections.deque[Any] = collections.deque()
     times: list[float] = []
     ahead = 0 if platform == "cpu" else AHEAD
     start = last = time.perf_counter()
-    while waiting or len(times) < LEAST or last - start < seconds:
+    while True:
         more = len(times) + len(waiting) < LEAST or last - start < seconds
+        if not more and not waiting:
+            break
         if more:
             waiting.append(update())
         if len(waiting) > ahead or not more:
@@ -54,32 +74,31 @@ def paced(
             now = time.perf_counter()
             times.append(now - last)
             last = now
-    return times
+    return {
+        "median": statistics.median(times),
+        "fastest": min(times),
+        "updates": len(times),
+    }
 
 
-def best(update: Callable[[], Any], seconds: float = 1.0) -> float:
-    """The shortest time of `update`, which returns when it has ended."""
+def probed(product: Callable[[], Any], side: int, seconds: float = 1.0) -> float:
+    """FLOP/s of the fastest of many products of two square matrices.
+
+    Args:
+        product: makes one, and returns when it has ended.
+        side: of the matrices.
+        seconds: how long to go on.
+    """
+    product()
     times, start = [], time.perf_counter()
     while len(times) < LEAST or time.perf_counter() - start < seconds:
         before = time.perf_counter()
-        update()
+        product()
         times.append(time.perf_counter() - before)
-    return min(times)
+    return 2 * side**3 / min(times)
 
 
 def resident() -> int:
     """The most bytes this process has had in memory."""
     kilobytes = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobytes
-
-
-def answer(laps: Laps, times: list[float], **found: Any) -> None:
-    """Prints what was measured, as one line."""
-    told = {
-        "median": statistics.median(times),
-        "best": min(times),
-        "updates": len(times),
-        "start": laps.seconds,
-        **found,
-    }
-    print(json.dumps(told), flush=True)

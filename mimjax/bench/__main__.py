@@ -15,6 +15,10 @@ from mimjax.bench import grow, pages, rows, step
 from mimjax.main import BAD_CONFIG, INTERNAL, Parser, changes_of
 from mimjax.schema import ConfigError
 
+SLOW = {"ways": step.WAYS, "seconds": 10.0}
+# So that a list takes less than ten minutes.
+QUICK = {"ways": ("compile-sdpa",), "seconds": 3.0}
+
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
     """The flags, and the changes to the config."""
@@ -34,17 +38,18 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     add("--config", default="", help="of step: a file such as those in configs/")
     add("--against", default="", choices=("torch",), help="of step: beside a peer")
     known = ",".join(step.WAYS)
-    add("--ways", default=known, help=f"to run the peer, some of {known}")
+    add("--ways", default="", help=f"to run the peer, some of {known}")
     add("--rounds", type=int, default=3, help="processes of each side")
-    add("--seconds", type=float, default=10.0, help="of updates in each process")
+    add("--seconds", type=float, help="of updates in each process, else 10")
     add("--only", default="", metavar="PREFIX", help="of all: rows called so")
     add("--out", default="", help="folder for the same as Markdown and JSON")
     flags, rest = parser.parse_known_args(arguments)
     changes = changes_of(parser, rest)
-    wrong = set(flags.ways.split(",")) - set(step.WAYS)
+    flags.ways = flags.ways.split(",") if flags.ways else None
+    wrong = set(flags.ways or ()) - set(step.WAYS)
     if wrong:
         parser.error(f"--ways: {min(wrong)!r} is none of {known}")
-    if flags.rounds < 1 or flags.seconds < 0:
+    if flags.rounds < 1 or (flags.seconds or 0) < 0:
         parser.error("--rounds must be at least 1 and --seconds not negative")
     if flags.what == "step" and not flags.config:
         parser.error("step needs --config")
@@ -58,11 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         flags, changes = parse(sys.argv[1:] if arguments is None else arguments)
         if flags.what == "step":
-            budget = {"rounds": flags.rounds, "seconds": flags.seconds}
-            ways = flags.ways.split(",")
-            found = step.measure(
-                flags.config, changes, against=flags.against, ways=ways, **budget
-            )
+            given = {"against": flags.against, **budget(flags, SLOW)}
+            found = step.measure(flags.config, changes, **given)
             text = pages.of_step(found)
             write(flags, found, text)
             print(text)
@@ -77,11 +79,17 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERNAL
 
 
+def budget(flags: argparse.Namespace, usual: dict[str, Any]) -> dict[str, Any]:
+    """What the flags say of it, else the usual."""
+    said = {"ways": flags.ways, "seconds": flags.seconds, "rounds": flags.rounds}
+    return usual | {name: value for name, value in said.items() if value is not None}
+
+
 def several(flags: argparse.Namespace) -> int:
     """All rows, or all tables of growth; one that fails does not end the others."""
     machine = step.ask("machine", {})
-    budget = {"rounds": flags.rounds, "seconds": flags.seconds}
     cpu, failed, text = machine["platform"] == "cpu", False, ""
+    given = budget(flags, SLOW if cpu else QUICK)
     found: dict[str, Any] = {}
     todo: dict[str, Any] = rows.growth(machine["platform"])
     if flags.what == "all":
@@ -92,10 +100,11 @@ def several(flags: argparse.Namespace) -> int:
         step.tell(name)
         try:
             if flags.what == "all":
-                more = {"against": item.against, "ways": flags.ways.split(",")}
-                found[name] = step.measure(item.path, item.changes, **more, **budget)
+                more = {"against": item.against, **given}
+                found[name] = step.measure(item.path, item.changes, **more)
             else:
-                found[name] = grow.measure(item, **budget)
+                less = {"rounds": given["rounds"], "seconds": given["seconds"]}
+                found[name] = grow.measure(item, **less)
         except (step.FailedError, ConfigError) as error:
             failed = True
             why = "; ".join(getattr(error, "problems", [str(error)]))

@@ -37,7 +37,7 @@ def of_step(found: dict[str, Any]) -> str:
     """The tables of a row."""
     names = {"ours": "ours", "peer": f"{found.get('kind')}, {found.get('way')}"}
     names = {side: name for side, name in names.items() if found[side]}
-    sides, one = [found[f"{side}_found"] for side in names], found["ours"][0]
+    sides = [found[f"{side}_found"] for side in names]
     lines = [
         ["images/s, median", *(f"{side['images']:.2f}" for side in sides)],
         ["images/s, best process", *(f"{side['best']:.2f}" for side in sides)],
@@ -49,12 +49,16 @@ def of_step(found: dict[str, Any]) -> str:
         ["peak memory, GiB", *(f"{side['memory'] / 2**30:.2f}" for side in sides)],
     ]
     text = table(["", *names.values()], lines)
-    starts = {"ours, cold": one["start"]}
-    if len(found["ours"]) > 1:
-        starts["ours, compiled before"] = found["ours"][1]["start"]
-    if found["peer"]:
-        starts["peer, cold"] = found["ways"][found["way"]]["start"]
-        starts["peer, compiled before"] = found["peer"][0]["start"]
+    tried = found.get("ways", {}).get(found.get("way"))
+    runs = {
+        "ours": found["ours"],
+        "peer": [tried, *found["peer"]] if tried else found["peer"],
+    }
+    starts = {
+        f"{side}, {what}": answer["start"]
+        for side, answers in runs.items()
+        for what, answer in zip(("cold", "compiled before"), answers, strict=False)
+    }
     lines = [
         [
             name,

@@ -146,7 +146,7 @@ def inputs(given: dict[str, Any], takes: list[str], row: int) -> dict[str, Any]:
     hidden = given["hidden"][row]
     found = {"bool_masked_pos": hidden}
     if "tokens" in takes:
-        found["labels"] = given["tokens"][row].long()[hidden]
+        found["labels"] = given["tokens"].long()[hidden]
     return found
 
 

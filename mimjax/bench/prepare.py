@@ -28,6 +28,16 @@ TAKES = {
     "BeitForImageClassification": ("label",),
 }
 
+# The layout of the weights of each, by objective and encoder.
+LAYOUTS = {
+    ("mae", "vit"): "transformers_vit_mae",
+    ("simmim", "vit"): "transformers_vit",
+    ("simmim", "swin"): "transformers_swin",
+    ("beit", "vit"): "transformers_beit",
+    ("classify", "vit"): "transformers_vit",
+    ("classify", "swin"): "transformers_swin",
+}
+
 
 class NoPeerError(Exception):
     """Nothing in transformers is the same model; the message says why, in one line."""
@@ -36,37 +46,35 @@ class NoPeerError(Exception):
 def prepare(spec: dict[str, Any]) -> dict[str, Any]:
     """Writes the folder `spec["folder"]`; returns what is to be known of it."""
     config, mesh, plan = given.settle(spec)
-    check(config)
     out = pathlib.Path(spec["folder"])
     with jax.set_mesh(mesh):
         state = given.start(config, mesh)
         batch = given.batch(config, mesh)
         params = jax.device_get(state.params)
+        layout = layout_of(config)
         model = models.Model(config, {"params": params}, [], 0)
-        try:
-            layout = folder.chosen(model, "transformers")
-        except folder.NoLayoutError as error:
-            raise NoPeerError(str(error)) from None
         leaves = {"/".join(name) for name in named_leaves(params)}
         missing = folder.groups(sorted(leaves - folder.held(model, layout)))
         if missing:
             raise NoPeerError(f"transformers has no place for {', '.join(missing)}")
         said = folder.pack(model, layout, out)["config.json"]
         kind = said["architectures"][0]
-        if kind not in TAKES:
-            raise NoPeerError(f"{kind} of transformers has no loss")
         arrays = {
             "image": np.asarray(batch["image"]),
             "label": np.asarray(batch["label"]),
         }
         prepared = batches.prepare(batch, plan.mean, plan.std)
         variables = {"params": state.params, **state.frozen}
-        for name in set(TAKES[kind]) - {"label"}:
-            found = [
-                drawn(name, config, variables, prepared, step)
-                for step in range(spec["checked"])
-            ]
-            arrays[name] = np.stack(found)
+        if "tokens" in TAKES[kind]:
+            found = config.objective.apply(variables, prepared, method="tokens")
+            arrays["tokens"] = np.asarray(found)
+        for name in {"noise", "hidden"} & set(TAKES[kind]):
+            arrays[name] = np.stack(
+                [
+                    drawn(name, config, variables, step)
+                    for step in range(spec["checked"])
+                ]
+            )
     np.savez(out / "batch.npz", allow_pickle=False, **arrays)
     o, size = config.optim, config.run.batch_size
     rates = [
@@ -93,9 +101,18 @@ def prepare(spec: dict[str, Any]) -> dict[str, Any]:
     return {"kind": kind, "alike": given.unlike(spec)}
 
 
-def check(config: Config) -> None:
-    """Raises NoPeerError where what is trained, or how, is not to be had there."""
+def layout_of(config: Config) -> str:
+    """The layout of its weights; NoPeerError where nobody trains such a model so."""
     objective = config.objective
+    names = tuple(config.values[group]["name"] for group in ("objective", "encoder"))
+    layout = LAYOUTS.get(names)
+    if layout is None:
+        raise NoPeerError(f"transformers has no {names[0]} on {names[1]}")
+    if names == ("classify", "vit") and config.encoder.is_relative:
+        layout = LAYOUTS["beit", "vit"]
+    wrong = layouts.load(layout).misfit(objective)
+    if wrong:
+        raise NoPeerError(f"not as {layout} has it: config.{wrong}")
     odd = {
         "config.optim.name": config.optim.name != "adamw",
         "config.optim.frozen": config.optim.frozen,
@@ -107,15 +124,12 @@ def check(config: Config) -> None:
     for name, wrong in odd.items():
         if wrong:
             raise NoPeerError(f"{name}: the peers have no such thing")
+    return layout
 
 
-def drawn(
-    name: str, config: Config, variables: Any, batch: Any, step: int
-) -> np.ndarray:
-    """What a step draws or computes for itself, as the peer takes it."""
+def drawn(name: str, config: Config, variables: Any, step: int) -> np.ndarray:
+    """The masks of a step, as the peer takes them."""
     objective, rngs = config.objective, train.streams(config.run.seed, step)
-    if name == "tokens":
-        return np.asarray(objective.apply(variables, batch, method="tokens"))
     size = config.run.batch_size
     found = objective.apply(variables, size, method="draw", rngs=rngs)
     if name == "noise":

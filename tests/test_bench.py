@@ -150,6 +150,18 @@ def test_parts_of_a_start_are_told_apart():
     assert laps.seconds["process"] > 1e9 > laps.seconds["first"] >= 0
 
 
+def test_the_commands_of_the_page_can_be_started():
+    text = (CONFIGS.parent / "docs" / "bench.md").read_text(encoding="utf-8")
+    lines = text.replace("\\\n", " ").splitlines()
+    found = [x.split() for x in map(str.strip, lines) if x.startswith("python -m")]
+    assert len(found) == 6
+    for words in found:
+        flags, changes = bench.parse(words[3:])
+        if flags.what == "step":
+            spec = step.spec_of(str(CONFIGS.parent / flags.config), changes, 0.0)
+            assert given.resolved(spec, [])
+
+
 def answer(median, **more):
     """What a process says that has measured."""
     found = {"median": median, "memory": 2**30, "probe": 4e12, "losses": [1.0, 2.0]}

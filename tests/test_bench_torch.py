@@ -28,6 +28,7 @@ def here(monkeypatch):
 
     monkeypatch.setattr(step, "ask", ask)
     monkeypatch.setattr(child, "SIDES", {"cpu": 64})
+    monkeypatch.setattr(child, "PROBE", 0.0)
     # It stays out of the way of whatever is tested later.
     monkeypatch.setitem(sys.modules, "torchvision", None)
 

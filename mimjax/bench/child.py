@@ -15,6 +15,8 @@ from mimjax.schema import ConfigError
 AHEAD = 2
 # Updates timed at least, however slow they are.
 LEAST = 3
+# The shortest time that the probe takes.
+PROBE = 1.0
 # Sides of the two matrices whose product is the probe, by platform.
 SIDES = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 
@@ -81,17 +83,16 @@ def paced(
     }
 
 
-def probed(product: Callable[[], Any], side: int, seconds: float = 1.0) -> float:
+def probed(product: Callable[[], Any], side: int) -> float:
     """FLOP/s of the fastest of many products of two square matrices.
 
     Args:
         product: makes one, and returns when it has ended.
         side: of the matrices.
-        seconds: how long to go on.
     """
     product()
     times, start = [], time.perf_counter()
-    while len(times) < LEAST or time.perf_counter() - start < seconds:
+    while len(times) < LEAST or time.perf_counter() - start < PROBE:
         before = time.perf_counter()
         product()
         times.append(time.perf_counter() - before)

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from mimjax import batches, config, frozen, sharding, train
 from mimjax.batches import Batch
@@ -74,16 +73,20 @@ def cheap(given: Config) -> Config:
 def start(given: Config, mesh: jax.sharding.Mesh) -> train.State:
     """The first state; models of other runs, which are not asked for, are random."""
     state = train.start_state(given, mesh)
-    if not state.frozen:
+    models = state.frozen.get(frozen.COLLECTION)
+    if not models:
         return state
-    leaves, tree = jax.tree.flatten(state.frozen)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    drawn = [
-        jax.device_put(0.1 * jax.random.normal(k, x.shape, x.dtype), x.sharding)
-        for k, x in zip(keys, leaves, strict=True)
-        if jnp.issubdtype(x.dtype, jnp.floating)
-    ]
-    return dataclasses.replace(state, frozen=jax.tree.unflatten(tree, drawn))
+    leaves, tree = jax.tree.flatten(models)
+
+    def drawn() -> Any:
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        pairs = zip(keys, leaves, strict=True)
+        return [0.1 * jax.random.normal(k, x.shape).astype(x.dtype) for k, x in pairs]
+
+    cut = [x.sharding for x in leaves]
+    found = jax.tree.unflatten(tree, jax.jit(drawn, out_shardings=cut)())
+    collections = {**state.frozen, frozen.COLLECTION: found}
+    return dataclasses.replace(state, frozen=collections)
 
 
 def batch(given: Config, mesh: jax.sharding.Mesh) -> Batch:

@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mimjax import batches, masking, models, optim, train
@@ -69,12 +70,7 @@ def prepare(spec: dict[str, Any]) -> dict[str, Any]:
             found = config.objective.apply(variables, prepared, method="tokens")
             arrays["tokens"] = np.asarray(found)
         for name in {"noise", "hidden"} & set(TAKES[kind]):
-            arrays[name] = np.stack(
-                [
-                    drawn(name, config, variables, step)
-                    for step in range(spec["checked"])
-                ]
-            )
+            arrays[name] = masks(name, config, variables, spec["checked"])
     np.savez(out / "batch.npz", allow_pickle=False, **arrays)
     o, size = config.optim, config.run.batch_size
     rates = [
@@ -127,18 +123,24 @@ def layout_of(config: Config) -> str:
     return layout
 
 
-def drawn(name: str, config: Config, variables: Any, step: int) -> np.ndarray:
-    """The masks of a step, as the peer takes them."""
-    objective, rngs = config.objective, train.streams(config.run.seed, step)
-    size = config.run.batch_size
-    found = objective.apply(variables, size, method="draw", rngs=rngs)
-    if name == "noise":
-        order = np.concatenate([np.asarray(ids) for ids in found], axis=1)
-        return (np.argsort(order, axis=1) / order.shape[1]).astype(np.float32)
-    if hasattr(objective, "grid"):
+def masks(name: str, config: Config, variables: Any, steps: int) -> np.ndarray:
+    """The masks of each step, as the peer takes them."""
+    objective, size = config.objective, config.run.batch_size
+
+    @jax.jit
+    def drawn(step: Any) -> Any:
+        rngs = train.streams(config.run.seed, step)
+        found = objective.apply(variables, size, method="draw", rngs=rngs)
+        if name == "noise":
+            # Its model keeps the patches of least noise.
+            order = jnp.concatenate(found, axis=1)
+            return jnp.argsort(order, axis=1) / order.shape[1]
+        if not hasattr(objective, "grid"):
+            return found
         times = config.encoder.cell[0] // config.encoder.patch_size[0]
-        found = masking.spread(found, objective.grid, times)
-    return np.asarray(found)
+        return masking.spread(found, objective.grid, times)
+
+    return np.stack([np.asarray(drawn(step)) for step in range(steps)])
 
 
 def decayed(config: Config, params: Any) -> int:

@@ -1,8 +1,10 @@
 """The process that measures a model of transformers; it does not import JAX."""
 
+import itertools
 import json
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Any, cast
 
 from mimjax.bench import child
@@ -25,13 +27,13 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     import torch
     import transformers
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        # As XLA does unasked.
-        torch.set_float32_matmul_precision("high")
     laps.end("import")
     folder = pathlib.Path(spec["folder"])
     facts = json.loads((folder / "facts.json").read_text())
+    device = "cuda" if facts["platform"] == "gpu" else "cpu"
+    if device == "cuda":
+        # As XLA does unasked.
+        torch.set_float32_matmul_precision("high")
     kind = getattr(transformers, facts["kind"])
     config = transformers.AutoConfig.from_pretrained(folder)
     model, optimiser = load(folder, facts, kind, config, spec["attention"])
@@ -42,29 +44,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     }
     laps.end("state")
     forward = torch.compile(model) if spec["compile"] else model
-    mean, std = (
-        torch.tensor(facts[name], device=device)[:, None, None]
-        for name in ("mean", "std")
-    )
-    half = torch.autocast(device, torch.bfloat16, enabled=facts["dtype"] == "bfloat16")
-    count = 0
-
-    def update() -> Any:
-        nonlocal count
-        row = min(count, spec["checked"] - 1)
-        for group in optimiser.param_groups:
-            group["lr"] = facts["rates"][row]
-        image = (given["image"].permute(0, 3, 1, 2) / 255 - mean) / std
-        taken = inputs(given, facts["takes"], count % spec["checked"])
-        with half:
-            loss = forward(image, **taken).loss
-        optimiser.zero_grad()
-        loss.backward()
-        if facts["clip"]:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), facts["clip"])
-        optimiser.step()
-        count += 1
-        return loss.detach()
+    update = training(forward, optimiser, given, facts, device)
 
     def marked() -> Any:
         update()
@@ -87,6 +67,38 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "memory": memory or child.resident(),
         "probe": probe(torch, getattr(torch, facts["dtype"]), device),
     }
+
+
+def training(
+    forward: Any, optimiser: Any, given: Any, facts: dict[str, Any], device: str
+) -> Callable[[], Any]:
+    """The update, each with the masks and the rate of its number; it gives the loss."""
+    import torch
+
+    mean, std = (
+        torch.tensor(facts[name], device=device)[:, None, None]
+        for name in ("mean", "std")
+    )
+    half = torch.autocast(device, torch.bfloat16, enabled=facts["dtype"] == "bfloat16")
+    numbers, last = itertools.count(), len(facts["rates"]) - 1
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+
+    def update() -> Any:
+        number = next(numbers)
+        for group in optimiser.param_groups:
+            group["lr"] = facts["rates"][min(number, last)]
+        image = (given["image"].permute(0, 3, 1, 2) / 255 - mean) / std
+        taken = inputs(given, facts["takes"], number % (last + 1))
+        with half:
+            loss = forward(image, **taken).loss
+        optimiser.zero_grad()
+        loss.backward()
+        if facts["clip"]:
+            torch.nn.utils.clip_grad_norm_(weights, facts["clip"])
+        optimiser.step()
+        return loss.detach()
+
+    return update
 
 
 def load(

@@ -91,6 +91,7 @@ def prepare(spec: dict[str, Any]) -> dict[str, Any]:
         "decay_also": o.decay_also,
         "decayed": decayed(config, params),
         "dtype": config.encoder.dtype,
+        "platform": jax.default_backend(),
         "remat": config.encoder.remat != "none",
     }
     (out / "facts.json").write_text(json.dumps(facts))

@@ -63,10 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         flags, changes = parse(sys.argv[1:] if arguments is None else arguments)
         if flags.what == "step":
+            machine = step.ask("machine", {})
             given = {"against": flags.against, **budget(flags, SLOW)}
             found = step.measure(flags.config, changes, **given)
-            text = pages.of_step(found)
-            write(flags, found, text)
+            text = f"{pages.of_machine(machine)}\n\n{pages.of_step(found)}"
+            write(flags, {"machine": machine, **found}, text)
             print(text)
             return 0
         return several(flags)

@@ -41,6 +41,7 @@ gc.freeze()
 gc.set_threshold(100_000, 50, 100)
 
 NEEDS = {
+    "test_bench_torch.py": ("torch", "transformers"),
     "test_optim_torch.py": ("torch",),
     "test_parity.py": ("torch", "transformers"),
     "test_timm.py": ("torch", "timm"),

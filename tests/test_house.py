@@ -57,7 +57,7 @@ LAYERS = [
     "run/setup.py convert/parts.py convert/weights.py convert/workdirs.py",
     "run/",
     "main.py convert/__main__.py models.py show.py",
-    "export/ study/",
+    "export/ study/ bench/",
 ]
 
 

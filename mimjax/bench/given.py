@@ -1,0 +1,102 @@
+"""What both sides of a comparison start from: config, first state, batch."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from mimjax import batches, config, frozen, sharding, train
+from mimjax.batches import Batch
+from mimjax.config import Config
+from mimjax.objectives import dvae
+from mimjax.run import setup
+from mimjax.tokenizers.dvae import Encoder
+
+# The whole length at the highest rate, so that the first updates change something.
+ALWAYS = (("steps", "10000"), ("optim.warmup_steps", "0"))
+# What is drawn by chance beside the masks, or is done another way there.
+ALIKE = {
+    "encoder.drop_path": 0.0,
+    "encoder.dropout": 0.0,
+    "objective.mixup": 0.0,
+    "objective.cutmix": 0.0,
+    "objective.smoothing": 0.0,
+    "objective.erasing": 0.0,
+    "optim.layer_decay": 1.0,
+    "optim.ema": 0.0,
+    "optim.accumulate": 1,
+}
+
+
+def settle(spec: dict[str, Any]) -> tuple[Config, jax.sharding.Mesh, train.Plan]:
+    """The config of a measurement on the first device, its mesh and its plan."""
+    # On a CPU as in a run (main.py).
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if jax.default_backend() == "cpu":
+        setup.keep_memory()
+    found = resolved(spec, [])
+    if spec["alike"]:
+        found = cheap(
+            resolved(spec, [(name, str(ALIKE[name])) for name in unlike(spec)])
+        )
+    found, mesh = setup.place(found, jax.devices()[:1])
+    return found, mesh, setup.make_plan(found, 1)
+
+
+def resolved(spec: dict[str, Any], more: list[tuple[str, str]]) -> Config:
+    """The config of a measurement, `more` changes on top."""
+    changes = [*ALWAYS, *map(tuple, spec["changes"]), *more]
+    return config.resolve(spec["config"], changes, None, with_data=False)
+
+
+def unlike(spec: dict[str, Any]) -> dict[str, Any]:
+    """The fields that a comparison sets to ALIKE, and what they are otherwise."""
+    values, found = resolved(spec, []).values, {}
+    for name, alike in ALIKE.items():
+        group, _, field = name.partition(".")
+        value = values[group].get(field, alike)
+        if value != alike:
+            found[name] = value
+    return found
+
+
+def cheap(given: Config) -> Config:
+    """With a tokenizer that costs nothing: the peer is handed its tokens."""
+    if not isinstance(getattr(given.objective, "tokenizer", None), frozen.Model):
+        return given
+    codes = given.objective.tokenizer.objective.num_codes
+    small = dvae.Objective(Encoder(width=4, groups=1, blocks=1, num_codes=codes))
+    objective = given.objective.clone(tokenizer=frozen.Model(small, (0.0,), (1.0,)))
+    return dataclasses.replace(given, objective=objective)
+
+
+def start(given: Config, mesh: jax.sharding.Mesh) -> train.State:
+    """The first state; models of other runs, which are not asked for, are random."""
+    state = train.start_state(given, mesh)
+    models = state.frozen.get(frozen.COLLECTION)
+    if not models:
+        return state
+    leaves, tree = jax.tree.flatten(models)
+
+    def drawn() -> Any:
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        pairs = zip(keys, leaves, strict=True)
+        return [0.1 * jax.random.normal(k, x.shape).astype(x.dtype) for k, x in pairs]
+
+    cut = [x.sharding for x in leaves]
+    found = jax.tree.unflatten(tree, jax.jit(drawn, out_shardings=cut)())
+    collections = {**state.frozen, frozen.COLLECTION: found}
+    return dataclasses.replace(state, frozen=collections)
+
+
+def batch(given: Config, mesh: jax.sharding.Mesh) -> Batch:
+    """Random images and what goes with them, on the device."""
+    most = {
+        "label": getattr(given.objective, "num_classes", 1),
+        "mask": given.mask_values,
+    }
+    key, found = jax.random.key(2), {}
+    for name, (shape, kind) in batches.shapes(given, given.run.batch_size).items():
+        key, own = jax.random.split(key)
+        found[name] = jax.random.randint(own, shape, 0, most.get(name, 256), kind)
+    return jax.device_put(found, sharding.batch(mesh))

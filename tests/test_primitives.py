@@ -1,0 +1,196 @@
+"""Gradients written by hand, beside those of plain forms and differences in float64."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mimjax.backbones import primitives
+
+
+def drawn(*shapes, dtype=np.float64, seed=0):
+    """Normal numbers of those shapes."""
+    random = np.random.default_rng(seed)
+    return [jnp.asarray(random.normal(size=shape), dtype) for shape in shapes]
+
+
+def plain_linear(x, kernel, bias, axes):
+    y = jnp.tensordot(x, kernel, axes)
+    return y if bias is None else y + bias
+
+
+def plain_norm(x, scale, bias, eps):
+    variance = x.var(axis=-1, keepdims=True)
+    return (x - x.mean(axis=-1, keepdims=True)) / jnp.sqrt(
+        variance + eps
+    ) * scale + bias
+
+
+def plain_attend(qkv, bias, allowed):
+    q, k, v = (qkv[:, :, i] for i in range(3))
+    scores = jnp.einsum("bqah,bkah->baqk", q, k) / np.sqrt(q.shape[-1])
+    if bias is not None:
+        scores += jnp.tile(bias, (len(scores) // len(bias), 1, 1, 1))
+    if allowed is not None:
+        scores = jnp.where(allowed[:, None], scores, -jnp.inf)
+    return jnp.einsum("baqk,bkah->bqah", jax.nn.softmax(scores), v)
+
+
+# Above the diagonal nothing is seen; a sample sees all.
+SEEN = jnp.asarray(np.stack([np.tril(np.ones((5, 5), bool)), np.ones((5, 5), bool)]))
+# Name: the function, its plain form, shapes of what has a gradient, what has none.
+CASES = {
+    "linear": (primitives.linear, plain_linear, [(2, 5, 6), (6, 8), (8,)], [1]),
+    "linear that narrows": (
+        primitives.linear,
+        plain_linear,
+        [(2, 5, 8), (8, 3), (3,)],
+        [1],
+    ),
+    "linear of rows": (primitives.linear, plain_linear, [(5, 6), (6, 3), (3,)], [1]),
+    "linear to heads": (
+        primitives.linear,
+        plain_linear,
+        [(2, 5, 6), (6, 3, 2, 4), (3, 2, 4)],
+        [1],
+    ),
+    "linear of heads": (
+        primitives.linear,
+        plain_linear,
+        [(2, 5, 2, 4), (2, 4, 6), (6,)],
+        [2],
+    ),
+    "gelu": (
+        primitives.gelu,
+        lambda x: jax.nn.gelu(x, approximate=False),
+        [(7, 9)],
+        [],
+    ),
+    "norm": (primitives.layer_norm, plain_norm, [(2, 5, 8), (8,), (8,)], [1e-6]),
+    "attention": (primitives.attend, plain_attend, [(4, 5, 3, 2, 4)], [None, None]),
+    "attention, biased": (
+        lambda qkv, bias: primitives.attend(qkv, bias, None),
+        lambda qkv, bias: plain_attend(qkv, bias, None),
+        [(4, 5, 3, 2, 4), (2, 2, 5, 5)],
+        [],
+    ),
+    "attention, masked": (
+        primitives.attend,
+        plain_attend,
+        [(2, 5, 3, 2, 4)],
+        [None, SEEN],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_of_float64(name):
+    given, plain, shapes, rest = CASES[name]
+    with jax.enable_x64(True):
+        inputs = drawn(*shapes)
+
+        def ours(*x):
+            return given(*x, *rest)
+
+        def theirs(*x):
+            return plain(*x, *rest)
+
+        y, back = jax.vjp(ours, *inputs)
+        expected, plain_back = jax.vjp(theirs, *inputs)
+        assert y.dtype == np.float64
+        np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+        (g,) = drawn(y.shape, seed=1)
+        for found, known in zip(back(g), plain_back(g), strict=True):
+            np.testing.assert_allclose(found, known, rtol=1e-10, atol=1e-12)
+        # Along one direction, by central differences.
+        way = drawn(*shapes, seed=2)
+        ends = [
+            ours(*(x + step * d for x, d in zip(inputs, way, strict=True)))
+            for step in (1e-6, -1e-6)
+        ]
+        slope = sum((x * d).sum() for x, d in zip(back(g), way, strict=True))
+        np.testing.assert_allclose(
+            slope, ((ends[0] - ends[1]) * g).sum() / 2e-6, rtol=1e-6
+        )
+
+
+def test_without_a_bias_it_has_no_gradient():
+    x, kernel = drawn((2, 5, 6), (6, 8), dtype=np.float32)
+    _, back = jax.vjp(lambda x, k: primitives.linear(x, k, None, 1), x, kernel)
+    (g,) = drawn((2, 5, 8), dtype=np.float32, seed=1)
+    dx, dk = back(g)
+    np.testing.assert_allclose(dx, g @ kernel.T, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        dk, jnp.einsum("btc,btd->cd", x, g), rtol=1e-5, atol=1e-5
+    )
+
+
+def close(found, known):
+    """Within what a few roundings to bfloat16 make of it."""
+    scale = float(np.abs(known).max())
+    error = np.abs(np.asarray(found, np.float64) - np.asarray(known)).max()
+    assert error <= 2**-6 * scale, (error, scale)
+
+
+def forward_and_back(function, rest, *inputs):
+    """The result and the gradients, all from one direction of numbers."""
+    y, back = jax.vjp(lambda *x: function(*x, *rest), *inputs)
+    (g,) = drawn(y.shape, dtype=jnp.bfloat16, seed=1)
+    return y, *back(g.astype(y.dtype))
+
+
+def run_in_bfloat16():
+    """Everything forward and back in a few shapes; for a process of its own."""
+    for rows, tokens, width, heads in ((3, 26, 96, 3), (2, 197, 128, 4), (2, 5, 66, 1)):
+        qkv = rows, tokens, 3, heads, width // heads
+        up = width, 4 * width
+        shapes = {
+            "linear": [(rows, tokens, width), up, up[1:]],
+            "linear that narrows": [(rows, tokens, 4 * width), up[::-1], (width,)],
+            "linear of rows": [(rows, width), (width, 10), (10,)],
+            "linear to heads": [(rows, tokens, width), (width, *qkv[2:]), qkv[2:]],
+            "linear of heads": [(*qkv[:2], *qkv[3:]), (*qkv[3:], width), (width,)],
+            "gelu": [(rows, tokens, width)],
+            "norm": [(rows, tokens, width), (width,), (width,)],
+            "attention": [qkv],
+            "attention, biased": [qkv, (1, heads, tokens, tokens)],
+        }
+        # Parameters are float32 always.
+        wide = {name: drawn(*given, dtype=np.float32) for name, given in shapes.items()}
+        narrow = {k: [x[0].astype(jnp.bfloat16), *x[1:]] for k, x in wide.items()}
+        wide = {k: [x[0].astype(jnp.float32), *x[1:]] for k, x in narrow.items()}
+        ours, plain = (
+            jax.jit(
+                lambda given, place=place: {
+                    name: forward_and_back(CASES[name][place], CASES[name][3], *x)
+                    for name, x in given.items()
+                }
+            )(given)
+            for place, given in enumerate((narrow, wide))
+        )
+        for name, known in plain.items():
+            found = ours[name]
+            assert [x.dtype for x in found[:2]] == [jnp.bfloat16] * 2, name
+            for x, y in zip(found, known, strict=True):
+                close(x, y)
+
+
+def test_bfloat16_as_a_run_compiles_it():
+    """Elsewhere the tests leave out the compiler's rewriting of products.
+
+    It knows some forms of bfloat16 and has refused others, at the first call.
+    """
+    left_out = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
+    environment = {k: v for k, v in os.environ.items() if k not in left_out}
+    ran = subprocess.run(
+        [sys.executable, "-c", "import test_primitives as t; t.run_in_bfloat16()"],
+        env={**environment, "PYTHONPATH": os.path.dirname(__file__)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tiny
 
-from mimjax import masking, posembed
+from mimjax import masking, posembed, train
 from mimjax.objectives import mae
+from mimjax.run import setup
 
 BATCH = {"image": jax.random.normal(jax.random.key(0), (2, 16, 16, 3))}
 SMALL = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
@@ -128,3 +129,18 @@ def test_tokens_as_targets_by_hand():
     panels = found["panels"]
     assert set(panels) == {"original", "masked", "tokens", "predicted"}
     assert {panel.shape for panel in panels.values()} == {(4, 16, 16, 3)}
+
+
+def test_a_step_sorts_once_and_scatters_nothing():
+    """Patches are never put back in order, and are gathered as pixels."""
+    given = tiny.resolve("mae")
+    given, mesh = setup.place(given, jax.devices()[:1])
+    step = jax.jit(train.make_step(given, setup.make_plan(given, 100), mesh))
+    with jax.set_mesh(mesh):
+        state, batch = (
+            train.abstract_state(given, mesh),
+            train.abstract_batch(given, mesh),
+        )
+        text = step.lower(state, batch).as_text()
+    assert text.count("stablehlo.sort") == 1
+    assert "stablehlo.scatter" not in text

@@ -118,12 +118,8 @@ def start(
         hosts.join(flags.distributed)
     import jax
 
-    # On a CPU there is nothing to run ahead of; and so one thread takes and gives back
-    # what an update needs, which it can then keep.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    setup.settle_cpu()
     config.fit(resolved, jax.device_count())
-    if jax.default_backend() == "cpu":
-        setup.keep_memory()
     workdir = pathlib.Path(flags.workdir)
     # One of several processes that finds its program while others compile theirs may
     # wait for them, or they for it: all have to find the same.

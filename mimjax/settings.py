@@ -94,7 +94,7 @@ class Config:
 def profile_problems(profile: Profile, last: int) -> list[str]:
     """What cannot be traced in a run of `last` updates, 0 where that is not known."""
     steps, where = profile.steps, "config.profile.steps"
-    if steps and not (len(steps) == 2 and 1 <= steps[0] < steps[1]):
+    if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
         return [f"{where}: {steps} must be () for no trace, or (first, last): (10, 15)"]
     if steps and last and steps[1] > last:
         return [f"{where}: {steps} must be within the {last} updates of the run"]

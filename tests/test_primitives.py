@@ -78,6 +78,12 @@ CASES = {
         [(4, 5, 3, 2, 4), (2, 2, 5, 5)],
         [],
     ),
+    "attention, biased and masked": (
+        lambda qkv, bias: primitives.attend(qkv, bias, SEEN),
+        lambda qkv, bias: plain_attend(qkv, bias, SEEN),
+        [(2, 5, 3, 2, 4), (1, 2, 5, 5)],
+        [],
+    ),
     "attention, masked": (
         primitives.attend,
         plain_attend,
@@ -174,7 +180,8 @@ def run_in_bfloat16():
         )
         for name, known in plain.items():
             found = ours[name]
-            assert [x.dtype for x in found[:2]] == [jnp.bfloat16] * 2, name
+            kinds = [jnp.bfloat16] * 2 + [jnp.float32] * (len(found) - 2)
+            assert [x.dtype for x in found] == kinds, name
             for x, y in zip(found, known, strict=True):
                 close(x, y)
 

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from mimjax.backbones import layers
+from mimjax.backbones import layers, primitives
 from mimjax.sharding import by_sample
 
 # What the backward pass recomputes: nothing, all but products of weights, everything.
 REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(primitives.PRODUCT),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

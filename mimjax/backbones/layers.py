@@ -54,17 +54,13 @@ class LayerNorm(nn.Module):
         return primitives.layer_norm(x.astype(self.dtype), scale, bias, self.eps)
 
 
-def layer_norm(eps: float, dtype: str, name: str | None = None) -> LayerNorm:
-    """The norm of a stack."""
-    return LayerNorm(eps, dtype, name=name)
-
-
 class Dense(nn.Module):
     """A dense layer over the last `axes` of what comes in, to `shape`.
 
     Its parameters are those of flax's: a kernel [*in, *shape], which starts as the
     matrix it is used as, and a bias [*shape]. Products are of `dtype`, in which the
-    result comes out; sums, the bias among them, are float32.
+    result comes out; sums, the bias among them, are float32. A `bias` made of others'
+    parameters takes the place of its own.
     """
 
     shape: tuple[int, ...]
@@ -75,7 +71,9 @@ class Dense(nn.Module):
     axes: int = 1
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*b_c"]) -> Float[Array, "*b_d"]:
+    def __call__(
+        self, x: Float[Array, "*b_c"], bias: Float[Array, "*d"] | None = None
+    ) -> Float[Array, "*b_d"]:
         inner = x.shape[x.ndim - self.axes :]
         flat = math.prod(inner), math.prod(self.shape)
 
@@ -83,7 +81,6 @@ class Dense(nn.Module):
             return jnp.reshape(self.kernel_init(key, flat), shape)
 
         kernel = self.param("kernel", start, (*inner, *self.shape))
-        bias = None
         if self.use_bias:
             bias = jnp.asarray(self.param("bias", self.bias_init, self.shape))
         x, kernel = x.astype(self.dtype), jnp.asarray(kernel)
@@ -108,22 +105,22 @@ class Attention(nn.Module):
     ) -> Float[Array, "B T D"]:
         spec = self.spec
         shape = (spec.heads, spec.width // spec.heads)
+        joined = None
+        if spec.qkv_bias == "qv":
+            zeros = nn.initializers.zeros
+            q_bias, v_bias = (self.param(f"{n}_bias", zeros, shape) for n in "qv")
+            joined = jnp.stack([q_bias, jnp.zeros(shape), v_bias])
         qkv = Dense(
             (3, *shape),
             use_bias=spec.qkv_bias == "all",
             kernel_init=spec.start.qkv,
             dtype=spec.dtype,
             name="qkv",
-        )(x)
-        if spec.qkv_bias == "qv":
-            zeros = nn.initializers.zeros
-            q_bias, v_bias = (self.param(f"{n}_bias", zeros, shape) for n in "qv")
-            biases = jnp.stack([q_bias, jnp.zeros(shape), v_bias])
-            qkv = qkv + biases.astype(spec.dtype)
+        )(x, joined)
         qkv = by_sample(qkv)
         # For those who ask what happens inside (evaluate/inside.py).
         if self.is_mutable_collection("intermediates"):
-            shares, total = primitives.weights(qkv, bias, attn_mask)
+            shares, total = primitives.shares_of(qkv, bias, attn_mask)
             self.sow("intermediates", "attention", shares / total)
         mixed = by_sample(primitives.attend(qkv, bias, attn_mask))
         return Dense(
@@ -191,10 +188,10 @@ class Block(nn.Module):
         bias: Float[Array, "n A T T"] | None,
     ) -> Float[Array, "B T D"]:
         spec = self.spec
-        y = layer_norm(spec.norm_eps, spec.dtype, "norm1")(x)
+        y = LayerNorm(spec.norm_eps, spec.dtype, name="norm1")(x)
         y = self.mix(y, number, attn_mask, bias)
         x = by_sample(x + self.branch(y, drop_rate, "scale1"))
-        y = layer_norm(spec.norm_eps, spec.dtype, "norm2")(x)
+        y = LayerNorm(spec.norm_eps, spec.dtype, name="norm2")(x)
         y = Mlp(spec, name="mlp")(y, number, train=self.train)
         x = by_sample(x + self.branch(y, drop_rate, "scale2"))
         self.sow("intermediates", "tokens", x)

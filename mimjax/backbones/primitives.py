@@ -12,7 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
+
+# The name of what `linear` gives.
+PRODUCT = "product"
 
 
 def wide(x: Array) -> Array:
@@ -44,26 +48,33 @@ def linear(
 
 def _linear(x: Array, kernel: Array, bias: Any, axes: int) -> tuple[Array, Any]:
     y = product(x, kernel.astype(x.dtype), range(x.ndim - axes, x.ndim), range(axes))
-    y = y if bias is None else y + bias
-    return y.astype(x.dtype), (x, kernel, bias is not None or None)
+    y = (y if bias is None else y + bias).astype(x.dtype)
+    # What blocks.REMAT keeps.
+    return checkpoint_name(y, PRODUCT), (x, kernel, bias)
 
 
 def _linear_back(axes: int, kept: Any, dy: Array) -> tuple[Array, Array, Any]:
-    x, kernel, has_bias = kept
+    x, kernel, bias = kept
     lead = x.ndim - axes
     out = range(lead, dy.ndim), range(axes, kernel.ndim)
     dx = product(dy, kernel.astype(x.dtype), *out).astype(x.dtype)
     d_kernel = _kernel_gradient(x, dy, lead).reshape(kernel.shape)
-    return dx, d_kernel, None if has_bias is None else _rows_sum(dy, lead)
+    return dx, d_kernel, None if bias is None else sum_of_rows(dy, lead)
 
 
-def _rows_sum(dy: Array, lead: int) -> Array:
-    """The sum over leading axes, as a product with a few rows of ones.
+@functools.partial(jax.jit, static_argnums=1)
+def sum_of_rows(dy: Float[Array, "*b_d"], lead: int) -> Float[Array, "*d"]:
+    """The sum over the first `lead` axes, as a product with a few rows of ones.
 
-    A sum XLA on CPU computes column by column, and with it anew all that makes dy.
+    A sum XLA on CPU computes column by column, and with it anew all that makes dy. It
+    is called by a name of its own so that flops.py leaves it out.
     """
-    ones = jnp.ones((4, *dy.shape[:lead]), dy.dtype)
-    return product(ones, dy, range(1, lead + 1), range(lead))[0]
+    ones, kind = jnp.ones((4, *dy.shape[:lead]), dy.dtype), wide(dy[:0]).dtype
+    axes = (tuple(range(1, lead + 1)), tuple(range(lead))), ((), ())
+    exact = jax.lax.Precision.HIGHEST  # as a sum is
+    return jax.lax.dot_general(
+        ones, dy, axes, precision=exact, preferred_element_type=kind
+    )[0]
 
 
 def _kernel_gradient(x: Array, dy: Array, lead: int) -> Array:
@@ -74,8 +85,8 @@ def _kernel_gradient(x: Array, dy: Array, lead: int) -> Array:
     """
     both = range(lead), range(lead)
     if x.dtype != jnp.bfloat16:
-        rows = math.prod(x.shape[:lead])
-        return product(x.reshape(rows, -1), dy.reshape(rows, -1), (0,), (0,))
+        x, dy = (y.reshape(-1, *y.shape[lead:]) for y in (x, dy))
+        return product(x, dy, (0,), (0,))
     if dy.size < x.size and x.shape[-1] % 2 == 0 and x.ndim == lead + 1 == dy.ndim:
         # In halves, or XLA would swap the factors back.
         halves = x.reshape(*x.shape[:-1], 2, -1)
@@ -152,12 +163,12 @@ def _layer_norm_back(
 layer_norm.defvjp(_layer_norm, _layer_norm_back)
 
 
-def weights(
+def shares_of(
     qkv: Float[Array, "B T 3 A h"],
     bias: Float[Array, "n A T T"] | None,
     allowed: Bool[Array, "B T T"] | None,
 ) -> tuple[Float[Array, "B A T T"], Float[Array, "B A T 1"]]:
-    """What every query takes of each key, and the float32 sum that divides it.
+    """What every query takes of each key, to be divided by the sum that is returned.
 
     Of a row the largest is 1. Scores and softmax are float32; sample i takes row i mod
     n of the bias.
@@ -185,17 +196,18 @@ def attend(
     bias: Float[Array, "n A T T"] | None,
     allowed: Bool[Array, "B T T"] | None,
 ) -> Float[Array, "B T A h"]:
-    """Softmax attention of all heads; `bias` and `allowed` as `weights` takes them.
+    """Softmax attention of all heads; `bias` and `allowed` as `shares_of` takes them.
 
     The division by the sum comes after the values are mixed, and the way back needs no
     sum over keys (as in arXiv 2205.14135, appendix B). Axes are moved of all three at
-    once: of one alone XLA on CPU makes part of the product, in float32.
+    once: of one alone XLA on CPU makes part of the product, in float32. A query that is
+    allowed nothing takes of all keys alike.
     """
     return _attend(qkv, bias, allowed)[0]
 
 
 def _attend(qkv: Array, bias: Any, allowed: Any) -> tuple[Array, Any]:
-    shares, total = weights(qkv, bias, allowed)
+    shares, total = shares_of(qkv, bias, allowed)
     v = qkv.transpose(2, 0, 3, 1, 4)[2]
     mixed = _batched("baqk,bakh->baqh", shares, v) / total
     mixed = mixed.astype(qkv.dtype).transpose(0, 2, 1, 3)

@@ -134,7 +134,7 @@ class Encoder(nn.Module, backbones.Patched):
             bias_init=start.patch_bias(self.patch_values),
             dtype=self.dtype,
         )
-        self.patch_scale = layers.layer_norm(self.norm_eps, self.dtype)
+        self.patch_scale = layers.LayerNorm(self.norm_eps, self.dtype)
         # Drop path rises over all layers of all stages.
         rates = np.linspace(0.0, self.drop_path, sum(self.depths)).tolist()
         grid, stages, merges = self.grid, [], []
@@ -162,7 +162,7 @@ class Encoder(nn.Module, backbones.Patched):
                 merges.append(windows.Merge(grid, self.norm_eps, self.dtype))
                 grid = (grid[0] // 2, grid[1] // 2)
         self.stages, self.merges = stages, merges
-        self.norm = layers.layer_norm(self.norm_eps, self.dtype)
+        self.norm = layers.LayerNorm(self.norm_eps, self.dtype)
 
     def embed(self, image: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
         """Patch embeddings, normalised."""

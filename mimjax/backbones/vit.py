@@ -154,7 +154,7 @@ class Encoder(nn.Module, backbones.Patched):
             dtype=self.dtype,
         )
         if self.patch_norm:
-            self.patch_scale = layers.layer_norm(self.norm_eps, self.dtype)
+            self.patch_scale = layers.LayerNorm(self.norm_eps, self.dtype)
         if self.cls:
             self.cls_token = self.param("cls_token", start.cls, (1, 1, self.width))
         if self.registers:
@@ -173,7 +173,7 @@ class Encoder(nn.Module, backbones.Patched):
         self.blocks = blocks.Blocks(
             spec, self.depth, (0.0, self.drop_path), self.remat, self.unroll, self.block
         )
-        self.norm = layers.layer_norm(self.norm_eps, self.dtype)
+        self.norm = layers.LayerNorm(self.norm_eps, self.dtype)
 
     def embed(
         self, image: Float[Array, "B H W C"], ids: Int[Array, "B K"] | None = None

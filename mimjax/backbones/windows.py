@@ -101,7 +101,7 @@ class Merge(nn.Module):
         rows, columns = self.grid[0] // 2, self.grid[1] // 2
         x = x.reshape(-1, rows, 2, columns, 2, width).transpose(0, 1, 3, 4, 2, 5)
         x = x.reshape(-1, rows * columns, 4 * width)
-        x = layers.layer_norm(self.norm_eps, self.dtype, "norm")(x)
+        x = layers.LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
         normal = starts.STARTS["swin"].dense
         return layers.Dense(
             (2 * width,),

@@ -41,7 +41,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     add("--ways", default="", help=f"to run the peer, some of {known}")
     add("--rounds", type=int, default=3, help="processes of each side")
     add("--seconds", type=float, help="of updates in each process, else 10")
-    add("--only", default="", metavar="PREFIX", help="of all: rows called so")
+    add("--only", default="", metavar="PREFIX", help="of a list: rows called so")
     add("--out", default="", help="folder for the same as Markdown and JSON")
     flags, rest = parser.parse_known_args(arguments)
     changes = changes_of(parser, rest)
@@ -55,6 +55,10 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
         parser.error("step needs --config")
     if flags.what != "step" and (flags.config or changes or not flags.out):
         parser.error(f"{flags.what} takes no --config, and needs --out")
+    idle = {"step": ("only",), "all": ("against",), "growth": ("against", "ways")}
+    for name in idle[flags.what]:
+        if getattr(flags, name):
+            parser.error(f"{flags.what} takes no --{name}")
     return flags, changes
 
 
@@ -95,9 +99,11 @@ def several(flags: argparse.Namespace) -> int:
     todo: dict[str, Any] = rows.growth(machine["platform"])
     if flags.what == "all":
         todo = {row.name: row for row in (rows.on_cpu() if cpu else rows.on_gpu())}
-    for name, item in todo.items():
-        if not name.startswith(flags.only):
-            continue
+    chosen = {name: x for name, x in todo.items() if name.startswith(flags.only)}
+    if not chosen:
+        known = ", ".join(todo)
+        raise ConfigError([f"--only: {flags.only!r} begins none of {known}"])
+    for name, item in chosen.items():
         step.tell(name)
         try:
             if flags.what == "all":

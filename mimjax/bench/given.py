@@ -9,7 +9,7 @@ from mimjax import batches, config, frozen, sharding, train
 from mimjax.batches import Batch
 from mimjax.config import Config
 from mimjax.objectives import dvae
-from mimjax.run import setup
+from mimjax.run import compiled, setup
 from mimjax.tokenizers.dvae import Encoder
 
 # The whole length at the highest rate, so that the first updates change something.
@@ -30,11 +30,10 @@ ALIKE = {
 
 def settle(spec: dict[str, Any]) -> tuple[Config, jax.sharding.Mesh, train.Plan]:
     """The config of a measurement on the first device, its mesh and its plan."""
-    # On a CPU as in a run (main.py).
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-    if jax.default_backend() == "cpu":
-        setup.keep_memory()
+    setup.settle_cpu()
+    compiled.keep()
     found = resolved(spec, [])
+    config.fit(found, 1)
     if spec["alike"]:
         found = cheap(
             resolved(spec, [(name, str(ALIKE[name])) for name in unlike(spec)])

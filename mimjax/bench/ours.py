@@ -15,9 +15,9 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     from mimjax.bench import given, work
     from mimjax.run import setup
 
-    device = jax.devices()[0]
     laps.end("import")
     config, mesh, plan = given.settle(spec)
+    device = mesh.devices.flat[0]
     laps.end("config")
     with jax.set_mesh(mesh):
         state = given.start(config, mesh)

@@ -130,7 +130,7 @@ class Objective(nn.Module):
             unroll=encoder.unroll,
             block=layers.Block if attends else HeadBlock,
         )
-        self.head_norm = layers.layer_norm(encoder.norm_eps, encoder.dtype)
+        self.head_norm = layers.LayerNorm(encoder.norm_eps, encoder.dtype)
 
     def __call__(
         self, batch: dict[str, Array], *, train: bool

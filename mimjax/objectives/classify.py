@@ -113,7 +113,7 @@ class Objective(nn.Module):
 
     def setup(self) -> None:
         if self.pool == "mean":
-            self.fc_norm = layers.layer_norm(self.encoder.norm_eps, "float32")
+            self.fc_norm = layers.LayerNorm(self.encoder.norm_eps, "float32")
         if self.representation:
             self.pre_logits = nn.Dense(self.representation, dtype=jnp.float32)
         start = nn.initializers.zeros

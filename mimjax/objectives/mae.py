@@ -129,7 +129,7 @@ class Objective(tokenizers.Predicted, nn.Module):
             remat=encoder.remat,
             unroll=encoder.unroll,
         )
-        self.decoder_norm = layers.layer_norm(encoder.norm_eps, encoder.dtype)
+        self.decoder_norm = layers.LayerNorm(encoder.norm_eps, encoder.dtype)
         codes = self.teacher.objective.num_codes if self.tokenizer else 0
         self.decoder_pred = layers.Dense(
             (codes or encoder.patch_values,),

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mimjax import masking, patches
-from mimjax.backbones import starts, vit
+from mimjax.backbones import layers, starts, vit
 
 # Levels of a colour channel: three bits.
 LEVELS = 8
@@ -87,8 +87,8 @@ class Objective(nn.Module):
         self.mask_token = self.param("mask_token", start.position, shape)
         classes = self.fields**2 * LEVELS**encoder.channels
         # As ViT's own head, which starts at zero: every class is as likely.
-        self.head = nn.Dense(
-            encoder.patch_values if self.target == "pixels" else classes,
+        self.head = layers.Dense(
+            (encoder.patch_values if self.target == "pixels" else classes,),
             kernel_init=nn.initializers.zeros,
             dtype=jnp.float32,
         )

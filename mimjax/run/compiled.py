@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import sys
+import time
 import warnings
 import zlib
 from typing import TextIO
@@ -21,6 +22,10 @@ LEAST_SECONDS = 0.1
 # A step is 0.4 MB on CPU, and tens of MB where it is large and for an accelerator.
 MOST_BYTES = 4 * 2**30
 
+# The first bytes of what zstandard has packed (RFC 8878, section 3.1.1).
+ZSTANDARD = bytes.fromhex("28b52ffd")
+YOUNG_SECONDS = 60
+
 # What JAX warns of, and goes on without.
 FAILED = re.compile(r"Error (\w+) persistent compilation cache entry for '(.*?)': (.*)")
 
@@ -32,11 +37,14 @@ def keep(shared: pathlib.Path | None = None) -> None:
     JAX_COMPILATION_CACHE_DIR says, and nowhere where that is empty. A folder that
     cannot be written costs a line.
     """
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
     given = jax.config.values["jax_compilation_cache_dir"]
     if given is not None:
         # Of an empty name JAX would make a folder here for autotuning.
         jax.config.update("jax_compilation_cache_dir", given or None)
-        tell(pathlib.Path(given))
+        if given:
+            tell(pathlib.Path(given))
         return
     folder = shared or usual()
     try:
@@ -50,8 +58,6 @@ def keep(shared: pathlib.Path | None = None) -> None:
         return
     trim(folder, MOST_BYTES)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
     tell(folder)
 
 
@@ -110,11 +116,18 @@ def tell(folder: pathlib.Path) -> None:
 
 
 def drop_broken(folder: pathlib.Path, name: str) -> None:
-    """Removes the programs of that name that do not unpack."""
+    """Removes the programs of that name that do not unpack.
+
+    Where JAX finds zstandard it packs with that, and they stay. So do young ones, which
+    another process may still be writing.
+    """
     for path in folder.glob(f"{name}-*-cache"):
         with contextlib.suppress(OSError):
+            packed, age = path.read_bytes(), time.time() - path.stat().st_mtime
+            if packed.startswith(ZSTANDARD) or age < YOUNG_SECONDS:
+                continue
             try:
-                zlib.decompress(path.read_bytes())
+                zlib.decompress(packed)
             except zlib.error:
                 path.unlink()
 

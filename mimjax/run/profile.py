@@ -72,10 +72,8 @@ def watching(
                 jax.block_until_ready(found)
                 jax.profiler.stop_trace()
                 tracing = False
-                path = write(folder, steps, update.as_text())
-                progress.note(
-                    f"updates {steps[0]} to {steps[1]} are traced: see {path}"
-                )
+                told = tabulated(folder, steps, update.as_text())
+                progress.note(f"updates {steps[0]} to {steps[1]} are traced: {told}")
         return found
 
     try:
@@ -83,6 +81,14 @@ def watching(
     finally:
         if tracing:
             jax.profiler.stop_trace()
+
+
+def tabulated(folder: pathlib.Path, steps: tuple[int, ...], program: str) -> str:
+    """Where the table is, in words; without one the run goes on."""
+    try:
+        return f"see {write(folder, steps, program)}"
+    except Exception as error:  # What other versions and devices trace is not known.
+        return f"no table could be made of {folder} ({error})"
 
 
 def write(folder: pathlib.Path, steps: tuple[int, ...], program: str) -> pathlib.Path:

@@ -107,12 +107,13 @@ def load(file: str, workdir: pathlib.Path) -> Study:
         told = f"get_study of {file} must return a dict of name: {EXAMPLE}"
         raise ConfigError([f"--config: {told}"])
     found, runs = [], {}
-    for name, value in given.items():
-        lines = entry_problems(name, value, list(given))
+    names = list(given)
+    for place, (name, value) in enumerate(given.items()):
+        lines = entry_problems(name, value, names)
         if not lines:
             config_file, changes = value
             run = Run(name, config_file, changes, workdir / name)
-            lines = change_problems(run, list(runs), list(given))
+            lines = change_problems(run, names[:place], names)
             runs[name] = run
         found += [f"{name}: {line}" for line in lines]
     table, scaling = (getattr(module, name, None) for name in ("TABLE", "SCALING"))

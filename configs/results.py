@@ -3,8 +3,7 @@
     python -m mimjax.study --config=configs/results.py --workdir=runs/results
     python -m mimjax.study --config=configs/results.py:letters --workdir=runs/letters
 
-Hardware: two CPU cores. Time: an hour, half of it beside another study. Expected: what
-docs/results.md shows; the table is results.md in the workdir.
+Hardware: two CPU cores. Time: an hour. Expected: as in docs/results.md.
 All encoders have 4 layers of width 128 with 4 heads and see as many images; what else
 differs between the papers' encoders stays as each has it, and so do rates, masks, and
 layer and pool of kNN and linear probe. SEEDS are those of fine-tuning: pretraining is
@@ -15,7 +14,6 @@ import itertools
 from typing import Any
 
 BATCH, STEPS, TOKENIZER_STEPS, PROBE_STEPS, TUNE_STEPS = 32, 1600, 500, 300, 400
-# Lower than in the quickstart, for smaller batches.
 TUNE_RATE, SEEDS = 1e-3, (0, 1, 2)
 PROBE_RATES = 5e-3, 1e-2, 2e-2  # the best on held-out images counts, as in AIM's paper
 CLASSES = {"digits": 10, "letters": 26}
@@ -55,7 +53,6 @@ def get_study(source: str = "digits") -> dict[str, tuple[str, dict[str, Any]]]:
     fields: dict[str, dict[str, Any]] = {}
     for method, (config, encoder) in METHODS.items():
         fields[method] = {f"encoder.{k}": v for k, v in encoder.items()}
-        # Compiles longer and runs faster, which counts more in runs of this length.
         fields[method] |= {"encoder.unroll": 0, "evaluate.pool": "max"}
         if method == "simmim":  # its last layers decode
             fields[method]["evaluate.layers"] = (1,)

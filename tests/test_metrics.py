@@ -285,7 +285,7 @@ def test_flops_of_an_encoder(encoder, swiglu):
 def test_the_backward_pass_takes_twice_the_forward():
     x = jax.ShapeDtypeStruct((10, 8), jnp.float32)
     forward = flops.matmul_flops(attention_block, x, block_shapes(8))
-    step = jax.grad(lambda x, w: attention_block(x, w).sum(), argnums=(0, 1))
+    step = jax.value_and_grad(lambda x, w: attention_block(x, w).sum(), (0, 1))
     counted = flops.matmul_flops(step, x, block_shapes(8))
     assert counted == 3 * forward
 

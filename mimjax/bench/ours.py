@@ -1,6 +1,5 @@
 """The process that measures our own step."""
 
-import sys
 from typing import Any
 
 from mimjax.bench import child
@@ -63,7 +62,6 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "apart": traced - (work.traced(config) or 0) * size if formula else 0,
         "peak": flops.peak_flops(device),
         "probe": probe(config.encoder.dtype),
-        "tensorflow": "tensorflow" in sys.modules,
     }
 
 

@@ -24,11 +24,15 @@ def wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def product(x: Array, y: Array, over_x: Any, over_y: Any) -> Array:
+def product(
+    x: Array, y: Array, over_x: Any, over_y: Any, precision: Any = None
+) -> Array:
     """The sum over axes of x and of y of one type, in a wide one."""
     axes = tuple(over_x), tuple(over_y)
     kind = jnp.promote_types(x.dtype, jnp.float32)
-    return jax.lax.dot_general(x, y, (axes, ((), ())), preferred_element_type=kind)
+    return jax.lax.dot_general(
+        x, y, (axes, ((), ())), precision=precision, preferred_element_type=kind
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -69,18 +73,15 @@ def sum_of_rows(dy: Float[Array, "*b_d"], lead: int) -> Float[Array, "*d"]:
     A sum XLA on CPU computes column by column, and with it anew all that makes dy. It
     is called by a name of its own so that flops.py leaves it out.
     """
-    ones, kind = jnp.ones((4, *dy.shape[:lead]), dy.dtype), wide(dy[:0]).dtype
-    axes = (tuple(range(1, lead + 1)), tuple(range(lead))), ((), ())
+    ones = jnp.ones((4, *dy.shape[:lead]), dy.dtype)
     exact = jax.lax.Precision.HIGHEST  # as a sum is
-    return jax.lax.dot_general(
-        ones, dy, axes, precision=exact, preferred_element_type=kind
-    )[0]
+    return product(ones, dy, range(1, lead + 1), range(lead), exact)[0]
 
 
 def _kernel_gradient(x: Array, dy: Array, lead: int) -> Array:
     """The product of x and dy over their leading axes, in the form XLA on CPU likes.
 
-    Of float32 that is one of two matrices. Of bfloat16 it is one over several axes: of
+    Of float32 that is one over a single axis. Of bfloat16 it is one over several: of
     those it first turns the axes of the left factor, which had better be the smaller.
     """
     both = range(lead), range(lead)

@@ -103,7 +103,11 @@ def matmul_flops(fn: Callable[..., Any], *args: Any) -> int:
       fn: traced, not run.
       *args: pytrees of arrays or of jax.ShapeDtypeStruct.
     """
-    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
+    return of_trace(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def of_trace(jaxpr: Jaxpr) -> int:
+    """The same of a function that is traced already."""
     # Without what no result needs, as the compiler leaves it out.
     used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     return _count(used)

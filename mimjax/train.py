@@ -55,20 +55,24 @@ class State:
         return self.ema or self.params
 
 
-def streams(seed: int, step: Array | int) -> dict[str, Array]:
+def streams(seed: Array | int, step: Array | int) -> dict[str, Array]:
     """The random keys of a step; nothing about randomness is ever saved."""
     root = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
     return {name: jax.random.fold_in(root, i) for i, name in enumerate(STREAMS)}
 
 
-def init_state(config: Config) -> State:
-    """The state before the first update, a function of the seed alone."""
+def init_state(config: Config, seed: Array | None = None) -> State:
+    """The state before the first update, a function of the seed alone.
+
+    The seed is the config's; given as an array it is no part of what is compiled.
+    """
+    given = config.run.seed if seed is None else seed
     shapes = batches.shapes(config, 1).items()
     batch = {name: jnp.zeros(shape, kind) for name, (shape, kind) in shapes}
     channels = config.encoder.channels
     batch = batches.prepare(batch, np.zeros(channels), np.ones(channels))
-    key = jax.random.fold_in(jax.random.key(config.run.seed), 0)
-    rngs = {"params": key, **streams(config.run.seed, 0)}
+    key = jax.random.fold_in(jax.random.key(given), 0)
+    rngs = {"params": key, **streams(given, 0)}
     variables = dict(config.objective.init(rngs, batch, train=False))
     params = variables.pop("params")
     zero = jnp.zeros((), jnp.int32)
@@ -100,8 +104,10 @@ class Plan:
 
 def make_step(
     config: Config, plan: Plan, mesh: jax.sharding.Mesh
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
-    """The update, to be jitted: (state, uint8 batch) -> (state, scalar metrics).
+) -> Callable[[State, Batch, Array], tuple[State, Metrics]]:
+    """The update, to be jitted: state, uint8 batch, seed -> state, scalar metrics.
+
+    The seed is an argument, so that runs that differ in it alone share a program.
 
     An update whose loss or gradient is not finite leaves parameters, moments and
     average as they were and is counted; after BAD_LIMIT in a row none is made any
@@ -133,8 +139,8 @@ def make_step(
         kept = chosen(good, (params, moments, ema), (learned, opt, averaged))
         return kept, good, {"loss": loss, "lr": lr, "grad_norm": norm, **metrics}
 
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        rngs = streams(config.run.seed, state.step)
+    def step(state: State, batch: Batch, seed: Array) -> tuple[State, Metrics]:
+        rngs = streams(seed, state.step)
         before = {k: v for k, v in state.frozen.items() if k == MOVING}
         part = functools.partial(gradient, state.params, state.frozen, state.step)
         found, moving = gradients.accumulate(
@@ -170,9 +176,16 @@ def chosen(good: Array, new: Any, old: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
+def first_of(config: Config) -> Callable[[Array], State]:
+    """The first state of a seed: one function, for it takes long to trace a model."""
+    return functools.partial(init_state, config)
+
+
+@functools.lru_cache(maxsize=4)
 def shapes_of(config: Config) -> State:
-    """Shapes and types of the state, found once: it takes long to trace a model."""
-    return jax.eval_shape(lambda: init_state(config))
+    """Shapes and types of the state."""
+    seed = jax.ShapeDtypeStruct((), jnp.uint32)
+    return jax.jit(first_of(config)).eval_shape(seed)
 
 
 def abstract_state(config: Config, mesh: jax.sharding.Mesh) -> State:
@@ -195,8 +208,13 @@ def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     }
 
 
-def compile_step(config: Config, plan: Plan, mesh: jax.sharding.Mesh) -> Any:
-    """The compiled update; the state passed in is given up to it."""
+def seed_on(config: Config, mesh: jax.sharding.Mesh) -> Array:
+    """The seed on all devices of the mesh, as the update takes it."""
+    return jax.device_put(np.uint32(config.run.seed), sharding.replicated(mesh))
+
+
+def trace_step(config: Config, plan: Plan, mesh: jax.sharding.Mesh) -> Any:
+    """The traced update; the state passed in will be given up to it."""
     state = abstract_state(config, mesh)
     placed = jax.tree.map(lambda x: x.sharding, state)
     step = jax.jit(
@@ -204,15 +222,17 @@ def compile_step(config: Config, plan: Plan, mesh: jax.sharding.Mesh) -> Any:
         donate_argnums=0,
         out_shardings=(placed, sharding.replicated(mesh)),
     )
+    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding.replicated(mesh))
     # The mesh in force is what the models cut their activations over.
     with jax.set_mesh(mesh):
-        return step.lower(state, abstract_batch(config, mesh)).compile()
+        return step.trace(state, abstract_batch(config, mesh), seed=seed)
 
 
 def start_state(config: Config, mesh: jax.sharding.Mesh) -> State:
     """The first state, made where it will live."""
     placed = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
-    return jax.jit(lambda: init_state(config), out_shardings=placed)()
+    first = jax.jit(first_of(config), out_shardings=placed)
+    return first(np.uint32(config.run.seed))
 
 
 def spread_state(config: Config, state: State, mesh: jax.sharding.Mesh) -> State:
@@ -227,18 +247,3 @@ def spread_state(config: Config, state: State, mesh: jax.sharding.Mesh) -> State
 def count(tree: Any) -> int:
     """Numbers in a tree of arrays."""
     return sum(x.size for x in jax.tree.leaves(tree))
-
-
-def trained_shapes(config: Config, params: Any) -> Any:
-    """Shapes and types of what is trained."""
-    return jax.eval_shape(functools.partial(trainable.trained, config.optim), params)
-
-
-def sizes(config: Config, state: State) -> str:
-    """How many parameters there are, in words."""
-    encoder, whole = count(state.params["encoder"]), count(state.params)
-    told = f"parameters: encoder {encoder:,}, in all {whole:,}"
-    if not config.optim.frozen:
-        return told
-    learned = count(trained_shapes(config, state.params))
-    return f"{told}, trained {learned:,}"

@@ -657,7 +657,8 @@ def test_what_resolves_builds(monkeypatch):
         batch = train.abstract_batch(found, mesh)
         try:
             with jax.set_mesh(mesh):
-                jax.eval_shape(train.make_step(found, plan, mesh), state, batch)
+                step = train.make_step(found, plan, mesh)
+                jax.eval_shape(step, state, batch, np.uint32(0))
         except Exception as error:
             raise AssertionError(f"accepted, but cannot be built: {changes}") from error
         built += 1

@@ -141,6 +141,6 @@ def test_a_step_sorts_once_and_scatters_nothing():
             train.abstract_state(given, mesh),
             train.abstract_batch(given, mesh),
         )
-        text = step.lower(state, batch).as_text()
+        text = step.lower(state, batch, np.uint32(0)).as_text()
     assert text.count("stablehlo.sort") == 1
     assert "stablehlo.scatter" not in text

@@ -26,10 +26,10 @@ def made(run, steps, folder, begin=0, end=5):
     """The state after some updates, of which `steps` are traced in a folder."""
     state = tiny.start(run.config, run.mesh)
     progress, meter = Progress(5), metrics.Meter(8, step=0)
-    watching = profile.watching(run.update, steps, begin, folder, meter, progress)
+    watching = profile.watching(run.program, steps, begin, folder, meter, progress)
     with watching as update:
         for number in range(begin, end):
-            state, _ = update(state, run.batch(number))
+            state, _ = update(state, run.batch(number), seed=run.seed)
     return tiny.bits(state)
 
 

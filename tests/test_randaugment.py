@@ -1,5 +1,6 @@
 """RandAugment against timm's, change by change, and as the data path applies it."""
 
+import functools
 import itertools
 import types
 
@@ -12,6 +13,7 @@ from timms import torchvision
 
 from mimjax import data
 from mimjax.data import Data, augment, order, randaugment
+from mimjax.data.quiet import tf
 
 with torchvision():
     from timm.data import auto_augment as theirs
@@ -21,12 +23,15 @@ MODES = {"RGB": np.asarray(PHOTO), "L": np.asarray(PHOTO.convert("L"))[..., None
 MEANS, _ = data.normalise_constants(Data(), 3)
 NAMES = theirs._RAND_INCREASING_TRANSFORMS
 SIGNED = ("Rotate", "Shear", "Translate", "Color", "Contrast", "Bright", "Sharp")
-DRAWS = np.stack(
-    [
-        order.uniforms(n, 5, augment.NUM_UNIFORMS).numpy()[augment.RANDAUGMENT]
-        for n in range(3000)
-    ]
-)
+
+
+@functools.cache
+def draws():
+    """What 3,000 positions draw."""
+    rows = tf.data.Dataset.range(3000).map(
+        lambda n: order.uniforms(n, 5, augment.NUM_UNIFORMS)
+    )
+    return np.stack([row[augment.RANDAUGMENT] for row in rows.as_numpy_iterator()])
 
 
 def hparams(mode, interpolation):
@@ -76,7 +81,7 @@ def test_two_changes_of_an_image_are_timm_s(monkeypatch):
         "rand-m9-mstd0.5-inc1", hparams("RGB", "bicubic")
     )
     counts = set()
-    for u in DRAWS[:120].astype(np.float64):
+    for u in draws()[:120].astype(np.float64):
         numbers, chosen = [], []
         for which, whether, how, sign in u.reshape(2, 4):
             name = NAMES[int(which * 15)]
@@ -97,8 +102,8 @@ def test_two_changes_of_an_image_are_timm_s(monkeypatch):
 
 def test_changes_and_strengths_are_drawn_as_timm_draws_them():
     """Each of fifteen alike, by half, from a normal cut at 10, in both directions."""
-    drawn = [change for u in DRAWS for change in randaugment.draw(u, 9.0, 0.5)]
-    assert abs(len(drawn) / len(DRAWS) - 1) < 0.03
+    drawn = [change for u in draws() for change in randaugment.draw(u, 9.0, 0.5)]
+    assert abs(len(drawn) / len(draws()) - 1) < 0.03
     numbers = [randaugment.OPERATIONS.index(change) for change, _ in drawn]
     assert scipy.stats.chisquare(np.bincount(numbers, minlength=15)).pvalue > 0.01
     strengths = np.asarray([strength for _, strength in drawn])
@@ -107,7 +112,7 @@ def test_changes_and_strengths_are_drawn_as_timm_draws_them():
     assert abs((levels == 10).mean() - scipy.stats.norm.sf(2)) < 0.01
     cut = scipy.stats.norm(9, 0.5).cdf
     assert scipy.stats.kstest(levels[levels < 10], cut).statistic < 0.05
-    (exact,) = {abs(s) for u in DRAWS[:50] for _, s in randaugment.draw(u, 7.0, 0.0)}
+    (exact,) = {abs(s) for u in draws()[:50] for _, s in randaugment.draw(u, 7.0, 0.0)}
     assert exact == 0.7
 
 
@@ -131,7 +136,7 @@ def test_the_data_path_changes_what_it_has_cropped_and_mirrored(channels):
     mean, _ = data.normalise_constants(Data(), channels)
     wanted = [
         randaugment.apply(image, randaugment.draw(u, 9.0, 0.5), mean, "bicubic")
-        for image, u in zip(plain, DRAWS[8:32], strict=True)
+        for image, u in zip(plain, draws()[8:32], strict=True)
     ]
     np.testing.assert_array_equal(changed, wanted)
     assert 10 < (plain != changed).any(axis=(1, 2, 3)).sum() < 24

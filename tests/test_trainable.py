@@ -212,7 +212,7 @@ def test_partial_fine_tuning(tmp_path):
     encoder, head = before.params["encoder"], before.params["head"]
     learned = train.count((head, encoder["norm"])) + train.count(encoder["blocks"]) // 3
     assert train.count(run.state.opt) == 1 + 2 * learned
-    assert train.sizes(given, run.state).endswith(f", trained {learned:,}")
+    assert setup.sizes(given, run.state).endswith(f", trained {learned:,}")
     run.step()
 
     def still(params):

@@ -104,7 +104,10 @@ class Run:
         self.config, self.mesh = given, mesh or mesh_of()
         self.plan = setup.make_plan(given, given.data.num_images)
         self.state = state or start(given, self.mesh)
-        self.update = train.compile_step(given, self.plan, self.mesh)
+        traced = train.trace_step(given, self.plan, self.mesh)
+        self.program = traced.lower().compile()
+        self.seed = train.seed_on(given, self.mesh)
+        self.update = functools.partial(self.program, seed=self.seed)
 
     def batch(self, number: int) -> dict[str, Any]:
         """Random images on the devices, others for every number."""

@@ -21,6 +21,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     with jax.set_mesh(mesh):
         state = given.start(config, mesh)
         batch = given.batch(config, mesh)
+        seed = train.seed_on(config, mesh)
         jax.block_until_ready((state, batch))
         laps.end("state")
         spent: list[float] = []
@@ -30,13 +31,13 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
                 spent.append(duration_secs)
 
         jax.monitoring.register_event_duration_secs_listener(heard)
-        step = train.compile_step(config, plan, mesh)
+        step = train.trace_step(config, plan, mesh).lower().compile()
         whole, compiled = laps.end("trace"), sum(spent)
         laps.seconds |= {"trace": whole - compiled, "compile": compiled}
 
         def update() -> Any:
             nonlocal state
-            state, values = step(state, batch)
+            state, values = step(state, batch, seed=seed)
             return values["loss"]
 
         losses = [update().block_until_ready()]

@@ -53,6 +53,6 @@ def report(path: str, changes: list[tuple[str, str]], spec: str) -> int:
     plan = setup.make_plan(resolved, EPOCH_IMAGES)
     progress = Progress(plan.steps)
     state = train.abstract_state(resolved, mesh)
-    progress.note(train.sizes(resolved, state))
+    progress.note(setup.sizes(resolved, state))
     setup.compile_step(resolved, plan, mesh, progress)
     return 0

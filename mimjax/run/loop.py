@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Iterator
@@ -78,22 +79,23 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
             return DONE
         batches = setup.make_feed(config, mesh, plan, start, folder)
         stack.callback(batches.close)
-        step = setup.compile_step(config, plan, mesh, progress)
+        step, cost = setup.compile_step(config, plan, mesh, progress)
         writer: Any = metrics.Silent()
         record = None
         if first:
             writer = metrics.Writer(folder, resume_step=start or -1)
-            facts = run_facts(config, plan, mesh, state, found, command)
+            facts = run_facts(config, plan, mesh, state, found, cost, command)
             record = workdir.Record(folder, facts, start)
         stack.callback(writer.close)
-        meter = setup.make_meter(config, plan, mesh, start)
+        meter = setup.make_meter(config, cost, mesh, start)
         traced = config.profile.steps, start, folder, meter, progress
         step = stack.enter_context(profile.watching(step, *traced))
+        update = functools.partial(step, seed=train.seed_on(config, mesh))
         parts = config, plan, signals, checkpoints, batches, meter, writer, progress
         session = Session(*parts, judge, drawing)
         signals.ready()
         with failing(record, drawing):
-            status, last = advance(session, step, state, start)
+            status, last = advance(session, update, state, start)
             checkpoints.wait()
         unread = source.unread(folder)
         if unread:
@@ -134,6 +136,7 @@ def run_facts(
     mesh: jax.sharding.Mesh,
     state: train.State,
     found: dict[str, Any],
+    cost: int,
     command: list[str],
 ) -> dict[str, Any]:
     """What run.json holds of the run beside versions and times."""
@@ -149,7 +152,7 @@ def run_facts(
         "steps": plan.steps,
         "warmup_steps": plan.warmup,
         "parameters": {"encoder": encoder, "total": train.count(state.params)},
-        "step_flops": setup.step_flops(config, plan, mesh),
+        "step_flops": cost,
     }
 
 

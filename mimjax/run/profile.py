@@ -31,7 +31,7 @@ PLAIN = {
     "while/body/closed_call/": "",
 }
 
-Update = Callable[[Any, Any], tuple[Any, Any]]
+Update = Callable[..., tuple[Any, Any]]
 
 
 @contextlib.contextmanager
@@ -52,21 +52,21 @@ def watching(
         return
     folder, tracing = workdir / FOLDER, False
 
-    def watched(state: Any, batch: Any) -> tuple[Any, Any]:
+    def watched(*given: Any, **named: Any) -> tuple[Any, Any]:
         nonlocal made, tracing
         made += 1
         if made == steps[0]:
             with meter.pause():
-                jax.block_until_ready(state)
+                jax.block_until_ready(given)
                 options = jax.profiler.ProfileOptions()
                 # Each call in Python would be an event, and slow.
                 options.python_tracer_level = 0
                 jax.profiler.start_trace(folder, profiler_options=options)
                 tracing = True
         if not tracing:
-            return update(state, batch)
+            return update(*given, **named)
         with jax.profiler.StepTraceAnnotation("update", step_num=made):
-            found = update(state, batch)
+            found = update(*given, **named)
         if made == steps[1]:
             with meter.pause():
                 jax.block_until_ready(found)

@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import functools
 import os
 import pathlib
 import re
@@ -74,12 +75,27 @@ def place(
     found = trainable.problems(config.optim, params)
     if found:
         raise ConfigError(["config.optim." + line for line in found])
-    learned = train.count(train.trained_shapes(config, params))
+    learned = train.count(trained_shapes(config, params))
     size = STATE_BYTES[config.optim.name] * learned
     size += FROZEN_BYTES * (train.count(params) - learned)
     size //= config.mesh.tensor
     mesh = sharding.make(sharding.choose(config.mesh, len(devices), size), devices)
     return config, mesh
+
+
+def trained_shapes(config: Config, params: Any) -> Any:
+    """Shapes and types of what is trained."""
+    return jax.eval_shape(functools.partial(trainable.trained, config.optim), params)
+
+
+def sizes(config: Config, state: train.State) -> str:
+    """How many parameters there are, in words."""
+    encoder, whole = train.count(state.params["encoder"]), train.count(state.params)
+    told = f"parameters: encoder {encoder:,}, in all {whole:,}"
+    if not config.optim.frozen:
+        return told
+    learned = train.count(trained_shapes(config, state.params))
+    return f"{told}, trained {learned:,}"
 
 
 def make_plan(config: Config, num_images: int) -> train.Plan:
@@ -102,11 +118,12 @@ def make_plan(config: Config, num_images: int) -> train.Plan:
 
 def compile_step(
     config: Config, plan: train.Plan, mesh: jax.sharding.Mesh, progress: Progress
-) -> Any:
-    """The compiled update; says what it took and what it will take."""
+) -> tuple[Any, int]:
+    """The compiled update and its FLOPs; says what it took and what it will take."""
     start = time.perf_counter()
+    traced = train.trace_step(config, plan, mesh)
     try:
-        step = train.compile_step(config, plan, mesh)
+        step = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -117,7 +134,14 @@ def compile_step(
         f"compiled in {seconds:.1f} s for {mesh.devices.size} device(s) ({shape}); "
         f"memory per device {memory(step, mesh.devices.flat[0].platform)}"
     )
-    return step
+    if remat(config) == "none":
+        return step, flops.of_trace(traced.jaxpr.jaxpr)
+    return step, step_flops(config, plan, mesh)
+
+
+def remat(config: Config) -> str:
+    """What of the encoder's layers is computed again for the gradient."""
+    return getattr(config.encoder, "remat", "none")
 
 
 def too_large(text: str) -> str:
@@ -178,24 +202,20 @@ def make_feed(
 
 
 def make_meter(
-    config: Config, plan: train.Plan, mesh: jax.sharding.Mesh, start: int
+    config: Config, cost: int, mesh: jax.sharding.Mesh, start: int
 ) -> metrics.Meter:
-    """The meter, knowing what an update costs where it is known what devices can do."""
+    """The meter of updates of so many FLOPs, where it is known what devices can do."""
     peak, size = flops.peak_flops(mesh.devices.flat[0]), config.run.batch_size
     if peak is None:
         return metrics.Meter(size, step=start)
-    return metrics.Meter(
-        size,
-        step=start,
-        flops_per_step=step_flops(config, plan, mesh),
-        peak=peak * mesh.devices.size,
-    )
+    peak *= mesh.devices.size
+    return metrics.Meter(size, step=start, flops_per_step=cost, peak=peak)
 
 
 def step_flops(config: Config, plan: train.Plan, mesh: jax.sharding.Mesh) -> int:
     """FLOPs of the loss and its gradient for a batch, without what remat repeats."""
     objective, encoder = config.objective, config.encoder
-    if getattr(encoder, "remat", "none") != "none":
+    if remat(config) != "none":
         encoder = encoder.clone(parent=None, remat="none")
         objective = objective.clone(parent=None, encoder=encoder)
     whole = dataclasses.replace(config, objective=objective)

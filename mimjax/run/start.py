@@ -11,6 +11,7 @@ from mimjax.config import Config, ConfigError
 from mimjax.convert import workdirs
 from mimjax.convert.files import BadFileError
 from mimjax.report.progress import Progress
+from mimjax.run import setup
 
 
 def first_state(
@@ -35,7 +36,7 @@ def first_state(
     if config.run.init_from:
         state = warm(config, state, progress)
     state = train.spread_state(config, state, mesh)
-    progress.note(train.sizes(config, state))
+    progress.note(setup.sizes(config, state))
     return state, 0
 
 

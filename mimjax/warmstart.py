@@ -19,9 +19,11 @@ from mimjax.schema import schema_of
 from mimjax.train import State
 from mimjax.trees import Leaves, named_leaves, nested, placed_like, shapes_of
 
-# Fields of an encoder that its arrays do not show, or that they are fitted to.
-UNSEEN = ("image_size", "window", "norm_eps", "layer_scale", "gelu_tanh", "dropout")
-UNSEEN += ("drop_path", "start", "remat", "unroll", "dtype")
+# Fields of an encoder that its arrays do not show, though it is another function.
+FUNCTION = ("norm_eps", "gelu_tanh")
+# Fields that they do not show either, or that they are fitted to.
+UNSEEN = (*FUNCTION, "image_size", "window", "layer_scale", "dropout", "drop_path")
+UNSEEN += ("start", "remat", "unroll", "dtype")
 
 
 class NothingFitsError(StorageError):
@@ -71,15 +73,19 @@ def begin(
     return dataclasses.replace(state, params=params, ema=ema, frozen=kept), names
 
 
-def unlike(theirs: Any, ours: Any) -> str:
-    """How the arrays of two encoders differ, by their fields; empty where not known."""
+def unlike(theirs: Any, ours: Any, fields: tuple[str, ...] = ()) -> str:
+    """How two encoders differ, by these fields or those that their arrays show.
+
+    Empty where they do not, or it is not known.
+    """
     if not theirs or not ours:
         return ""
     if type(theirs) is not type(ours):
-        pairs = {"name": (kind_of(theirs), kind_of(ours))}
+        pairs = {} if fields else {"name": (kind_of(theirs), kind_of(ours))}
     else:
-        fields = [name for name in schema_of(type(ours)) if name not in UNSEEN]
-        pairs = {n: (getattr(theirs, n), getattr(ours, n)) for n in fields}
+        own = schema_of(type(ours))
+        names = [n for n in own if (n in fields if fields else n not in UNSEEN)]
+        pairs = {n: (getattr(theirs, n), getattr(ours, n)) for n in names}
     differ = {n: pair for n, pair in pairs.items() if pair[0] != pair[1]}
     lines = (f"encoder.{n} is {a} there, {b} here" for n, (a, b) in differ.items())
     return "; ".join(lines)

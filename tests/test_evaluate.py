@@ -309,7 +309,7 @@ def test_frozen_accuracy_refuses_labels_out_of_range(bad):
 def test_check_names_every_bad_field():
     assert evaluate.check(evaluate.Evaluate()) == []
     bad = {
-        "train_images": 0,
+        "train_images": -1,
         "test_images": -1,
         "batch_size": 0,
         "pool": "sum",

@@ -221,6 +221,19 @@ def test_why_little_of_another_encoder_fits_is_told(capsys):
     assert len(others) == 12
 
 
+def test_what_arrays_do_not_show_is_told(capsys):
+    source = tiny.workdir_of("mae")
+    change = {"encoder__norm_eps": 1e-5, "encoder__gelu_tanh": True}
+    given = tiny.resolve("mae", init_from=source, encoder__drop_path=0.1, **change)
+    start.warm(given, tiny.random_state(given, tiny.mesh_of(), 0.1), Progress(1))
+    first, other = capsys.readouterr().err.splitlines()
+    assert first.endswith("arrays matched")
+    assert other == (
+        "  the same arrays, another function: encoder.norm_eps is 1e-06 there, 1e-05 "
+        "here; encoder.gelu_tanh is False there, True here"
+    )
+
+
 @pytest.mark.parametrize(
     ("model", "change", "why"),
     [

@@ -82,6 +82,15 @@ def test_a_mesh_judges_as_one_device_does(alone, tmp_path):
     assert {**one, **many} == pytest.approx(one, rel=1e-4)
 
 
+def test_without_images_to_learn_from_there_are_no_classifiers(tmp_path):
+    given = tiny.resolve("mae", **{**SMALL, "evaluate__train_images": 0})
+    judge = Judge(given, PLAN, tiny.mesh_of(), tmp_path, lambda: False)
+    assert judge.told() == "at most 24 held-out images"
+    found = judge.evaluate(tiny.start(given, tiny.mesh_of()))
+    assert {"eval/loss", "eval/rankme"} < found.keys()
+    assert not {"eval/knn", "eval/linear", "eval/few_1"} & found.keys()
+
+
 def test_held_out_masks_are_the_same_in_every_run(alone, tmp_path):
     """Curves of runs that differ in their seed can be compared."""
     run, judge = alone

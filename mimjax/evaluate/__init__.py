@@ -26,7 +26,8 @@ class Evaluate:
     """How frozen features are judged; the config group `evaluate`.
 
     Attributes:
-        train_images: labelled training images that the two classifiers learn from.
+        train_images: labelled training images that the two classifiers learn from; 0
+            for neither of them.
         test_images: held-out images that they are judged on.
         batch_size: images per forward pass, over all devices.
         pool: the frozen feature of an image: "mean" or "max" of its patches, the "cls"
@@ -71,7 +72,7 @@ def never() -> bool:
 def check(evaluate: Evaluate) -> list[str]:
     """Problems of the config group, one line each; empty when there is none."""
     problems = []
-    for name in ("train_images", "test_images", "batch_size", "linear_iterations"):
+    for name in ("test_images", "batch_size", "linear_iterations"):
         value = getattr(evaluate, name)
         if value < 1:
             problems.append(f"config.evaluate.{name}: {value} must be at least 1")
@@ -79,11 +80,10 @@ def check(evaluate: Evaluate) -> list[str]:
         values = getattr(evaluate, name)
         if min(values, default=1) < 1:
             problems.append(f"config.evaluate.{name}: {values} must be at least 1 each")
-    if evaluate.health_images < 0:
-        problems.append(
-            f"config.evaluate.health_images: {evaluate.health_images} must not be "
-            "negative"
-        )
+    for name in ("train_images", "health_images"):
+        value = getattr(evaluate, name)
+        if value < 0:
+            problems.append(f"config.evaluate.{name}: {value} must not be negative")
     if evaluate.pool not in ("mean", "max", "cls", "edges"):
         problems.append(
             f"config.evaluate.pool: {evaluate.pool!r} is none of mean, max, cls, edges"

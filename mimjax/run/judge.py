@@ -37,7 +37,8 @@ class Judge:
     ):
         self.config, self.plan, self.mesh = config, plan, mesh
         self.workdir, self.should_stop = workdir, should_stop
-        self.num_classes = data.labelled(config.data)
+        wanted = config.evaluate.train_images > 0
+        self.num_classes = data.labelled(config.data) if wanted else 0
         self.still: dict[str, float] = {}  # what no update changes
 
     @functools.cached_property

@@ -69,6 +69,9 @@ def warm(config: Config, state: train.State, progress: Progress) -> train.State:
     matched = len(found["matched"])
     told = f"started from {source}: {matched} of {matched + len(lost)} arrays matched"
     progress.note(f"{told}; {why}" if why else told)
+    other = warmstart.unlike(origin.encoder, encoder, warmstart.FUNCTION)
+    if other:
+        progress.note(f"  the same arrays, another function: {other}")
     for kind in ("resized", "missing", "shape", "unexpected"):
         for name in found[kind]:
             progress.note(f"  {kind}: {name}")

@@ -34,17 +34,14 @@ def get_config() -> ConfigDict:
     config.encoder.width = 128
     config.encoder.depth = 4
     config.encoder.heads = 4
-    config.encoder.position = "relative"
-    config.encoder.qkv_bias = "qv"
-    config.encoder.layer_scale = 0.1
-    config.encoder.start = "beit"
 
     config.objective = ConfigDict()
     config.objective.name = "beit"
     config.objective.tokenizer = "runs/tokenizer"
-    # The paper's share of 64 patches.
-    config.objective.num_hidden = 26
-    config.objective.min_block = 4
+    # Of 64. In blocks of patches that are so small colours are learned long before
+    # shapes, and so they are where places are known by pairs alone.
+    config.objective.sampling = "random"
+    config.objective.num_hidden = 38
 
     config.optim = ConfigDict()
     config.optim.base_lr = 3e-3
@@ -52,4 +49,9 @@ def get_config() -> ConfigDict:
     config.optim.schedule = "cosine_beit"
     config.optim.warmup_steps = 50
     config.optim.clip = 3.0
+
+    config.evaluate = ConfigDict()
+    config.evaluate.pool = "max"
+    # Behind a decoder of one dense layer the last ones decode.
+    config.evaluate.layers = (1,)
     return config

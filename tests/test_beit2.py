@@ -179,6 +179,19 @@ def test_always_as_many_patches_are_hidden():
     assert pairs > 1.7 * (75 / 196) ** 2
 
 
+@pytest.mark.parametrize("version", ["beit", "beit2"])
+def test_hidden_patches_are_anywhere_where_no_blocks_are_wanted(version):
+    given = tiny.resolve(version, objective__sampling="random")
+    params = {"params": tiny.start(given, tiny.mesh_of()).params}
+    rngs = {"mask": jax.random.key(0)}
+    hidden = given.objective.apply(params, 2000, method="draw", rngs=rngs)
+    grid = np.asarray(hidden).reshape(2000, 4, 4)
+    assert (grid.sum(axis=(1, 2)) == 7).all()
+    assert abs(grid.mean(axis=0) - 7 / 16).max() < 5 * np.sqrt(0.25 / 2000)
+    pairs = (grid[:, :, 1:] & grid[:, :, :-1]).mean()
+    assert abs(pairs - 7 * 6 / (16 * 15)) < 0.01
+
+
 def test_layers_of_the_branch_have_tables_where_those_of_the_encoder_do():
     fields = {"width": 8, "depth": 3, "heads": 2, "position": "relative_layers"}
     encoder = vit.Encoder((16, 16), (4, 4), **fields)

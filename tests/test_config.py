@@ -149,6 +149,10 @@ ONE = [
     ("objective.decoder_width=6 objective.decoder_heads=1", "objective.decoder_width"),
     ("objective.sampling=blocks", "objective.sampling: 'blocks' is none of random, b"),
     (
+        "objective.name=beit objective.sampling=grid",
+        "objective.sampling: 'grid' is none of block, r",
+    ),
+    (
         "objective.sampling=grid objective.mask_ratio=0.5",
         "objective.sampling: 'grid' keeps a quarter of an even number",
     ),

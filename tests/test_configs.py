@@ -159,7 +159,7 @@ PARAMETERS = {
     "quickstart_simmim": simmim(799_744, 128, 128, 48),
     "quickstart_mpp": simmim(799_744, 128, 128, 48),
     "quickstart_vit": (551_328, 551_328 + 128 * 10 + 10),
-    "quickstart_beit": (801_168, 801_168 + 128 + 128 * 8192 + 8192),
+    "quickstart_beit": (799_744, 799_744 + 128 + 128 * 8192 + 8192),
     "mpp_b16": (86_567_656 - B_HEAD, 86_567_656 - B_HEAD + 768 + 768 * 512 + 512),
     "quickstart_tokenizer": dvae(32, 3, 1, 128, 32),
     "vqkd_b16": vqkd((768, 12, 196, 768), (768, 3, 196, 32), 768),

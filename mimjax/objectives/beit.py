@@ -16,6 +16,8 @@ from mimjax.backbones import layers, starts, vit
 from mimjax.objectives import dvae
 from mimjax.tokenizers.dvae import Encoder
 
+SAMPLING = ("block", "random")
+
 # What stands in until a tokenizer is named: the sizes of the public one of DALL-E.
 PUBLIC = frozen.Model(dvae.Objective(Encoder()), (0.0,), (1.0,))
 
@@ -24,13 +26,15 @@ class Objective(tokenizers.Predicted, nn.Module):
     """`tokenizer` is, in a config, the workdir of the run that trained it.
 
     At most `num_hidden` patches are hidden, in blocks of `min_block` patches or more
-    (arXiv 2106.08254, section 2.3: 75 of 196 and 16).
+    (arXiv 2106.08254, section 2.3: 75 of 196 and 16), or exactly so many anywhere, with
+    `sampling` "random" (table 4: "w/o blockwise masking").
     """
 
     encoder: vit.Encoder
     tokenizer: frozen.Model = PUBLIC
     num_hidden: int = 75
     min_block: int = 16
+    sampling: str = "block"
 
     panel_note = (
         "tokens: what the tokenizer makes of the whole image; visible patches of the "
@@ -53,6 +57,9 @@ class Objective(tokenizers.Predicted, nn.Module):
                 f"min_block: {self.min_block} must be from 1 to num_hidden "
                 f"({self.num_hidden})"
             )
+        if self.sampling not in SAMPLING:
+            known = ", ".join(SAMPLING)
+            found.append(f"sampling: {self.sampling!r} is none of {known}")
         return found + self.tokenizer_problems()
 
     def setup(self) -> None:
@@ -77,13 +84,10 @@ class Objective(tokenizers.Predicted, nn.Module):
 
     def draw(self, batch: int) -> Bool[Array, "B N"]:
         """Which patches of each image are hidden."""
-        return masking.block_wise(
-            self.make_rng("mask"),
-            batch,
-            self.encoder.grid,
-            self.num_hidden,
-            self.min_block,
-        )
+        encoder, key, most = self.encoder, self.make_rng("mask"), self.num_hidden
+        if self.sampling == "random":
+            return masking.random_order(key, batch, encoder.num_tokens) < most
+        return masking.block_wise(key, batch, encoder.grid, most, self.min_block)
 
     def predict(
         self,

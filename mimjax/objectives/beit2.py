@@ -92,6 +92,8 @@ class Objective(beit.Objective):
 
     def draw(self, batch: int) -> Bool[Array, "B N"]:
         """Which patches of each image are hidden: always so many."""
+        if self.sampling == "random":
+            return super().draw(batch)
         encoder, key = self.encoder, self.make_rng("mask")
         kept = encoder.num_tokens - self.num_hidden
         ids = masking.block_ids(key, batch, encoder.grid, kept, self.min_block)[1]

@@ -2,10 +2,10 @@
 
     python -m mimjax.main --config=configs/quickstart_beit.py --workdir=runs/beit
 
-Hardware: two CPU cores. Time: 4 minutes 20 seconds. Expected: 37 % of the hidden tokens
-of held-out images are right (nearly none at the start); from the untrained encoder to
-the last step the linear probe rises from 12 % to 16 %, kNN from 10 % to 11 %: BEiT
-needs far longer for its features than MAE.
+Hardware: two CPU cores. Time: 5 minutes. Expected: 64 % of the hidden tokens of
+held-out images are right (1 % at the start); from the untrained encoder to the last
+step kNN rises from 15 % to 24 %, the linear probe from 25 % to 38 %, of the first
+layer: the last ones decode.
 The tokenizer is looked for in runs/tokenizer; for another one add
 --config.objective.tokenizer=WORKDIR.
 """
@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.steps = 1000
+    config.steps = 1600
     config.batch_size = 32
     config.log_every = 50
-    config.checkpoint_every = 500
-    config.eval_every = 500
-    config.picture_every = 500
+    config.checkpoint_every = 800
+    config.eval_every = 1600
+    config.picture_every = 800
 
     config.data = ConfigDict()
     config.data.source = "digits"
@@ -38,8 +38,8 @@ def get_config() -> ConfigDict:
     config.objective = ConfigDict()
     config.objective.name = "beit"
     config.objective.tokenizer = "runs/tokenizer"
-    # Of 64. In blocks of patches that are so small colours are learned long before
-    # shapes, and so they are where places are known by pairs alone.
+    # Of 64. With blocks of patches that are so small, or with relative positions alone,
+    # colours are learned long before shapes.
     config.objective.sampling = "random"
     config.objective.num_hidden = 38
 

@@ -6,7 +6,8 @@
 Hardware: two CPU cores. Time: not yet measured alone. Expected: as in docs/results.md.
 All encoders have 4 layers of width 128 with 4 heads and see as many images. That of AIM
 is as its paper has it, the others are one ViT. Rates and masks differ as the quickstart
-configs do. "untrained" is the ViT before it learns, fine-tuned: from scratch. SEEDS are
+configs do, and so do the layers that kNN and linear probe read. "untrained" is the ViT
+before it learns, read where MAE is; fine-tuned it is training from scratch. SEEDS are
 those of fine-tuning: pretraining is one run a method.
 """
 
@@ -32,8 +33,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "mae": ("configs/quickstart.py", {}),
     "simmim": ("configs/quickstart_simmim.py", EARLY),
     "beit": ("configs/quickstart_beit.py", EARLY),
-    "untrained": ("", {}),
     "aim": ("configs/quickstart_aim.py", AIM),
+    "untrained": ("", {}),
     "aim_untrained": ("", AIM),
 }
 TABLE = {
@@ -75,5 +76,6 @@ def get_study(source: str = "digits") -> dict[str, tuple[str, dict[str, Any]]]:
         changes["evaluate.train_images"] = 0
         if not config:  # layers that were never trained are not held back
             changes["optim.layer_decay"] = 1.0
-        study[f"{method}/finetune/seed{seed}"] = "configs/quickstart_finetune.py", changes
+        name = f"{method}/finetune/seed{seed}"
+        study[name] = "configs/quickstart_finetune.py", changes
     return study

@@ -138,8 +138,9 @@ def start(
 
 def console() -> None:
     """The console script."""
-    # Tracing makes objects by the million, nearly none of them garbage.
-    gc.set_threshold(100_000, 50, 100)
+    # Tracing makes objects by the million, nearly none of them garbage: until the first
+    # update (`run/loop.py`) nothing is looked for.
+    gc.disable()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop.leave)
     status = main()
@@ -148,7 +149,7 @@ def console() -> None:
         # The others are waiting for us: gone at once, they notice; politely, they wait.
         sys.stderr.flush()
         os._exit(status)
-    gc.freeze()
+    gc.freeze()  # nor in what the end of the process gives back anyway
     sys.exit(status)
 
 

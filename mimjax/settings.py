@@ -139,8 +139,6 @@ def problems(run: Run) -> list[str]:
     for name in ("seed", "steps", "epochs", *periods):
         if getattr(run, name) < 0:
             found.append(f"{name}: {getattr(run, name)} must not be negative")
-    if run.seed >= 2**32:
-        found.append(f"seed: {run.seed} must be below 2**32")
     if run.epochs > MOST_EPOCHS:
         found.append(f"epochs: {run.epochs} is more than {MOST_EPOCHS}")
     if run.init_from and not (holds_model(run.init_from) or is_file(run.init_from)):

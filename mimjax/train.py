@@ -210,7 +210,7 @@ def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
 
 def seed_on(config: Config, mesh: jax.sharding.Mesh) -> Array:
     """The seed on all devices of the mesh, as the update takes it."""
-    return jax.device_put(np.uint32(config.run.seed), sharding.replicated(mesh))
+    return sharding.copied(np.uint32(config.run.seed), mesh)
 
 
 def trace_step(config: Config, plan: Plan, mesh: jax.sharding.Mesh) -> Any:
@@ -232,7 +232,8 @@ def start_state(config: Config, mesh: jax.sharding.Mesh) -> State:
     """The first state, made where it will live."""
     placed = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
     first = jax.jit(first_of(config), out_shardings=placed)
-    return first(np.uint32(config.run.seed))
+    with jax.set_mesh(None):  # as for its shapes, or it is traced again
+        return first(np.uint32(config.run.seed))
 
 
 def spread_state(config: Config, state: State, mesh: jax.sharding.Mesh) -> State:

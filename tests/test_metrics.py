@@ -294,17 +294,20 @@ def test_the_backward_pass_takes_twice_the_forward():
     ("objective", "changes"),
     [
         ("mae", {}),
+        ("mae", {"encoder__remat": "full"}),
         ("beit", {"optim__accumulate": 2}),
         ("linear", {"optim__name": "lars", "optim__rates": (1e-3, 2e-3)}),
     ],
 )
 def test_the_whole_update_has_the_flops_of_its_gradient(objective, changes):
-    """A run counts those of the trace that it compiles."""
+    """A run counts those of the trace that it compiles, where nothing is repeated."""
     given, mesh = tiny.resolve(objective, **changes), tiny.mesh_of()
     plan = setup.make_plan(given, given.data.num_images)
     traced = train.trace_step(given, plan, mesh)
     wanted = setup.step_flops(given, plan, mesh)
-    assert flops.of_trace(traced.jaxpr.jaxpr) == wanted > 0
+    assert setup.step_flops(given, plan, mesh, traced) == wanted > 0
+    remat = "encoder__remat" in changes
+    assert (flops.of_trace(traced.jaxpr.jaxpr) > wanted) == remat
 
 
 def test_flops_of_a_step_count_no_gradient_of_a_teacher_and_no_remat():

@@ -157,6 +157,43 @@ def test_the_seed_and_the_step_decide_everything():
     assert len({float(value) for value in found}) == 4
 
 
+def test_runs_of_two_seeds_differ_and_share_a_program():
+    first, second = (tiny.resolve("simmim", seed=seed) for seed in (0, 1))
+    mesh = tiny.mesh_of()
+    programs, states, losses = [], [], []
+    for given in (first, second):
+        plan = train.Plan(10, 0, np.zeros(3), np.ones(3))
+        traced = train.trace_step(given, plan, mesh)
+        programs.append(traced.lower().as_text())
+        states.append(tiny.bits(train.start_state(given, mesh).params))
+    assert programs[0] == programs[1]
+    assert states[0] != states[1]
+    for given in (first, second):
+        losses.append(tiny.Run(given, mesh, tiny.start(given, mesh)).step()["loss"])
+    assert losses[0] != losses[1], "of the same parameters and images"
+
+
+def test_a_model_is_traced_once_for_its_first_state(monkeypatch):
+    given, made = tiny.resolve("mae", seed=7), []
+    real = train.init_state
+
+    def counted(*args):
+        made.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(train, "init_state", counted)
+    given, mesh = setup.place(given, jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        train.start_state(given, mesh)
+    # What depends on the kind of device is another encoder.
+    assert len(made) <= 2
+    made.clear()
+    with jax.set_mesh(mesh):
+        train.abstract_state(given, mesh)
+        train.start_state(given, mesh)
+    assert made == []
+
+
 def test_streams_are_independent():
     keys = [train.streams(seed, step) for seed in (0, 1) for step in (0, 1)]
     found = {

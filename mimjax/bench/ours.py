@@ -1,5 +1,6 @@
 """The process that measures our own step."""
 
+import gc
 from typing import Any
 
 from mimjax.bench import child
@@ -44,6 +45,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         laps.end("first")
         losses += [update() for _ in range(spec["checked"] - 1)]
         jax.block_until_ready(losses)
+        gc.enable()
         times = child.paced(
             update, lambda x: x.block_until_ready(), spec["seconds"], device.platform
         )
@@ -83,4 +85,5 @@ def probe(dtype: str) -> float:
 
 
 if __name__ == "__main__":
+    gc.disable()  # as a run does until its first update
     child.main(measure)

@@ -26,8 +26,8 @@ class Evaluate:
     """How frozen features are judged; the config group `evaluate`.
 
     Attributes:
-        train_images: labelled training images that the two classifiers learn from; 0
-            for neither of them.
+        train_images: labelled training images that the classifiers learn from; 0 for
+            none of them, few shots included.
         test_images: held-out images that they are judged on.
         batch_size: images per forward pass, over all devices.
         pool: the frozen feature of an image: "mean" or "max" of its patches, the "cls"

@@ -52,7 +52,8 @@ class Objective(tokenizers.Predicted, nn.Module):
                 f"num_hidden: {self.num_hidden} must be from 1 to less than the "
                 f"{encoder.num_tokens} patches that image_size and patch_size make"
             )
-        if not 1 <= self.min_block <= max(1, self.num_hidden):
+        blocks = self.sampling == "block"
+        if blocks and not 1 <= self.min_block <= max(1, self.num_hidden):
             found.append(
                 f"min_block: {self.min_block} must be from 1 to num_hidden "
                 f"({self.num_hidden})"

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import gc
 import pathlib
 import time
 from collections.abc import Iterator
@@ -79,7 +80,8 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
             return DONE
         batches = setup.make_feed(config, mesh, plan, start, folder)
         stack.callback(batches.close)
-        step, cost = setup.compile_step(config, plan, mesh, progress)
+        step, traced = setup.compile_step(config, plan, mesh, progress)
+        cost = setup.step_flops(config, plan, mesh, traced)
         writer: Any = metrics.Silent()
         record = None
         if first:
@@ -88,12 +90,14 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
             record = workdir.Record(folder, facts, start)
         stack.callback(writer.close)
         meter = setup.make_meter(config, cost, mesh, start)
-        traced = config.profile.steps, start, folder, meter, progress
-        step = stack.enter_context(profile.watching(step, *traced))
+        watched = config.profile.steps, start, folder, meter, progress
+        step = stack.enter_context(profile.watching(step, *watched))
         update = functools.partial(step, seed=train.seed_on(config, mesh))
         parts = config, plan, signals, checkpoints, batches, meter, writer, progress
         session = Session(*parts, judge, drawing)
         signals.ready()
+        gc.freeze()
+        gc.enable()
         with failing(record, drawing):
             status, last = advance(session, update, state, start)
             checkpoints.wait()

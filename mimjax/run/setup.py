@@ -118,8 +118,8 @@ def make_plan(config: Config, num_images: int) -> train.Plan:
 
 def compile_step(
     config: Config, plan: train.Plan, mesh: jax.sharding.Mesh, progress: Progress
-) -> tuple[Any, int]:
-    """The compiled update and its FLOPs; says what it took and what it will take."""
+) -> tuple[Any, Any]:
+    """The update, compiled and traced; says what it took and what it will take."""
     start = time.perf_counter()
     traced = train.trace_step(config, plan, mesh)
     try:
@@ -134,14 +134,7 @@ def compile_step(
         f"compiled in {seconds:.1f} s for {mesh.devices.size} device(s) ({shape}); "
         f"memory per device {memory(step, mesh.devices.flat[0].platform)}"
     )
-    if remat(config) == "none":
-        return step, flops.of_trace(traced.jaxpr.jaxpr)
-    return step, step_flops(config, plan, mesh)
-
-
-def remat(config: Config) -> str:
-    """What of the encoder's layers is computed again for the gradient."""
-    return getattr(config.encoder, "remat", "none")
+    return step, traced
 
 
 def too_large(text: str) -> str:
@@ -212,10 +205,18 @@ def make_meter(
     return metrics.Meter(size, step=start, flops_per_step=cost, peak=peak)
 
 
-def step_flops(config: Config, plan: train.Plan, mesh: jax.sharding.Mesh) -> int:
-    """FLOPs of the loss and its gradient for a batch, without what remat repeats."""
+def step_flops(
+    config: Config, plan: train.Plan, mesh: jax.sharding.Mesh, traced: Any = None
+) -> int:
+    """FLOPs of the loss and its gradient for a batch, without what remat repeats.
+
+    Where nothing is repeated, those of the update, if it is `traced` already.
+    """
     objective, encoder = config.objective, config.encoder
-    if remat(config) != "none":
+    remat = getattr(encoder, "remat", "none")
+    if traced and remat == "none":
+        return flops.of_trace(traced.jaxpr.jaxpr)
+    if remat != "none":
         encoder = encoder.clone(parent=None, remat="none")
         objective = objective.clone(parent=None, encoder=encoder)
     whole = dataclasses.replace(config, objective=objective)

@@ -70,7 +70,7 @@ def warm(config: Config, state: train.State, progress: Progress) -> train.State:
     told = f"started from {source}: {matched} of {matched + len(lost)} arrays matched"
     progress.note(f"{told}; {why}" if why else told)
     other = warmstart.unlike(origin.encoder, encoder, warmstart.FUNCTION)
-    if other:
+    if other and not why:
         progress.note(f"  the same arrays, another function: {other}")
     for kind in ("resized", "missing", "shape", "unexpected"):
         for name in found[kind]:

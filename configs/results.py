@@ -3,12 +3,11 @@
     python -m mimjax.study --config=configs/results.py --workdir=runs/results
     python -m mimjax.study --config=configs/results.py:letters --workdir=runs/letters
 
-Hardware: two CPU cores. Time: not yet measured alone. Expected: as in docs/results.md.
-All encoders have 4 layers of width 128 with 4 heads and see as many images. That of AIM
-is as its paper has it, the others are one ViT. Rates and masks differ as the quickstart
-configs do, and so do the layers that kNN and linear probe read. "untrained" is the ViT
-before it learns, read where MAE is; fine-tuned it is training from scratch. SEEDS are
-those of fine-tuning: pretraining is one run a method.
+Hardware: two CPU cores. Time: some 45 minutes. Expected: as in docs/results.md.
+All encoders have 4 layers of width 128 and 4 heads and see as many images. That of AIM
+is as its paper has it, the others are one ViT; "untrained" is it before it learns, read
+where MAE is, and, fine-tuned, training from scratch. Rates, masks and the layers that
+probes read are the quickstarts'. SEEDS are of fine-tuning: a method is pretrained once.
 """
 
 import itertools

@@ -2,8 +2,9 @@
 
     python -m mimjax.study --config=configs/scaling_digits.py --workdir=runs/scaling
 
-Hardware: two CPU cores. Time: not yet measured, meant to be 20 minutes. Expected: not
-yet measured.
+Hardware: two CPU cores. Time: 14 minutes. Expected: with the size the held-out loss
+falls from 0.516 to 0.459, α = 0.32 ± 0.08 above 0.44; with images from 0.472 (250) to
+0.452 (4,000); of 28,800, each seen once, it is 0.459.
 Widths of 16 to 128, all of 4 layers, are 14,000 to 800,000 parameters. All runs are of
 STEPS x 32 images: of so many different ones for the largest set, of the same ones again
 and again for the others. Sets are compared for the largest encoder, sizes for the

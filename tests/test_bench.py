@@ -186,6 +186,16 @@ def test_a_row_comes_to_medians_of_processes():
     assert found["loss_difference"] == 0.2
 
 
+def test_our_process_needs_no_tensorflow(tmp_path):
+    """One of its own, where there is none: what this one has imported says nothing."""
+    for name in ("tensorflow", "sklearn"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not installed')\n")
+    spec = step.spec_of(f"{tiny.CONFIG}:mae", [], 0.0)
+    found = step.ask("ours", spec, PYTHONPATH=f"{tmp_path}:{CONFIGS.parent}")
+    assert len(found["losses"]) == step.CHECKED
+    assert found["losses"][0] > found["losses"][-1] > 0
+
+
 def test_problems_of_a_config_are_told_by_the_process_that_finds_them(tmp_path, capsys):
     """As main tells them; and a row that fails is a line of the table."""
     flags = ["step", f"--config={tiny.CONFIG}:mae", "--config.encoder.depth=0"]

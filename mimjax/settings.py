@@ -78,6 +78,19 @@ class Config:
         fields = vars(self.objective).items()
         return {n: v.workdir for n, v in fields if isinstance(v, frozen.Model)}
 
+    def with_encoder(self, **fields: Any) -> "Config":
+        """The same with other fields of the encoder; `values` stay."""
+        encoder = self.encoder.clone(parent=None, **fields)
+        objective = self.objective.clone(parent=None, encoder=encoder)
+        return dataclasses.replace(self, encoder=encoder, objective=objective)
+
+    def quickly_compiled(self) -> "Config":
+        """The same for the compiler layer by layer, for what runs once or seldom.
+
+        Numbers may differ in the last digit, not those that are drawn.
+        """
+        return self if self.encoder.unroll == 1 else self.with_encoder(unroll=1)
+
     def steps(self, num_images: int) -> int:
         """Updates of the run over a source of that many images."""
         if self.run.steps:

@@ -177,8 +177,8 @@ def chosen(good: Array, new: Any, old: Any) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def first_of(config: Config) -> Callable[[Array], State]:
-    """The first state of a seed: one function, for it takes long to trace a model."""
-    return functools.partial(init_state, config)
+    """The first state of a seed, one function for all that ask: tracing takes long."""
+    return functools.partial(init_state, config.quickly_compiled())
 
 
 @functools.lru_cache(maxsize=4)

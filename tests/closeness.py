@@ -20,13 +20,19 @@ def random_params(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 def random_like(shapes: Any, scale: float) -> Any:
     """Random parameters of those shapes, none of them zero or one."""
+    # One by one, jnp.asarray would compile a program for every shape.
+    return jax.device_put(random_arrays(shapes, scale))
+
+
+def random_arrays(shapes: Any, scale: float) -> Any:
+    """The same in numpy."""
     generator = np.random.default_rng(0)
     flat = {}
     for path, leaf in flatten_dict(shapes).items():
         noise = generator.normal(size=leaf.shape) * scale
         noise += path[-1] == "scale"
         flat[path] = (noise**2 if path[-1] == "variance" else noise).astype(leaf.dtype)
-    return jax.tree.map(jax.numpy.asarray, unflatten_dict(flat))
+    return unflatten_dict(flat)
 
 
 def difference(ours: Any, theirs: Any) -> float:

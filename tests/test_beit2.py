@@ -164,14 +164,29 @@ def test_the_pretraining_is_the_official_one():
     assert not golden.grads.unread
 
 
-def test_always_as_many_patches_are_hidden():
-    given = tiny.resolve("beit2")
+def drawn(given, count):
+    """Which patches are hidden of so many images."""
     params = {"params": tiny.start(given, tiny.mesh_of()).params}
     rngs = {"mask": jax.random.key(0)}
-    hidden = given.objective.apply(params, 64, method="draw", rngs=rngs)
+
+    @jax.jit
+    def run():
+        return given.objective.apply(params, count, method="draw", rngs=rngs)
+
+    return run()
+
+
+def test_always_as_many_patches_are_hidden():
+    given = tiny.resolve("beit2")
+    hidden = drawn(given, 64)
     assert (np.asarray(hidden).sum(axis=1) == 7).all()
-    ids = masking.block_ids(jax.random.key(0), 64, (14, 14), 121, 16)[1]
-    hidden = masking.hidden_from_ids(ids, 196)
+
+    @jax.jit
+    def draw():
+        ids = masking.block_ids(jax.random.key(0), 64, (14, 14), 121, 16)[1]
+        return masking.hidden_from_ids(ids, 196)
+
+    hidden = draw()
     assert (np.asarray(hidden).sum(axis=1) == 75).all()
     # Mostly blocks: hidden neighbours are far more than by chance.
     grid = np.asarray(hidden).reshape(64, 14, 14)
@@ -182,9 +197,7 @@ def test_always_as_many_patches_are_hidden():
 @pytest.mark.parametrize("version", ["beit", "beit2"])
 def test_hidden_patches_are_anywhere_where_no_blocks_are_wanted(version):
     given = tiny.resolve(version, objective__sampling="random")
-    params = {"params": tiny.start(given, tiny.mesh_of()).params}
-    rngs = {"mask": jax.random.key(0)}
-    hidden = given.objective.apply(params, 2000, method="draw", rngs=rngs)
+    hidden = drawn(given, 2000)
     grid = np.asarray(hidden).reshape(2000, 4, 4)
     assert (grid.sum(axis=(1, 2)) == 7).all()
     assert abs(grid.mean(axis=0) - 7 / 16).max() < 5 * np.sqrt(0.25 / 2000)
@@ -255,23 +268,26 @@ def run():
     return tiny.Run(tiny.resolve("vqkd"))
 
 
+def vectors_of(run, state, batch):
+    """What is near one code or another, in a state, of a batch of pixels."""
+
+    @jax.jit
+    def vectors(variables, image):
+        image = jnp.asarray((image / 255.0 - run.plan.mean) / run.plan.std, jnp.float32)
+        return run.config.objective.apply(variables, image, method="vectors")
+
+    variables = {"params": state.params, **state.frozen}
+    return vectors(variables, batch["image"])
+
+
 def test_codes_begin_as_groups_and_then_follow_their_vectors(run):
     """By hand, from the vectors of each update and what the codes were before."""
-
-    def vectors_of(state, batch):
-        image = (batch["image"] / 255.0 - run.plan.mean) / run.plan.std
-        variables = {"params": state.params, **state.frozen}
-        return np.asarray(
-            run.config.objective.apply(
-                variables, jnp.asarray(image, jnp.float32), method="vectors"
-            )
-        ).reshape(-1, 8)
 
     teacher = tiny.bits(run.state.frozen["frozen"])
     for step in range(3):
         # A copy on the host: the state is given up to the update.
         before = jax.device_get(run.state)
-        vectors = vectors_of(before, jax.device_get(run.batch(step)))
+        vectors = np.asarray(vectors_of(run, before, run.batch(step))).reshape(-1, 8)
         values = run.step()
         after = np.asarray(run.state.frozen["moving"]["codes"])
         codes = before.frozen["moving"]["codes"]
@@ -308,12 +324,8 @@ def test_the_parts_of_a_batch_move_the_codes_in_turn():
     """By hand, from the vectors of the rows 0, 2, ... and then of 1, 3, ..."""
     run = tiny.Run(tiny.resolve("vqkd", optim__accumulate=2))
     run.step()
-    before, batch = jax.device_get(run.state), jax.device_get(run.batch(1))
-    image = jnp.asarray((batch["image"] / 255.0 - run.plan.mean) / run.plan.std)
-    variables = {"params": before.params, **before.frozen}
-    vectors = run.config.objective.apply(
-        variables, image.astype(jnp.float32), method="vectors"
-    )
+    before = jax.device_get(run.state)
+    vectors = vectors_of(run, before, run.batch(1))
     run.step()
     codes = jnp.asarray(before.frozen["moving"]["codes"])
     for part in (vectors[0::2], vectors[1::2]):

@@ -25,14 +25,18 @@ ENCODERS = {
 def test_the_last_tokens_are_those_of_the_features(name):
     encoder = ENCODERS[name]
     image = jax.random.normal(jax.random.key(1), (2, *encoder.image_size, 3))
-    params = encoder.init(jax.random.key(0), image, method="features")["params"]
-    stages = inside.look(encoder, params, image)
-    pairs = inside.layers_of(stages)
-    assert len(pairs) == len(encoder.layer_widths)
-    for chosen, (tokens, attention) in enumerate(pairs, 1):
-        feature = encoder.apply(
-            {"params": params}, image, "mean", (chosen,), method="features"
-        )
+
+    @jax.jit
+    def run():
+        variables = encoder.init(jax.random.key(0), image, method="features")
+        stages = inside.look(encoder, variables["params"], image)
+        pairs = inside.layers_of(stages)
+        assert len(pairs) == len(encoder.layer_widths)
+        how = {"pool": "mean", "method": "features"}
+        chosen = [(layer,) for layer in range(1, len(pairs) + 1)]
+        return pairs, [encoder.apply(variables, image, chosen=c, **how) for c in chosen]
+
+    for (tokens, attention), feature in zip(*run(), strict=True):
         mean = encoder.patch_tokens(tokens).mean(axis=1)
         np.testing.assert_allclose(mean, feature, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(attention.sum(axis=-1), 1, rtol=1e-5)
@@ -41,10 +45,16 @@ def test_the_last_tokens_are_those_of_the_features(name):
 def test_attention_is_the_softmax_of_the_products():
     encoder = ENCODERS["vit"].clone(depth=1, position="none")
     image = jax.random.normal(jax.random.key(1), (2, *encoder.image_size, 3))
-    params = encoder.init(jax.random.key(0), image, method="features")["params"]
-    (stage,) = inside.look(encoder, params, image)
+
+    @jax.jit
+    def run():
+        variables = encoder.init(jax.random.key(0), image, method="features")
+        params = variables["params"]
+        embedded = encoder.apply(variables, image, method="embed")
+        return params, inside.look(encoder, params, image), embedded
+
+    params, (stage,), x = run()
     layer = jax.tree.map(lambda x: np.asarray(x[0]), params["blocks"]["layers"])
-    x = encoder.apply({"params": params}, image, method="embed")
     cls = jnp.broadcast_to(params["cls_token"], (2, 1, 16))
     x = np.concatenate([cls, x], axis=1)
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)

@@ -248,9 +248,10 @@ def test_the_attentive_probe_sees_all_patches_and_no_class_token(encoder):
     params = closeness.random_params(objective, batch, train=False)
     moving = {"mean": jnp.zeros(32), "variance": jnp.ones(32)}
     bound = objective.bind({"params": params, "moving": moving})
-    before = bound.probed(image)
+    probed = jax.jit(bound.probed)
+    before = probed(image)
     assert before.shape == (2, 16, 32), "no class token"
-    after = bound.probed(swap(image, jnp.tile(jnp.arange(16) == 15, (2, 1))))
+    after = probed(swap(image, jnp.tile(jnp.arange(16) == 15, (2, 1))))
     assert changed(before, after).all()
 
 
@@ -259,7 +260,7 @@ def test_aim_never_predicts_the_prefix(encoder):
     objective = aim.Objective(encoder(cls=False)).bind({})
     prefix = jnp.asarray([1, 6])
     predicted = jax.random.normal(jax.random.key(4), (2, 16, 48))
-    pull = jax.grad(lambda image: objective.loss(image, predicted, prefix))
+    pull = jax.jit(jax.grad(lambda x: objective.loss(x, predicted, prefix)))
     reach = patches.patchify(pull(BATCH["image"]), (4, 4)).any(axis=-1)
     np.testing.assert_array_equal(reach, masking.beyond_prefix(prefix, 16))
     assert not reach[:, 0].any()

@@ -21,11 +21,16 @@ def test_patches_are_drawn_as_named(encoder, sampling):
     assert objective.problems() == []
     params = closeness.random_params(objective, BATCH, train=False)
     rngs = {"mask": jax.random.key(1)}
-    keep, drop = objective.apply({"params": params}, 2, method="draw", rngs=rngs)
+
+    @jax.jit
+    def run():
+        ids = objective.apply({"params": params}, 2, method="draw", rngs=rngs)
+        return ids, objective.apply({"params": params}, BATCH, train=True, rngs=rngs)
+
+    (keep, drop), (loss, _) = run()
     assert (keep.shape, drop.shape) == ((2, 4), (2, 12))
     if sampling == "grid":
         assert np.asarray(keep).tolist() == [[0, 2, 8, 10]] * 2
-    loss, _ = objective.apply({"params": params}, BATCH, train=True, rngs=rngs)
     assert np.isfinite(loss)
 
 
@@ -35,16 +40,21 @@ def test_mask_tokens_in_the_encoder_by_hand(encoder):
     params = closeness.random_params(objective, BATCH, train=False)
     assert params["mask_token"].shape == (1, 1, 32), "as wide as the encoder"
     keep, drop = masking.random_ids(jax.random.key(3), 2, 16, 4)
-    bound = objective.bind({"params": params})
-    predicted = bound.predict(BATCH["image"], keep, drop)
-    every = bound.encoder.embed(BATCH["image"])
-    hidden = masking.hidden_from_ids(drop, 16)
-    every = jnp.where(hidden[:, :, None], params["mask_token"], every)
-    x = bound.decoder_embed(bound.encoder(every))
-    table = jnp.asarray(posembed.sincos_2d((4, 4), 16))
-    x = jnp.concatenate([x[:, :1], x[:, 1:] + table], axis=1)
-    x, _ = bound.decoder(x)
-    wanted = bound.decoder_pred(bound.decoder_norm(x))[:, 1:]
+
+    @jax.jit
+    def run():
+        bound = objective.bind({"params": params})
+        every = bound.encoder.embed(BATCH["image"])
+        hidden = masking.hidden_from_ids(drop, 16)
+        every = jnp.where(hidden[:, :, None], params["mask_token"], every)
+        x = bound.decoder_embed(bound.encoder(every))
+        table = jnp.asarray(posembed.sincos_2d((4, 4), 16))
+        x = jnp.concatenate([x[:, :1], x[:, 1:] + table], axis=1)
+        x, _ = bound.decoder(x)
+        wanted = bound.decoder_pred(bound.decoder_norm(x))[:, 1:]
+        return bound.predict(BATCH["image"], keep, drop), wanted
+
+    predicted, wanted = run()
     order = jnp.concatenate([keep, drop], axis=1)
     assert closeness.difference(masking.put_back(predicted, order), wanted) < 1e-5
 

@@ -81,9 +81,12 @@ def test_the_newest_checkpoint_of_a_run(tmp_path):
     assert tiny.bits(found.variables["params"]) == tiny.bits(states[1].params)
     encoder, params = found
     assert tiny.bits(params) == tiny.bits(states[1].params["encoder"])
-    image = jnp.zeros((2, 16, 16, 3))
-    tokens = encoder.apply({"params": params}, image, method="embed")
-    assert encoder.apply({"params": params}, tokens).shape == (2, 17, 64)
+
+    def run(image):
+        tokens = encoder.apply({"params": params}, image, method="embed")
+        return encoder.apply({"params": params}, tokens)
+
+    assert jax.eval_shape(run, jnp.zeros((2, 16, 16, 3))).shape == (2, 17, 64)
 
 
 def test_averaged_parameters_where_the_run_has_them(tmp_path):

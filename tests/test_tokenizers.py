@@ -70,11 +70,18 @@ def test_the_divergence_is_that_to_the_uniform_prior(objective):
 
 
 def test_loss_and_metrics_of_held_out_images(objective, params, batch):
-    loss, metrics = objective.apply({"params": params}, batch, train=False)
     bound = objective.bind({"params": params})
-    logits = np.asarray(bound.encoder.logits(batch["image"]), np.float64)
+
+    @jax.jit
+    def run():
+        logits = bound.encoder.logits(batch["image"])
+        drawn = bound.decoder(jax.nn.one_hot(logits.argmax(axis=-1), 12))
+        found = objective.apply({"params": params}, batch, train=False)
+        return found, logits, drawn
+
+    (loss, metrics), *numbers = run()
+    logits, known = (np.asarray(x, np.float64) for x in numbers)
     ids = logits.argmax(axis=-1)
-    known = np.asarray(bound.decoder(jax.nn.one_hot(ids, 12)), np.float64)
     mean, log_width = known[..., :3], known[..., 3:]
     value = 0.8 * np.asarray(batch["image"], np.float64) + 0.1
     logit = np.log(value / (1 - value))
@@ -97,9 +104,18 @@ def test_edges_are_the_likeness_of_the_tokens_of_neighbours(params, batch):
     """Pair by pair in numpy, on a grid that is not square; of the tokens alone."""
     encoder = ENCODER.clone(image_size=(4, 8))
     image = batch["image"][:, :4]
-    variables = {"params": params["encoder"]}
-    found = encoder.apply(variables, image, "edges", method="features")
-    ids = np.asarray(encoder.apply(variables, image, method="logits")).argmax(axis=-1)
+
+    @jax.jit
+    def run(variables):
+        return [
+            encoder.apply(variables, image, "edges", method="features"),
+            encoder.apply(variables, image, method="logits"),
+            encoder.apply(variables, image, "mean", method="features"),
+            encoder.apply(variables, image, method=lambda m, x: m(m.embed(x))),
+        ]
+
+    found, logits, mean, last = run({"params": params["encoder"]})
+    ids = np.asarray(logits).argmax(axis=-1)
     codes = np.asarray(params["encoder"]["output"]["kernel"], np.float64)[0, 0].T
     codes /= np.linalg.norm(codes, axis=1, keepdims=True)
     pairs = [(4 * y + x, 4 * y + x + 1) for y in range(2) for x in range(3)]
@@ -108,8 +124,6 @@ def test_edges_are_the_likeness_of_the_tokens_of_neighbours(params, batch):
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert len(np.unique(np.round(found, 4))) > 3, "or any would do"
     # The other pools are those of every encoder.
-    mean = encoder.apply(variables, image, "mean", method="features")
-    last = encoder.apply(variables, image, method=lambda m, x: m(m.embed(x)))
     np.testing.assert_allclose(mean, last.mean(axis=1), rtol=1e-5, atol=1e-6)
 
 

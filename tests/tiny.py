@@ -71,7 +71,7 @@ def random_state(
     """A state whose parameters are random; a first one takes seconds to compile."""
     shapes = train.abstract_state(given, mesh)
     random = {
-        name: closeness.random_like(getattr(shapes, name), scale)
+        name: closeness.random_arrays(getattr(shapes, name), scale)
         for name in ("params", "frozen")
     }
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)

@@ -179,7 +179,7 @@ def inside(parts: dict[tuple[str, ...], Part]) -> Callable[[str], bool]:
 
 def shapes_of(given: config.Config) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
     """Shape and type of every parameter, and of what moves beside them, by its path."""
-    state = jax.eval_shape(lambda: train.init_state(given))
+    state = train.shapes_of(given)
     moving = {MOVING: (state.frozen or {}).get(MOVING, {})}
     return named_leaves(state.params) | named_leaves(moving)
 

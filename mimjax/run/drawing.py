@@ -3,7 +3,6 @@
 Nothing here touches the training state or its random streams.
 """
 
-import dataclasses
 import functools
 import pathlib
 import shutil
@@ -23,18 +22,6 @@ from mimjax.train import Plan, State, streams
 
 # Shares of patches to hide, as far as whole ones allow.
 RATIOS = 0.5, 0.75, 0.9
-
-
-def quickly_compiled(config: Config) -> Config:
-    """The same for the compiler layer by layer: what runs once takes longer to compile.
-
-    Numbers may differ in the last digit.
-    """
-    if config.encoder.unroll == 1:
-        return config
-    encoder = config.encoder.clone(parent=None, unroll=1)
-    objective = config.objective.clone(parent=None, encoder=encoder)
-    return dataclasses.replace(config, encoder=encoder, objective=objective)
 
 
 class Drawing:
@@ -57,7 +44,7 @@ class Drawing:
     ):
         self.config, self.plan, self.mesh = config, plan, mesh
         self.workdir, self.batch = workdir, batch
-        once = quickly_compiled(config)
+        once = config.quickly_compiled()
         self.objective = once.objective
         self.insight = Insight(once, plan.mean, plan.std, mesh, should_stop)
 

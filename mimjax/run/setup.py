@@ -1,7 +1,6 @@
 """What a run needs before its first update: devices, plan, state, compiled step."""
 
 import ctypes
-import dataclasses
 import functools
 import os
 import pathlib
@@ -68,9 +67,7 @@ def place(
         whole = devices[0].platform == "cpu" and config.encoder.remat == "none"
         # More layers than any stack has: those of decoders and heads count too.
         unroll = MOST_DEPTH if whole else 1
-        encoder = config.encoder.clone(unroll=unroll)
-        objective = config.objective.clone(encoder=encoder)
-        config = dataclasses.replace(config, encoder=encoder, objective=objective)
+        config = config.with_encoder(unroll=unroll)
     params = train.shapes_of(config).params
     found = trainable.problems(config.optim, params)
     if found:
@@ -212,14 +209,10 @@ def step_flops(
 
     Where nothing is repeated, those of the update, if it is `traced` already.
     """
-    objective, encoder = config.objective, config.encoder
-    remat = getattr(encoder, "remat", "none")
-    if traced and remat == "none":
+    repeats = config.encoder.remat != "none"
+    if traced and not repeats:
         return flops.of_trace(traced.jaxpr.jaxpr)
-    if remat != "none":
-        encoder = encoder.clone(parent=None, remat="none")
-        objective = objective.clone(parent=None, encoder=encoder)
-    whole = dataclasses.replace(config, objective=objective)
+    whole = config.with_encoder(remat="none") if repeats else config
     gradient = gradients.make(whole, plan.mean, plan.std)
     state, batch = (
         train.abstract_state(config, mesh),

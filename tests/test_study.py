@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -20,7 +21,7 @@ from mimjax import train
 from mimjax.run import setup
 from mimjax.schema import ConfigError
 from mimjax.study import __main__ as study_main
-from mimjax.study import fits, outcome, pages, plan, results, scaling
+from mimjax.study import fits, outcome, pages, plan, results, runner, scaling
 
 TINY = {
     "steps": 4,
@@ -191,6 +192,46 @@ def test_the_runs_keep_their_order_and_only_takes_what_they_need(tmp_path):
     assert list(study.only("").runs) == list(RUNS)
     with pytest.raises(ConfigError, match=r"no run begins with 'x'; .* mae, bad"):
         study.only("x")
+
+
+def test_runs_are_made_at_once_but_after_those_they_need(tmp_path, monkeypatch):
+    needs = {"init_from": "@a"}
+    runs = {"a": (MAE, {}), "b": (MAE, needs), "c": (MAE, {}), "d": (MAE, needs)}
+    both, began, ended = threading.Barrier(2, timeout=30), [], []
+
+    def made(children, study, run):
+        began.append(run.name)
+        assert "a" in ended or not run.needs
+        both.wait()
+        ended.append(run.name)
+        return int(run.name == "d"), 1.0
+
+    monkeypatch.setattr(runner.Children, "made", made)
+    study = plan.load(written(tmp_path, runs), tmp_path)
+    assert runner.run(study, [], lambda: None, jobs=2) == 1, "that of d"
+    assert (sorted(began[:2]), sorted(began[2:])) == (["a", "c"], ["b", "d"])
+
+
+def test_each_job_has_its_share_of_the_cores():
+    known = runner.cores()
+    all_there = threading.Barrier(len(known), timeout=30)
+
+    def own():
+        all_there.wait()
+        return runner.cores()
+
+    with runner.pool(len(known)) as threads:
+        found = [threads.submit(own) for _ in known]
+        assert sorted(future.result() for future in found) == [[c] for c in known]
+    assert runner.cores() == known
+
+
+def test_more_jobs_than_cores_are_refused(capsys):
+    flags = f"--config={CONFIG}", "--workdir=x"
+    most = len(runner.cores())
+    for jobs in (0, most + 1):
+        (line,) = refused(capsys, *flags, f"--jobs={jobs}")
+        assert line == f"--jobs: {jobs} must be 1 to {most}, the cores there are"
 
 
 @pytest.mark.parametrize(

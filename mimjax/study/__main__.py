@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--only", default="", metavar="PREFIX", help="runs called so, and their needs"
     )
+    told = "runs to make at once on a CPU, each with a share of its cores"
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help=told)
     told = "print the command of each run and leave"
     parser.add_argument("--list", action="store_true", help=told)
     try:
@@ -51,6 +53,10 @@ def start(flags: argparse.Namespace, given: list[str]) -> int:
     """What the flags ask for; heavy imports wait until the flags make sense."""
     from mimjax.study import outcome, pages, plan, results, runner
 
+    most = len(runner.cores()) or 1
+    if not 1 <= flags.jobs <= most:
+        told = f"--jobs: {flags.jobs} must be 1 to {most}, the cores there are"
+        raise ConfigError([told])
     study = plan.load(flags.config, pathlib.Path(flags.workdir))
     chosen = study.only(flags.only)
     plan.check(chosen)
@@ -70,7 +76,7 @@ def start(flags: argparse.Namespace, given: list[str]) -> int:
             told.add(what)
 
     tell()
-    status = runner.run(chosen, command, tell)
+    status = runner.run(chosen, command, tell, flags.jobs)
     print(f"see {study.workdir / pages.REPORT}")
     return status
 

@@ -1,11 +1,14 @@
-"""The runs of a study one after another, each a process of its own."""
+"""The runs of a study, each a process of its own, one or a few of them at once."""
 
 import contextlib
+import itertools
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from types import FrameType
 
 from mimjax.metrics import read_json
@@ -19,11 +22,11 @@ from mimjax.study.plan import Run, Study
 RECORD = "study.json"
 
 
-class Child:
-    """The process at work; signals to this one are passed on to it."""
+class Children:
+    """The processes at work; signals to this one are passed on to them."""
 
     def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
+        self.processes: list[subprocess.Popen[bytes]] = []
         self.asked = False
 
     @contextlib.contextmanager
@@ -42,66 +45,102 @@ class Child:
     def caught(self, number: int, frame: FrameType | None) -> None:
         """The handler: a run saves and ends; a second signal ends it at once."""
         self.asked = True
-        if self.process:
-            self.process.send_signal(number)
+        for process in [*self.processes]:
+            process.send_signal(number)
 
-    def status(self, study: Study, run: Run) -> int:
-        """The exit status of a run; 75 where it was a signal that ended it."""
+    def made(self, study: Study, run: Run) -> tuple[int, float]:
+        """Makes a run: its exit status, 75 where a signal has ended it, and seconds."""
         if self.asked:
-            return STOPPED
+            return STOPPED, 0.0
+        began = time.monotonic()
         command = [sys.executable, *run.command(study.workdir)]
         run.folder.mkdir(parents=True, exist_ok=True)
         with (run.folder / outcome.LOG).open("ab") as log:
-            self.process = subprocess.Popen(
+            process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+            self.processes.append(process)
             if self.asked:
                 # It came while there was no process to pass it on to.
-                self.process.terminate()
-            status = self.process.wait()
-        self.process = None
+                process.terminate()
+            status = process.wait()
+        self.processes.remove(process)
         # Before it listens itself, Python ends it with another status.
-        return STOPPED if self.asked else status
+        return STOPPED if self.asked else status, time.monotonic() - began
 
 
-def run(study: Study, command: list[str], told: Callable[[], None]) -> int:
-    """Makes all runs that are not finished; `told` is called after each.
+def cores() -> list[int]:
+    """The cores that this process may use; empty where the system does not tell."""
+    known = getattr(os, "sched_getaffinity", None)
+    return sorted(known(0)) if known else []
+
+
+def pool(jobs: int) -> futures.ThreadPoolExecutor:
+    """Threads whose processes have a share of the cores each."""
+    known, numbers = cores(), itertools.count()
+
+    def take() -> None:
+        # Of this thread alone, and of the processes that it starts.
+        if known and jobs > 1:
+            os.sched_setaffinity(0, known[next(numbers) :: jobs])
+
+    return futures.ThreadPoolExecutor(jobs, initializer=take)
+
+
+def run(
+    study: Study, command: list[str], told: Callable[[], None], jobs: int = 1
+) -> int:
+    """Makes all runs that are not finished, `jobs` at once; calls `told` after each.
 
     Returns 0, 75 where a signal has stopped it, else the status of the first run that
     has failed. A run that needs a failed one is not started.
     """
-    child, failed = Child(), {}
+    children, failed, stopped = Children(), {}, False
     record = read_json(study.workdir / RECORD)
     record = {"runs": {}, **record, "command": command}
-    total = len(study.runs)
-    with child.listening():
-        for number, run in enumerate(study.runs.values(), 1):
-            said = f"[{number:>{len(str(total))}}/{total}] {run.name}  "
-            lost = [other for other in run.needs.values() if other in failed]
-            if lost:
-                failed[run.name] = f"not started: it needs {lost[0]}"
-                print(said + failed[run.name], flush=True)
-                continue
-            if outcome.finished(run):
-                print(f"{said}finished before  {outcome.figures(run)}", flush=True)
-                continue
-            began = time.monotonic()
-            status = child.status(study, run)
-            took = time.monotonic() - began
-            before = record["runs"].get(run.name, {"seconds": 0.0})["seconds"]
-            record["runs"][run.name] = {"status": status, "seconds": before + took}
-            write(study.workdir / RECORD, record)
-            if status == STOPPED:
-                print(f"{said}stopped; the same command goes on", flush=True)
-                return STOPPED
-            if status:
-                why = f"status {status}: {outcome.last_words(run)}"
-                failed[run.name] = f"{why} (see {run.folder / outcome.LOG})"
-                print(said + why, flush=True)
-            else:
-                done = f"done in {duration(took)}  {outcome.figures(run)}"
-                print(said + done, flush=True)
-            told()
+    total, places = len(study.runs), {n: i for i, n in enumerate(study.runs, 1)}
+
+    def say(run: Run, text: str) -> None:
+        place = f"{places[run.name]:>{len(str(total))}}"
+        print(f"[{place}/{total}] {run.name}  {text}", flush=True)
+
+    waiting, working = dict(study.runs), {}
+    with children.listening(), pool(jobs) as threads:
+        while waiting or working:
+            for one in [*waiting.values()]:
+                needs, busy = one.needs.values(), {r.name for r in working.values()}
+                lost = [other for other in needs if other in failed]
+                if len(busy) == jobs:
+                    break
+                if lost:
+                    failed[one.name] = f"not started: it needs {lost[0]}"
+                    say(one, failed[one.name])
+                elif outcome.finished(one):
+                    say(one, f"finished before  {outcome.figures(one)}")
+                elif any(other in waiting or other in busy for other in needs):
+                    continue
+                else:
+                    working[threads.submit(children.made, study, one)] = one
+                del waiting[one.name]
+            ended, _ = futures.wait(working, return_when=futures.FIRST_COMPLETED)
+            for future in ended:
+                one, (status, took) = working.pop(future), future.result()
+                before = record["runs"].get(one.name, {"seconds": 0.0})["seconds"]
+                record["runs"][one.name] = {"status": status, "seconds": before + took}
+                write(study.workdir / RECORD, record)
+                if status == STOPPED:
+                    say(one, "stopped; the same command goes on")
+                    stopped, waiting = True, {}
+                    continue
+                if status:
+                    why = f"status {status}: {outcome.last_words(one)}"
+                    failed[one.name] = f"{why} (see {one.folder / outcome.LOG})"
+                    say(one, why)
+                else:
+                    say(one, f"done in {duration(took)}  {outcome.figures(one)}")
+                told()
+    if stopped:
+        return STOPPED
     for name, why in failed.items():
         print(f"{name}: {why}", file=sys.stderr)
     return record["runs"][next(iter(failed))]["status"] if failed else 0

@@ -32,19 +32,32 @@ STATE_BYTES = {name: 4 * (2 + count) for name, count in optim.MOMENTS.items()}
 FROZEN_BYTES = 4
 
 
+def glibc(name: str) -> Any:
+    """A function of malloc.h that the GNU C library alone has; None elsewhere."""
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
+
+
 def keep_memory() -> None:
     """Lets a process keep the memory of an update for the next, where it can.
 
     The C library gives large blocks back at once, and the system then clears every page
     of them anew: 15 to 24 % of the CPU time of small models.
     """
-    mallopt = (
-        getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    )
+    mallopt = glibc("mallopt")
     if mallopt:
-        # malloc.h of glibc: M_MMAP_MAX, no block apart; M_TRIM_THRESHOLD.
+        # M_MMAP_MAX, no block apart; M_TRIM_THRESHOLD.
         mallopt(-4, 0)
         mallopt(-1, 2**31 - 1)
+
+
+def give_back_memory() -> None:
+    """Gives back what is free, where it can: of a compiler hundreds of megabytes.
+
+    They are in pieces, and what an update needs is one.
+    """
+    trim = glibc("malloc_trim")
+    if trim:
+        trim(0)
 
 
 def settle_cpu() -> None:
@@ -125,6 +138,7 @@ def compile_step(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise ConfigError([too_large(str(error))]) from error
+    give_back_memory()
     seconds = time.perf_counter() - start
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     progress.note(

@@ -80,14 +80,14 @@ class Config:
 
     def with_encoder(self, **fields: Any) -> "Config":
         """The same with other fields of the encoder; `values` stay."""
-        encoder = self.encoder.clone(parent=None, **fields)
-        objective = self.objective.clone(parent=None, encoder=encoder)
+        encoder = self.encoder.clone(**fields)
+        objective = self.objective.clone(encoder=encoder)
         return dataclasses.replace(self, encoder=encoder, objective=objective)
 
     def quickly_compiled(self) -> "Config":
         """The same for the compiler layer by layer, for what runs once or seldom.
 
-        Numbers may differ in the last digit, not those that are drawn.
+        Numbers may differ in the last digit, random ones do not.
         """
         return self if self.encoder.unroll == 1 else self.with_encoder(unroll=1)
 

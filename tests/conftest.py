@@ -45,6 +45,8 @@ NEEDS = {
     "test_optim_torch.py": ("torch",),
     "test_parity.py": ("torch", "transformers"),
     "test_timm.py": ("torch", "timm"),
+    "test_mixing_torch.py": ("torch", "timm"),
+    "test_randaugment_torch.py": ("timm",),
     "test_aim_torch.py": ("torch",),
     "test_dvae_torch.py": ("torch",),
     "test_vits_torch.py": ("torch",),

@@ -268,26 +268,26 @@ def run():
     return tiny.Run(tiny.resolve("vqkd"))
 
 
-def vectors_of(run, state, batch):
-    """What is near one code or another, in a state, of a batch of pixels."""
+def vectors_of(run):
+    """(state, batch) -> what is near one code or another, of a batch of pixels."""
 
     @jax.jit
-    def vectors(variables, image):
-        image = jnp.asarray((image / 255.0 - run.plan.mean) / run.plan.std, jnp.float32)
+    def vectors(state, batch):
+        image = (batch["image"] / 255.0 - run.plan.mean) / run.plan.std
+        variables = {"params": state.params, **state.frozen}
+        image = jnp.asarray(image, jnp.float32)
         return run.config.objective.apply(variables, image, method="vectors")
 
-    variables = {"params": state.params, **state.frozen}
-    return vectors(variables, batch["image"])
+    return vectors
 
 
 def test_codes_begin_as_groups_and_then_follow_their_vectors(run):
     """By hand, from the vectors of each update and what the codes were before."""
-
-    teacher = tiny.bits(run.state.frozen["frozen"])
+    teacher, vectors_in = tiny.bits(run.state.frozen["frozen"]), vectors_of(run)
     for step in range(3):
         # A copy on the host: the state is given up to the update.
         before = jax.device_get(run.state)
-        vectors = np.asarray(vectors_of(run, before, run.batch(step))).reshape(-1, 8)
+        vectors = np.asarray(vectors_in(before, run.batch(step))).reshape(-1, 8)
         values = run.step()
         after = np.asarray(run.state.frozen["moving"]["codes"])
         codes = before.frozen["moving"]["codes"]
@@ -325,7 +325,7 @@ def test_the_parts_of_a_batch_move_the_codes_in_turn():
     run = tiny.Run(tiny.resolve("vqkd", optim__accumulate=2))
     run.step()
     before = jax.device_get(run.state)
-    vectors = vectors_of(run, before, run.batch(1))
+    vectors = vectors_of(run)(before, run.batch(1))
     run.step()
     codes = jnp.asarray(before.frozen["moving"]["codes"])
     for part in (vectors[0::2], vectors[1::2]):

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from jax.experimental.compilation_cache import compilation_cache
 
-from mimjax import main
+from mimjax import cores, main
 from mimjax.run import compiled, loop
 
 PLACE = "jax_compilation_cache_dir"
@@ -41,7 +41,7 @@ def elsewhere(tmp_path, monkeypatch):
     with warnings.catch_warnings():
         # As outside of the tests.
         warnings.simplefilter("default")
-        yield tmp_path / "mimjax" / "compiled"
+        yield tmp_path / "mimjax" / "compiled" / f"{len(cores.usable())}_cores"
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
@@ -82,7 +82,8 @@ def test_where_they_cannot_be_kept_a_line_says_so(
     place = tmp_path / caches if caches else "caches"
     monkeypatch.setenv("XDG_CACHE_HOME", str(place))
     compiled.keep()
-    told = f"what is compiled is not kept in {place}/mimjax/compiled: {why}\n"
+    kept = f"{place}/mimjax/compiled/{len(cores.usable())}_cores"
+    told = f"what is compiled is not kept in {kept}: {why}\n"
     assert capsys.readouterr().err == told
     assert jax.config.values[PLACE] is None
 
@@ -116,3 +117,10 @@ def test_what_was_used_last_stays(tmp_path):
         os.utime(path, (1000 - number, 1))
     compiled.trim(tmp_path, 25)
     assert sorted(p.name[9] for p in tmp_path.iterdir()) == ["0", "1"]
+
+
+def test_another_number_of_cores_has_programs_of_its_own(elsewhere, monkeypatch):
+    """The compiler cuts loops into as many pieces, which JAX's key does not tell."""
+    monkeypatch.setattr(cores, "usable", lambda: [0, 1, 2])
+    compiled.keep()
+    assert jax.config.values[PLACE] == str(elsewhere.with_name("3_cores"))

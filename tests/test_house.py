@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 
+import conftest
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -42,7 +43,7 @@ def uses(name, library, lazily=True):
 # Lower layers first. A file may import from its own layer and those before.
 LAYERS = [
     "__init__.py schema.py patches.py masking.py mixing.py posembed.py sharding.py "
-    "flops.py frozen.py orders.py trees.py "
+    "cores.py flops.py frozen.py orders.py trees.py "
     "metrics.py hosts/ report/page.py report/progress.py report/curves.py "
     "run/__init__.py run/stop.py convert/__init__.py "
     "convert/pickles.py convert/archives.py convert/states.py convert/files.py "
@@ -166,3 +167,28 @@ def test_nobody_s_folders_are_named():
         found = personal.search(path.read_text(encoding="utf-8", errors="replace"))
         if path != pathlib.Path(__file__):
             assert not found, f"{path.relative_to(ROOT)}: {found}"
+
+
+# What an interpreter without builds of PyTorch for a CPU does not get (pyproject.toml).
+TORCH = {"torch", "transformers", "timm"}
+
+
+def reached(path):
+    """Libraries that importing a file of the tests imports, through others of them."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        for inner in ast.walk(node) if isinstance(node, ast.With) else [node]:
+            if isinstance(inner, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in inner.names}
+            elif isinstance(inner, ast.ImportFrom):
+                found.add((inner.module or "").partition(".")[0])
+    own = {name for name in found if (path.parent / f"{name}.py").exists()}
+    return found.union(*(reached(path.parent / f"{name}.py") for name in own))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests").glob("test_*.py")), ids=lambda path: path.name
+)
+def test_tests_that_need_pytorch_are_known_to(path):
+    """The others run without it."""
+    assert TORCH & reached(path) <= {*conftest.NEEDS.get(path.name, ())}

@@ -1,9 +1,7 @@
-"""Erasing, mixup, CutMix and smoothed labels, against timm's own and against numpy."""
+"""Erasing, mixup, CutMix and smoothed labels, by formulas in numpy."""
 
 import functools
-import itertools
 import math
-import types
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +9,9 @@ import numpy as np
 import pytest
 import scipy.stats
 import tiny
-import torch
-from timms import torchvision
+from scipy.special import log_softmax
 
 from mimjax import mixing
-
-with torchvision():
-    from timm.data import mixup as timm_mixup
-    from timm.data import random_erasing as timm_erasing
-    from timm.loss import SoftTargetCrossEntropy
 
 SIZE = (30, 41)
 KEYS = jax.random.split(jax.random.key(4), 2000)
@@ -35,14 +27,9 @@ def many(mixup, cutmix):
     return kept[..., 0], share
 
 
-def test_images_are_blended_as_timm_does():
-    """By mixup, which timm is given the share of; partners swap their parts."""
-    theirs = timm_mixup.Mixup(mixup_alpha=0.8)
-    theirs._params_per_batch = lambda: (0.3, False)
-    wanted = torch.tensor(IMAGES)
-    assert theirs._mix_batch(wanted) == 0.3
+def test_images_are_blended_with_their_partners():
     found = mixing.blended(jnp.asarray(IMAGES), jnp.float32(0.3))
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    np.testing.assert_allclose(found, 0.3 * IMAGES + 0.7 * IMAGES[::-1], atol=1e-6)
 
 
 def box(size, share, centre):
@@ -93,51 +80,6 @@ def test_shares_are_distributed_as_in_timm():
     assert scipy.stats.ks_2samp(both[~mixes], cut).pvalue > 0.01
 
 
-def fed(u):
-    """Python's `random` that gives the numbers of one image: whether, then the rest."""
-    numbers = itertools.chain([u[-1]], u[:-1])
-    return types.SimpleNamespace(
-        random=lambda: next(numbers),
-        uniform=lambda low, high: low + (high - low) * next(numbers),
-        randint=lambda low, high: low + int(next(numbers) * (high - low + 1)),
-    )
-
-
-@pytest.mark.parametrize("size", [(30, 41), (40, 9)])
-def test_rectangles_that_are_erased_are_timm_s(size, monkeypatch):
-    """In the narrow image many draws do not fit, and of some images none."""
-    u = RANDOM.uniform(size=(300, 4 * mixing.ATTEMPTS + 1)).astype(np.float32)
-    found = np.asarray(mixing.rectangles(jnp.asarray(u[:, :-1]), size))
-    found = found & (u[:, -1:, None] < 0.6)
-    theirs = timm_erasing.RandomErasing(0.6, mode="pixel", device="cpu")
-    monkeypatch.setattr(
-        timm_erasing, "_get_pixels", lambda *_, **__: torch.tensor(torch.nan)
-    )
-    attempts = set()
-    for row, hidden in zip(u, found, strict=True):
-        # Two numbers of a rectangle that does not fit are not asked for.
-        given, image = fed(asked(row, size, attempts)), torch.zeros(3, *size)
-        monkeypatch.setattr(timm_erasing, "random", given)
-        wanted = theirs(image).isnan().numpy()
-        np.testing.assert_array_equal(hidden, wanted[0])
-    assert len(attempts) > 1 + (size[1] < 10)
-
-
-def asked(row, size, attempts):
-    """The numbers of an image without those of the places of what does not fit."""
-    kept = []
-    for number in range(mixing.ATTEMPTS):
-        area, shape, *place = (float(x) for x in row[4 * number : 4 * number + 4])
-        area = math.prod(size) * (0.02 + (1 / 3 - 0.02) * area)
-        ratio = 0.3 ** (1 - 2 * shape)
-        sides = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        kept += [float(row[4 * number]), shape]
-        if sides[0] < size[0] and sides[1] < size[1]:
-            attempts.add(number)
-            return [*kept, *place, float(row[-1])]
-    return [*kept, float(row[-1])]
-
-
 def test_what_is_erased_is_noise_in_as_many_images_as_is_asked_for():
     images = jnp.full((2000, 16, 16, 2), 7.0)
     found = np.asarray(mixing.erased(KEYS[0], images, 0.25))
@@ -157,6 +99,18 @@ def classifier():
     params = tiny.random_state(given, tiny.mesh_of(), 0.3).params
     image = jax.random.normal(KEYS[1], (8, 16, 16, 3))
     return given.objective, params, {"image": image, "label": jnp.arange(8) * 9}
+
+
+def targets(label, count, share, smoothing):
+    """Smoothed labels, each with a share of the partner's."""
+    row = np.full(count, smoothing / count)
+    each = row + (1 - smoothing) * np.eye(count)[label]
+    return share * each + (1 - share) * each[::-1]
+
+
+def entropy(scores, target):
+    """The mean cross-entropy of scores with what should be."""
+    return -(log_softmax(scores, axis=1) * target).sum(axis=1).mean()
 
 
 def test_a_classifier_learns_from_what_is_varied(classifier):
@@ -181,12 +135,9 @@ def test_a_classifier_learns_from_what_is_varied(classifier):
 
     for key in KEYS[:6]:
         (loss, metrics), logits, share = run(key)
-        label = torch.tensor(np.asarray(batch["label"]))
-        target = timm_mixup.mixup_target(label, 1000, float(share), 0.1)
-        logits = torch.tensor(np.asarray(logits))
-        wanted = SoftTargetCrossEntropy()(logits, target)
-        np.testing.assert_allclose(loss, wanted, rtol=1e-5)
-        right = (logits.argmax(1) == target.argmax(1)).float().mean()
+        target = targets(np.asarray(batch["label"]), 1000, float(share), 0.1)
+        np.testing.assert_allclose(loss, entropy(logits, target), rtol=1e-5)
+        right = (logits.argmax(axis=1) == target.argmax(axis=1)).mean()
         assert float(metrics["accuracy"]) == float(right)
 
 
@@ -200,9 +151,8 @@ def test_what_is_held_out_is_not_varied(classifier):
         return found, objective.apply({"params": params}, image, method="logits")
 
     (loss, metrics), logits = run(params)
-    theirs = [torch.tensor(np.asarray(x)) for x in (logits, batch["label"])]
-    wanted = torch.nn.functional.cross_entropy(theirs[0], theirs[1].long())
-    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    target = targets(np.asarray(batch["label"]), 1000, 1.0, 0.0)
+    np.testing.assert_allclose(loss, entropy(logits, target), rtol=1e-5)
     right = (logits.argmax(axis=1) == batch["label"]).mean()
     assert float(metrics["accuracy"]) == float(right)
 

@@ -84,6 +84,13 @@ def test_values_of_the_simmim_schedule():
     np.testing.assert_allclose(ours, expected, rtol=1e-6)
 
 
+def test_values_of_the_simmim_fine_tuning_schedule():
+    settings = dataclasses.replace(SIMMIM, warmup_lr=2.5e-7, min_lr=1e-6)
+    at = np.array([12_499, 12_500, 31_250]) + 1
+    ours = rates(settings, peak=5e-3, warmup=12_500, steps=62_500, at=at)
+    np.testing.assert_allclose(ours, [4.9996e-3, 4.522638e-3, 2.5005e-3], rtol=1e-6)
+
+
 def test_multistep_simmim_is_the_official_schedule():
     settings = optim.Optim(schedule="multistep_simmim", warmup_lr=5e-7, drop_at=0.7)
     expected = official.load("schedules").output["simmim_multistep_lr_used_by_step"]

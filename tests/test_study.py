@@ -17,7 +17,7 @@ import scipy.stats
 import tiny
 from program import CONFIG, PATIENCE, ROOT
 
-from mimjax import train
+from mimjax import cores, train
 from mimjax.run import setup
 from mimjax.schema import ConfigError
 from mimjax.study import __main__ as study_main
@@ -199,36 +199,78 @@ def test_runs_are_made_at_once_but_after_those_they_need(tmp_path, monkeypatch):
     runs = {"a": (MAE, {}), "b": (MAE, needs), "c": (MAE, {}), "d": (MAE, needs)}
     both, began, ended = threading.Barrier(2, timeout=30), [], []
 
-    def made(children, study, run):
+    def make(children, study, run):
         began.append(run.name)
         assert "a" in ended or not run.needs
         both.wait()
         ended.append(run.name)
         return int(run.name == "d"), 1.0
 
-    monkeypatch.setattr(runner.Children, "made", made)
+    monkeypatch.setattr(runner.Children, "make", make)
     study = plan.load(written(tmp_path, runs), tmp_path)
     assert runner.run(study, [], lambda: None, jobs=2) == 1, "that of d"
     assert (sorted(began[:2]), sorted(began[2:])) == (["a", "c"], ["b", "d"])
 
 
-def test_each_job_has_its_share_of_the_cores():
-    known = runner.cores()
-    all_there = threading.Barrier(len(known), timeout=30)
+def test_a_signal_reaches_all_runs_and_each_has_its_share_of_the_cores(
+    tmp_path, monkeypatch
+):
+    """Real processes, which tell what they may use and wait."""
+    code = "from mimjax import cores; import time; print(cores.usable(), flush=True)"
+    command = ["-c", f"{code}; time.sleep(60)"]
+    monkeypatch.setattr(plan.Run, "command", lambda *_: command)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    study = plan.load(written(tmp_path, {n: (MAE, {}) for n in "abc"}), tmp_path)
+    logs = [tmp_path / name / outcome.LOG for name in "ab"]
 
-    def own():
-        all_there.wait()
-        return runner.cores()
+    def end():
+        deadline = time.monotonic() + 50
+        while not all(p.exists() and "]" in p.read_text() for p in logs):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    with runner.pool(len(known)) as threads:
-        found = [threads.submit(own) for _ in known]
-        assert sorted(future.result() for future in found) == [[c] for c in known]
-    assert runner.cores() == known
+    began, known = time.monotonic(), cores.usable()
+    threading.Thread(target=end).start()
+    assert runner.run(study, [], lambda: None, jobs=2) == 75
+    assert time.monotonic() - began < 50, "nobody waited for their end"
+    found = [json.loads(path.read_text()) for path in logs]
+    shares = [cores.share(known, n, 2) for n in range(2)]
+    assert sorted(found) == sorted(shares if len(known) > 1 else [known] * 2)
+    assert cores.usable() == known
+    assert not (tmp_path / "c").exists()
 
 
-def test_more_jobs_than_cores_are_refused(capsys):
-    flags = f"--config={CONFIG}", "--workdir=x"
-    most = len(runner.cores())
+def test_what_goes_wrong_here_stops_the_runs(tmp_path, monkeypatch):
+    """The first ends at once, and nothing can be written of it."""
+
+    def command(run, _):
+        return ["-c", f"import time; time.sleep({0 if run.name == 'a' else 60})"]
+
+    monkeypatch.setattr(plan.Run, "command", command)
+    study = plan.load(written(tmp_path, {n: (MAE, {}) for n in "ab"}), tmp_path)
+    (tmp_path / runner.RECORD).mkdir()
+    began = time.monotonic()
+    with pytest.raises(OSError, match=runner.RECORD):
+        runner.run(study, [], lambda: None, jobs=2)
+    assert time.monotonic() - began < 50
+
+
+def test_shares_keep_the_threads_of_a_core_together(monkeypatch):
+    monkeypatch.setattr(cores, "first_thread", lambda core: core % 4)
+    found = [cores.share([0, 1, 2, 3, 4, 5, 6, 7], n, 3) for n in range(3)]
+    assert found == [[0, 4], [1, 5, 2], [6, 3, 7]]
+
+
+def test_the_jobs_asked_for_are_made_and_more_than_cores_refused(
+    tmp_path, monkeypatch, capsys
+):
+    flags = f"--config={written(tmp_path, RUNS)}", f"--workdir={tmp_path}"
+    most, given = len(cores.usable()), []
+    monkeypatch.setattr(runner, "run", lambda *a: given.append(a[-1]) or 0)
+    assert study_main.main([*flags, f"--jobs={most}"]) == 0
+    assert given == [most]
+    capsys.readouterr()
     for jobs in (0, most + 1):
         (line,) = refused(capsys, *flags, f"--jobs={jobs}")
         assert line == f"--jobs: {jobs} must be 1 to {most}, the cores there are"

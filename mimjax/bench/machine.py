@@ -7,6 +7,7 @@ import platform
 import re
 from typing import Any
 
+from mimjax import cores
 from mimjax.bench import child
 
 PACKAGES = ("mimjax", "jax", "jaxlib", "torch", "transformers")
@@ -30,9 +31,7 @@ def describe(spec: dict[str, Any]) -> dict[str, Any]:
         "platform": device.platform,
         "device": device.device_kind,
         "cpu": named[1] if named else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": len(cores.usable()),
         "memory": memory,
         "versions": {"python": platform.python_version(), **versions},
     }

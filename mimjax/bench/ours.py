@@ -33,9 +33,9 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
 
         jax.monitoring.register_event_duration_secs_listener(heard)
         step = train.trace_step(config, plan, mesh).lower().compile()
-        setup.give_back_memory()
         whole, compiled = laps.end("trace"), sum(spent)
         laps.seconds |= {"trace": whole - compiled, "compile": compiled}
+        setup.give_back_memory()
 
         def update() -> Any:
             nonlocal state

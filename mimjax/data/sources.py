@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
+from mimjax import cores
 from mimjax.data import Data, digits, folder, masks, prepared, synthetic
 from mimjax.data.faults import BadDataError, Ledger, Unusable, told
 
@@ -145,7 +145,7 @@ def evaluation_images(
             array[row] = value
         return True
 
-    workers = data.workers or os.cpu_count() or 1
+    workers = data.workers or len(cores.usable())
     with ThreadPoolExecutor(workers) as pool:
         good = np.flatnonzero([*pool.map(read, range(len(chosen)))])
     _note(data, {found.path(n): faults[n] for n in sorted(faults)}, chosen, workdir)

@@ -1,7 +1,8 @@
 """What has been compiled, kept on disk for the processes to come.
 
 The cache is JAX's, and so is its key: program, options, versions, kind and number of
-devices, features of the CPU.
+devices, features of the CPU. How many of its cores may be used is no part of it, though
+the compiler cuts loops into as many pieces: the folder tells.
 """
 
 import contextlib
@@ -15,6 +16,8 @@ import zlib
 from typing import TextIO
 
 import jax
+
+from mimjax import cores
 
 # The programs of the quickstart take 0.1 to 14 s to compile on two busy cores, and a
 # twentieth of it to load: below this there is little to gain.
@@ -64,7 +67,7 @@ def keep(shared: pathlib.Path | None = None) -> None:
 def usual() -> pathlib.Path:
     """The folder below the user's cache, where the XDG base directories put it."""
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return pathlib.Path(caches, "mimjax", "compiled")
+    return pathlib.Path(caches, "mimjax", "compiled", f"{len(cores.usable())}_cores")
 
 
 def trim(folder: pathlib.Path, most: int) -> None:

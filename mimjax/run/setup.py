@@ -51,9 +51,9 @@ def keep_memory() -> None:
 
 
 def give_back_memory() -> None:
-    """Gives back what is free, where it can: of a compiler hundreds of megabytes.
+    """Gives back what a compiler has left free, where it can: hundreds of megabytes.
 
-    They are in pieces, and what an update needs is one.
+    It is in pieces too small for an update, which would take its memory on top of them.
     """
     trim = glibc("malloc_trim")
     if trim:

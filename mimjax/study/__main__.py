@@ -1,4 +1,4 @@
-"""python -m mimjax.study --config=configs/NAME.py --workdir=DIR [--only=PREFIX]
+"""python -m mimjax.study --config=configs/NAME.py --workdir=DIR [--jobs=N]
 
 Makes the runs of a study, or goes on making them, and writes what they show together.
 Exit status: 0 done, 75 stopped by a signal (the same command goes on), 78 bad
@@ -51,9 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def start(flags: argparse.Namespace, given: list[str]) -> int:
     """What the flags ask for; heavy imports wait until the flags make sense."""
+    from mimjax import cores
     from mimjax.study import outcome, pages, plan, results, runner
 
-    most = len(runner.cores()) or 1
+    most = len(cores.usable())
     if not 1 <= flags.jobs <= most:
         told = f"--jobs: {flags.jobs} must be 1 to {most}, the cores there are"
         raise ConfigError([told])

@@ -3,13 +3,13 @@
 import dataclasses
 import datetime
 import math
-import os
 import platform
 import shlex
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from mimjax import cores
 from mimjax.metrics import read_json, replacing
 from mimjax.report.progress import duration
 from mimjax.run.workdir import write
@@ -118,13 +118,13 @@ def circumstances(study: Study) -> list[tuple[str, str]]:
     done = [run for run in study.runs.values() if outcome.finished(run)]
     found = [
         ("runs", f"{len(done)} of {len(study.runs)} finished"),
-        ("time", f"{duration(seconds)} of all runs, starts and compilation included"),
+        ("time", f"{duration(seconds)} of all runs added up, compilation included"),
         ("written", datetime.datetime.now().astimezone().isoformat(timespec="minutes")),
     ]
     facts = [outcome.facts(run) for run in done]
     machines = {f"{known['device_count']} x {known['devices']}" for known in facts}
     if machines:
-        host = f"{os.cpu_count()} CPU cores, {platform.machine()}"
+        host = f"{len(cores.usable())} CPU cores, {platform.machine()}"
         found.append(("machine", f"{', '.join(sorted(machines))} ({host})"))
     versions = {
         ", ".join(f"{name} {number}" for name, number in known["versions"].items())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from types import FrameType
 
+from mimjax import cores
 from mimjax.metrics import read_json
 from mimjax.report.progress import duration
 from mimjax.run.stop import STOPPED
@@ -31,13 +32,16 @@ class Children:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Catches SIGINT and SIGTERM."""
+        """Catches SIGINT and SIGTERM; stops the runs if something goes wrong here."""
         before = {
             number: signal.signal(number, self.caught)
             for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
             yield
+        except BaseException:
+            self.stop()
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -48,7 +52,11 @@ class Children:
         for process in [*self.processes]:
             process.send_signal(number)
 
-    def made(self, study: Study, run: Run) -> tuple[int, float]:
+    def stop(self) -> None:
+        """Has all of them save and end, and none started any more."""
+        self.caught(signal.SIGTERM, None)
+
+    def make(self, study: Study, run: Run) -> tuple[int, float]:
         """Makes a run: its exit status, 75 where a signal has ended it, and seconds."""
         if self.asked:
             return STOPPED, 0.0
@@ -69,20 +77,15 @@ class Children:
         return STOPPED if self.asked else status, time.monotonic() - began
 
 
-def cores() -> list[int]:
-    """The cores that this process may use; empty where the system does not tell."""
-    known = getattr(os, "sched_getaffinity", None)
-    return sorted(known(0)) if known else []
-
-
 def pool(jobs: int) -> futures.ThreadPoolExecutor:
     """Threads whose processes have a share of the cores each."""
-    known, numbers = cores(), itertools.count()
+    known, numbers = cores.usable(), itertools.count()
+    shared = 1 < jobs <= len(known) and hasattr(os, "sched_setaffinity")
 
     def take() -> None:
         # Of this thread alone, and of the processes that it starts.
-        if known and jobs > 1:
-            os.sched_setaffinity(0, known[next(numbers) :: jobs])
+        if shared:
+            os.sched_setaffinity(0, cores.share(known, next(numbers), jobs))
 
     return futures.ThreadPoolExecutor(jobs, initializer=take)
 
@@ -105,7 +108,7 @@ def run(
         print(f"[{place}/{total}] {run.name}  {text}", flush=True)
 
     waiting, working = dict(study.runs), {}
-    with children.listening(), pool(jobs) as threads:
+    with pool(jobs) as threads, children.listening():
         while waiting or working:
             for one in [*waiting.values()]:
                 needs, busy = one.needs.values(), {r.name for r in working.values()}
@@ -120,7 +123,7 @@ def run(
                 elif any(other in waiting or other in busy for other in needs):
                     continue
                 else:
-                    working[threads.submit(children.made, study, one)] = one
+                    working[threads.submit(children.make, study, one)] = one
                 del waiting[one.name]
             ended, _ = futures.wait(working, return_when=futures.FIRST_COMPLETED)
             for future in ended:
@@ -131,6 +134,8 @@ def run(
                 if status == STOPPED:
                     say(one, "stopped; the same command goes on")
                     stopped, waiting = True, {}
+                    if not children.asked:  # it alone was told to
+                        children.stop()
                     continue
                 if status:
                     why = f"status {status}: {outcome.last_words(one)}"

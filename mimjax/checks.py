@@ -22,11 +22,20 @@ def problems(config: Config, devices: int | None, with_data: bool) -> list[str]:
         *("config.optim." + line for line in optim.problems(config.optim)),
         *data_module.check(data, encoder.image_size, encoder.channels),
         *evaluate_module.check(config.evaluate),
+        *(probed_problems(config) if with_data and config.evaluate.source else ()),
         *profile_problems(config.profile, run.steps),
         *(sharing_problems(config, devices) if devices else ()),
         *data_problems(config),
         *joint_problems(config),
     ]
+
+
+def probed_problems(config: Config) -> list[str]:
+    """What is wrong with the images that the encoder is probed with, as such."""
+    encoder, name = config.encoder, "config.data.source: "
+    lines = data_module.check(config.probed, encoder.image_size, encoder.channels)
+    found = [line.removeprefix(name) for line in lines if line.startswith(name)]
+    return ["config.evaluate.source: " + line for line in found]
 
 
 def sharing_problems(config: Config, devices: int) -> list[str]:

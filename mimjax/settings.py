@@ -63,6 +63,12 @@ class Config:
     values: dict[str, Any]
 
     @property
+    def probed(self) -> data.Data:
+        """The images that the encoder is probed with."""
+        source = self.evaluate.source
+        return dataclasses.replace(self.data, source=source) if source else self.data
+
+    @property
     def view_size(self) -> tuple[int, int]:
         """Of the second view of every crop that the objective asks for; or (0, 0)."""
         return getattr(self.objective, "view_size", (0, 0))

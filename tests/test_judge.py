@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import scipy.special
 import tiny
+from PIL import Image
 
-from mimjax import evaluate, patches, sharding, train
+from mimjax import config, evaluate, patches, sharding, train
+from mimjax.run import source
 from mimjax.run.drawing import Drawing
 from mimjax.run.judge import Judge
 
@@ -159,3 +161,47 @@ def test_classes_are_found_of_all_held_out_images_once(tmp_path, objective, imag
     chances = scipy.special.log_softmax(scores, axis=-1)
     losses = -chances[np.arange(images), label]
     assert found["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+
+
+@pytest.fixture
+def unlabelled(tmp_path):
+    """A run on a folder of pictures, without a class."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for n, pixels in enumerate(np.random.default_rng(0).integers(256, size=(30, 32))):
+        rows = np.tile(pixels.astype(np.uint8)[:, None, None], (1, 32, 3))
+        Image.fromarray(rows).save(folder / f"{n}.png")
+    sizes = {"encoder__image_size": (32, 32), "data__holdout_fraction": 0.5}
+    return {**SMALL, **sizes, "data__source": f"folder:{folder}"}
+
+
+def test_other_images_to_probe_with_leave_the_loss_as_it_is(unlabelled, tmp_path):
+    """Digits beside the pictures that are trained on."""
+    asked = {"evaluate__source": "digits"}
+    digits = {**unlabelled, "data__source": "digits"}
+    found, state = [], None
+    for changes in (unlabelled, {**unlabelled, **asked}, digits):
+        given, mesh = tiny.resolve("mae", **changes), tiny.mesh_of()
+        source.check_labels(given)
+        state = state or tiny.start(given, mesh)
+        judge = Judge(given, PLAN, mesh, tmp_path / "run", lambda: False)
+        found.append((judge.evaluate(state), judge.told()))
+    (alone, _), (both, told), (probed, _) = found
+    assert told.endswith("24 held-out images and 40 to learn from of digits")
+    names = {"eval/knn", "eval/linear", "eval/few_1", "eval/rankme"}
+    assert not names & set(alone) - {"eval/rankme"}
+    assert both["eval/loss"] == alone["eval/loss"] != probed["eval/loss"]
+    assert [both[n] for n in sorted(names)] == [probed[n] for n in sorted(names)]
+
+
+def test_images_that_cannot_be_probed_with_are_one_line(unlabelled, tmp_path):
+    place = unlabelled["data__source"]
+    given = tiny.resolve("mae", **unlabelled, evaluate__source=place)
+    with pytest.raises(config.ConfigError) as caught:
+        source.check_labels(given)
+    told = f"config.evaluate.source: {place} has no labels (one sub-folder a class)"
+    assert caught.value.problems == [told]
+    with pytest.raises(config.ConfigError) as caught:
+        tiny.resolve("mae", **unlabelled, evaluate__source=f"folder:{tmp_path}/none")
+    (line,) = caught.value.problems
+    assert line.startswith("config.evaluate.source: ") and "none" in line

@@ -49,6 +49,9 @@ class Evaluate:
         health_images: held-out images whose tokens and attention are looked at in all
             layers ("eval/health/..."); 0 for none, and no rank of features either
             ("eval/rankme", of all held-out images).
+        source: labelled images to probe the encoder with, named and prepared as those
+            of `config.data`, which they are where it is empty; the held-out loss and
+            pictures are of `config.data.source` always.
     """
 
     train_images: int = 4096
@@ -62,6 +65,7 @@ class Evaluate:
     linear_iterations: int = 200
     shots: tuple[int, ...] = ()
     health_images: int = 128
+    source: str = ""
 
 
 def never() -> bool:

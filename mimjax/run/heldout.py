@@ -21,21 +21,22 @@ def read(
     split: data.Split,
     workdir: pathlib.Path,
     should_stop: Callable[[], bool],
+    probing: bool = False,
 ) -> tuple[np.ndarray, ...]:
     """Images to learn from ("probe_train") or held-out ones ("test"), and their labels.
 
-    With the latter masks where the objective asks for them (`mask_values`). Raises
-    evaluate.Interrupted when asked to stop, and BadDataError where one process could
-    not read what others could.
+    With the latter masks where the objective asks for them (`mask_values`), if they are
+    not for `probing` the encoder alone. Raises evaluate.Interrupted when asked to stop,
+    and BadDataError where one process could not read what others could.
     """
     encoder, wanted, test = config.encoder, config.evaluate, split == "test"
     found = data.held_out(
-        config.data,
+        config.probed if probing else config.data,
         image_size=encoder.image_size,
         channels=encoder.channels,
         split=split,
         limit=wanted.test_images if test else wanted.train_images,
-        mask_values=config.mask_values if test else 0,
+        mask_values=0 if probing else config.mask_values,
         should_stop=should_stop,
         # Every process reads the same; one writes down what it could not.
         workdir=workdir if jax.process_index() == 0 else None,

@@ -38,14 +38,22 @@ class Judge:
         self.config, self.plan, self.mesh = config, plan, mesh
         self.workdir, self.should_stop = workdir, should_stop
         wanted = config.evaluate.train_images > 0
-        self.num_classes = data.labelled(config.data) if wanted else 0
+        self.num_classes = data.labelled(config.probed) if wanted else 0
         self.still: dict[str, float] = {}  # what no update changes
 
     @functools.cached_property
     def known(self) -> tuple[np.ndarray, ...]:
         """Images to learn from, and their labels."""
         how = self.workdir, self.should_stop
-        return heldout.read(self.config, "probe_train", *how)
+        return heldout.read(self.config, "probe_train", *how, probing=True)
+
+    @functools.cached_property
+    def asked(self) -> tuple[np.ndarray, ...]:
+        """Held-out images to probe with, and their labels."""
+        if not self.config.evaluate.source:
+            return self.test["image"], self.test["label"]
+        how = self.workdir, self.should_stop
+        return heldout.read(self.config, "test", *how, probing=True)
 
     @functools.cached_property
     def test(self) -> dict[str, np.ndarray]:
@@ -122,14 +130,15 @@ class Judge:
         """What an evaluation looks at, in words."""
         wanted = self.config.evaluate
         learned = f" and {wanted.train_images:,} to learn from" * bool(self.num_classes)
-        return f"at most {wanted.test_images:,} held-out images{learned}"
+        other = f" of {wanted.source}" if wanted.source else ""
+        return f"at most {wanted.test_images:,} held-out images{learned}{other}"
 
     def frozen(self, params: Any) -> dict[str, float]:
         """What the encoder is worth as it is, and how it does inside."""
         wanted, values = self.config.evaluate, {}
-        images, labels = self.test["image"], self.test["label"]
         if not (self.num_classes or wanted.health_images):
             return values
+        images, labels = self.asked
         asked = self.extract(self.embed, params, images, wanted.batch_size)
         if self.num_classes:
             learned, classes = self.known

@@ -113,12 +113,13 @@ def lengths(runs: Iterable[Run]) -> list[str]:
 
 def circumstances(study: Study) -> list[tuple[str, str]]:
     """How many runs have finished, how long all took, on what, with which versions."""
-    record = read_json(study.workdir / runner.RECORD).get("runs", {})
-    seconds = sum(run["seconds"] for n, run in record.items() if n in study.runs)
+    record = {"runs": {}, "seconds": 0.0, **read_json(study.workdir / runner.RECORD)}
+    runs = record["runs"].items()
+    added = sum(run["seconds"] for n, run in runs if n in study.runs)
     done = [run for run in study.runs.values() if outcome.finished(run)]
     found = [
         ("runs", f"{len(done)} of {len(study.runs)} finished"),
-        ("time", f"{duration(seconds)} of all runs added up, compilation included"),
+        ("time", f"{duration(record['seconds'])}, {duration(added)} of runs added up"),
         ("written", datetime.datetime.now().astimezone().isoformat(timespec="minutes")),
     ]
     facts = [outcome.facts(run) for run in done]

@@ -100,7 +100,8 @@ def run(
     """
     children, failed, stopped = Children(), {}, False
     record = read_json(study.workdir / RECORD)
-    record = {"runs": {}, **record, "command": command}
+    record = {"runs": {}, "seconds": 0.0, **record, "command": command}
+    began, before = time.monotonic(), record["seconds"]
     total, places = len(study.runs), {n: i for i, n in enumerate(study.runs, 1)}
 
     def say(run: Run, text: str) -> None:
@@ -128,8 +129,9 @@ def run(
             ended, _ = futures.wait(working, return_when=futures.FIRST_COMPLETED)
             for future in ended:
                 one, (status, took) = working.pop(future), future.result()
-                before = record["runs"].get(one.name, {"seconds": 0.0})["seconds"]
-                record["runs"][one.name] = {"status": status, "seconds": before + took}
+                known = record["runs"].get(one.name, {"seconds": 0.0})["seconds"]
+                record["runs"][one.name] = {"status": status, "seconds": known + took}
+                record["seconds"] = before + time.monotonic() - began
                 write(study.workdir / RECORD, record)
                 if status == STOPPED:
                     say(one, "stopped; the same command goes on")

@@ -18,7 +18,6 @@ from mimjax.convert import layouts
 from mimjax.evaluate import knn
 from mimjax.export import __main__ as export
 from mimjax.export import folder
-from mimjax.study import results
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -217,28 +216,3 @@ def test_the_notebook_runs_from_top_to_bottom(monkeypatch, capsys):
         names["how"].knn_temperature,
     )[0]
     assert (wanted == names["found"]).mean() > 0.98
-
-
-@pytest.mark.parametrize("name", ["digits", "letters"])
-def test_results_are_those_of_the_logs(name):
-    """Every cell of a table is what the kept metrics.jsonl of its runs end with."""
-    study, _ = schema.called(str(ROOT / "configs/results.py"), "get_study")
-    page = read("results.md").partition(f"\n## {name.title()}\n")[2]
-    lines = [cells(line) for line in page.split("\n## ")[0].splitlines() if "|" in line]
-    head, _, *found = lines
-    assert head == ["", *study.TABLE]
-    assert [row[0] for row in found] == list(study.METHODS)
-    for method, *texts in found:
-        for (part, value), text in zip(study.TABLE.values(), texts, strict=True):
-            logs = DOCS / "results" / name / method
-            paths = sorted(logs.glob(f"{part}*.jsonl"))
-            ends = [
-                next(x[value] for x in reversed(log) if value in x)
-                for log in map(records, paths)
-            ]
-            assert str(results.Cell(ends, [])) == text, (method, part)
-
-
-def records(path):
-    """The lines of a metrics.jsonl."""
-    return [json.loads(line) for line in path.read_text().splitlines()]

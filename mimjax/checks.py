@@ -32,10 +32,12 @@ def problems(config: Config, devices: int | None, with_data: bool) -> list[str]:
 
 def probed_problems(config: Config) -> list[str]:
     """What is wrong with the images that the encoder is probed with, as such."""
-    encoder, name = config.encoder, "config.data.source: "
+    encoder, source = config.encoder, config.evaluate.source
     lines = data_module.check(config.probed, encoder.image_size, encoder.channels)
-    found = [line.removeprefix(name) for line in lines if line.startswith(name)]
-    return ["config.evaluate.source: " + line for line in found]
+    own = [line for line in lines if line.startswith("config.data.source: ")]
+    if not own and not data_module.labelled(config.probed):
+        own = [f"config.data.source: {source} has no labels (one sub-folder a class)"]
+    return [line.replace("config.data.", "config.evaluate.") for line in own]
 
 
 def sharing_problems(config: Config, devices: int) -> list[str]:

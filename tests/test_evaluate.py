@@ -320,8 +320,9 @@ def test_check_names_every_bad_field():
         "shots": (5, -1),
         "health_images": -1,
     }
-    # What the layers are is known with the encoder alone.
-    names = {f.name for f in dataclasses.fields(evaluate.Evaluate)} - {"layers"}
+    # What the layers are is known with the encoder alone, what a source is with `data`.
+    names = {f.name for f in dataclasses.fields(evaluate.Evaluate)}
+    names -= {"layers", "source"}
     assert bad.keys() == names
     problems = evaluate.check(evaluate.Evaluate(**bad))
     assert len(problems) == len(bad)

@@ -9,7 +9,6 @@ import tiny
 from PIL import Image
 
 from mimjax import config, evaluate, patches, sharding, train
-from mimjax.run import source
 from mimjax.run.drawing import Drawing
 from mimjax.run.judge import Judge
 
@@ -182,7 +181,6 @@ def test_other_images_to_probe_with_leave_the_loss_as_it_is(unlabelled, tmp_path
     found, state = [], None
     for changes in (unlabelled, {**unlabelled, **asked}, digits):
         given, mesh = tiny.resolve("mae", **changes), tiny.mesh_of()
-        source.check_labels(given)
         state = state or tiny.start(given, mesh)
         judge = Judge(given, PLAN, mesh, tmp_path / "run", lambda: False)
         found.append((judge.evaluate(state), judge.told()))
@@ -195,13 +193,13 @@ def test_other_images_to_probe_with_leave_the_loss_as_it_is(unlabelled, tmp_path
 
 
 def test_images_that_cannot_be_probed_with_are_one_line(unlabelled, tmp_path):
-    place = unlabelled["data__source"]
-    given = tiny.resolve("mae", **unlabelled, evaluate__source=place)
-    with pytest.raises(config.ConfigError) as caught:
-        source.check_labels(given)
-    told = f"config.evaluate.source: {place} has no labels (one sub-folder a class)"
-    assert caught.value.problems == [told]
-    with pytest.raises(config.ConfigError) as caught:
-        tiny.resolve("mae", **unlabelled, evaluate__source=f"folder:{tmp_path}/none")
-    (line,) = caught.value.problems
-    assert line.startswith("config.evaluate.source: ") and "none" in line
+    place, none = unlabelled["data__source"], f"folder:{tmp_path}/none"
+    for source, told in (
+        (place, f"{place} has no labels (one sub-folder a class)"),
+        (none, f"there is no folder {tmp_path}/none; point at your own images with "),
+    ):
+        with pytest.raises(config.ConfigError) as caught:
+            tiny.resolve("mae", **unlabelled, evaluate__source=source)
+        (line,) = caught.value.problems
+        assert line.startswith(f"config.evaluate.source: {told}")
+        assert "data.source" not in line

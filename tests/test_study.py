@@ -147,6 +147,7 @@ def test_the_table_is_written_after_the_runs(ended):
     assert "- runs: 2 of 4 finished" in text
     assert "| loss | eval/loss of pretrain | 4 | 8 | 0 |" in text
     page = (workdir / "report.html").read_text()
+    assert '<a href="mae/again/report.html">mae/again</a>' in page
     assert f"<td>{held_out[-1]:.4f}</td>" in page and "bad/again" in page
 
 
@@ -273,7 +274,7 @@ def test_the_jobs_asked_for_are_made_and_more_than_cores_refused(
     capsys.readouterr()
     for jobs in (0, most + 1):
         (line,) = refused(capsys, *flags, f"--jobs={jobs}")
-        assert line == f"--jobs: {jobs} must be 1 to {most}, the cores there are"
+        assert line == f"--jobs: {jobs} must be 1 to {most}: so many cores may be used"
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,18 @@ pre { background: var(--panel); border: 1px solid var(--line); border-radius: 6p
 """
 
 
+class Markup(str):
+    """HTML already; `text` leaves it as it is."""
+
+
 def text(value: Any) -> str:
     """Any value as HTML text or attribute."""
-    return html.escape(str(value), quote=True)
+    return value if isinstance(value, Markup) else html.escape(str(value), quote=True)
+
+
+def link(name: str, place: str) -> Markup:
+    """A name that leads to a place, which is relative to the page."""
+    return Markup(f'<a href="{text(place)}">{text(name)}</a>')
 
 
 def section(heading: str, body: str) -> str:

@@ -53,14 +53,7 @@ def unread(folder: pathlib.Path) -> str:
 
 
 def check_labels(config: Config) -> None:
-    """Refuses to classify images without labels, or with more classes than scores.
-
-    And to probe with images without labels, where others than the run's are named.
-    """
-    other = config.evaluate.source
-    if other and not data.labelled(config.probed):
-        told = f"{other} has no labels (one sub-folder a class)"
-        raise ConfigError([f"config.evaluate.source: {told}"])
+    """Refuses to classify images without labels, or with more classes than scores."""
     if config.mask_values:
         check_masks(config)
         return

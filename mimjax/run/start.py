@@ -72,6 +72,9 @@ def warm(config: Config, state: train.State, progress: Progress) -> train.State:
     other = warmstart.unlike(origin.encoder, encoder, warmstart.FUNCTION)
     if other and not why:
         progress.note(f"  the same arrays, another function: {other}")
+    other = warmstart.unlike(origin.encoder, encoder, ("image_size",))
+    if other:
+        progress.note(f"  {other}")
     for kind in ("resized", "missing", "shape", "unexpected"):
         for name in found[kind]:
             progress.note(f"  {kind}: {name}")

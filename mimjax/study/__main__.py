@@ -56,7 +56,7 @@ def start(flags: argparse.Namespace, given: list[str]) -> int:
 
     most = len(cores.usable())
     if not 1 <= flags.jobs <= most:
-        told = f"--jobs: {flags.jobs} must be 1 to {most}, the cores there are"
+        told = f"--jobs: {flags.jobs} must be 1 to {most}: so many cores may be used"
         raise ConfigError([told])
     study = plan.load(flags.config, pathlib.Path(flags.workdir))
     chosen = study.only(flags.only)

@@ -67,7 +67,9 @@ def runs(study: Study) -> str:
         known = outcome.facts(run)
         done = outcome.finished(run)
         state = "finished" if done else "to do" if not known else "not finished"
-        rows.append((run.name, state, known.get("steps", ""), outcome.figures(run)))
+        there = (run.folder / REPORT).exists()
+        name = page.link(run.name, f"{run.name}/{REPORT}") if there else run.name
+        rows.append((name, state, known.get("steps", ""), outcome.figures(run)))
     return page.table(rows, ("", "", "steps", "last step, held out"))
 
 

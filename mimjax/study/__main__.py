@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def start(flags: argparse.Namespace, given: list[str]) -> int:
     """What the flags ask for; heavy imports wait until the flags make sense."""
-    from mimjax import cores
+    from mimjax import cores, report
     from mimjax.study import outcome, pages, plan, results, runner
 
     most = len(cores.usable())
@@ -78,7 +78,7 @@ def start(flags: argparse.Namespace, given: list[str]) -> int:
 
     tell()
     status = runner.run(chosen, command, tell, flags.jobs)
-    print(f"see {study.workdir / pages.REPORT}")
+    print(f"see {study.workdir / report.REPORT}")
     return status
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mimjax.metrics import replacing
-from mimjax.report import page
+from mimjax.report import REPORT, page
 from mimjax.run.workdir import write as write_json
 from mimjax.study import outcome, results, scaling
 from mimjax.study.fits import Fit
@@ -19,7 +19,6 @@ from mimjax.study.scaling import AXES, Point
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-REPORT = "report.html"
 SCALING = "scaling"
 
 

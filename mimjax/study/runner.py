@@ -53,8 +53,12 @@ class Children:
             process.send_signal(number)
 
     def stop(self) -> None:
-        """Has all of them save and end, and none started any more."""
-        self.caught(signal.SIGTERM, None)
+        """Has all of them save and end, and none started any more, if not asked yet.
+
+        A second signal would end them unsaved.
+        """
+        if not self.asked:
+            self.caught(signal.SIGTERM, None)
 
     def make(self, study: Study, run: Run) -> tuple[int, float]:
         """Makes a run: its exit status, 75 where a signal has ended it, and seconds."""
@@ -136,8 +140,7 @@ def run(
                 if status == STOPPED:
                     say(one, "stopped; the same command goes on")
                     stopped, waiting = True, {}
-                    if not children.asked:  # it alone was told to
-                        children.stop()
+                    children.stop()
                     continue
                 if status:
                     why = f"status {status}: {outcome.last_words(one)}"

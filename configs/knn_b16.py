@@ -8,8 +8,9 @@ ViT-B the DINO protocol is not published.
 
 All that is of interest comes before the first and only update: kNN as DINO has it
 (arXiv 2104.14294), a linear layer by L-BFGS and few shots as ViT's paper (arXiv
-2010.11929). Their images are kept in memory, 150 kB each: 22 GB. For BEiT and others
-add the fields of their encoder; features are config.evaluate.pool of .layers.
+2010.11929). In memory are the features of all training images, 4 GB, and the held-out
+images, 150 kB each. For BEiT and others add the fields of their encoder; features are
+config.evaluate.pool of .layers.
 Data: ImageNet-1k as `tfds build imagenet2012 --file_format=array_record` prepares it;
 for your own labelled images, one sub-folder a class, add
 --config.data.source=folder:/path/to/images --config.objective.num_classes=N.
@@ -37,7 +38,7 @@ def get_config() -> ConfigDict:
     config.optim.frozen = ("encoder",)
 
     config.evaluate = ConfigDict()
-    config.evaluate.train_images = 100_000
+    config.evaluate.train_images = 1_281_167
     config.evaluate.test_images = 50_000
     config.evaluate.shots = (1, 5, 10)
     return config

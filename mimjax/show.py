@@ -129,6 +129,7 @@ def images_of(
 ) -> dict[str, np.ndarray]:
     """The images to draw, as a batch of the data pipeline."""
     from mimjax import data, settings
+    from mimjax.data import scaled
 
     encoder = config.encoder
     if files:
@@ -154,7 +155,7 @@ def images_of(
             )
         batch = {"image": found, "label": labels.astype(np.int32)}
     if any(config.view_size):
-        batch["view"] = data.second_views(batch["image"], config.view_size)
+        batch["view"] = scaled.second_views(batch["image"], config.view_size)
     return batch
 
 

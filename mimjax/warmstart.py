@@ -91,6 +91,13 @@ def unlike(theirs: Any, ours: Any, fields: tuple[str, ...] = ()) -> str:
     return "; ".join(lines)
 
 
+def unseen(theirs: Any, ours: Any) -> str:
+    """How two encoders make something else of the same arrays; empty as above."""
+    positions = {getattr(encoder, "position", "") for encoder in (theirs, ours)}
+    computed = positions == {"sincos", "none"}
+    return unlike(theirs, ours, FUNCTION + ("position",) * computed)
+
+
 def made_tables(origin: Origin, wanted: Leaves, encoder: Any) -> Leaves:
     """The tables of positions among `wanted` that can be made of what is there.
 

@@ -34,11 +34,13 @@ IMAGES = 1_281_167
 # The published counts of ViT are those of the whole. SimMIM-B is BEiT-B, which has
 # 86,530,984 as a classifier, with one relative table for its twelve and no head.
 B_HEAD, B_TABLE = 768 * 1000 + 1000, 732 * 12
+L_HEAD = 1024 * 1000 + 1000
 SIMMIM_B = 86_530_984 - B_HEAD - 11 * B_TABLE
 
 # Swin's published counts have a head and windows of 7: other windows have other tables,
 # one for each head of each layer. SimMIM's last stage is 6 x 6 tokens, one window.
 SWIN_B = 87_768_224 - (1024 * 1000 + 1000) + (11**2 - 13**2) * 376
+SWIN_L_14 = 196_532_476 + (27**2 - 13**2) * 468  # its last stage is 7 x 7 tokens
 SWIN_L = 196_532_476 - (1536 * 1000 + 1000)
 SWIN_L += (23**2 - 13**2) * 468 + (11**2 - 13**2) * 96
 
@@ -140,14 +142,17 @@ PARAMETERS = {
     "partial_mae_b16": finetuned(85_798_656 - 197 * 768, 768),
     "finetune_beit_b16": finetuned(86_530_984 - B_HEAD, 768),
     "finetune_beit2_b16": finetuned(86_530_984 - B_HEAD, 768),
+    "finetune_beit_l16": finetuned(304_430_568 - L_HEAD, 1024),
+    "finetune_beit2_l16": finetuned(304_430_568 - L_HEAD, 1024),
     "finetune_simmim_b16": finetuned(86_530_984 - B_HEAD, 768),
     "finetune_simmim_swin_b": (87_768_224 - (1024 * 1000 + 1000), 87_768_224),
+    "finetune_simmim_swin_l": (SWIN_L_14 - (1536 * 1000 + 1000), SWIN_L_14),
     "quickstart_finetune": finetuned(799_744 + 65 * 128, 128, 10),
     "simmim_b16": simmim(SIMMIM_B, 768, 768, 768),
     "simmim_swin_b": simmim(SWIN_B, 128, 1024, 3072),
     "simmim_swin_l": simmim(SWIN_L, 192, 1536, 3072),
     "vit_b16": (86_567_656 - B_HEAD, 86_567_656),
-    "vit_l16": (304_326_632 - 1024 * 1000 - 1000, 304_326_632),
+    "vit_l16": (304_326_632 - L_HEAD, 304_326_632),
     "beit_b16": (BEIT_B, 91_965_776),
     "beit_l16": (BEIT_L, 311_534_016),
     "dvae": dvae(256, 4, 2, 8192, 128),

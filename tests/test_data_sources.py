@@ -260,6 +260,32 @@ def test_held_out_images_are_centre_crops(tmp_path):
     np.testing.assert_array_equal(image, np.asarray(resized)[4:60, 20:76])
 
 
+@pytest.mark.parametrize("source", ["folder", "digits", "synthetic"])
+def test_held_out_images_come_in_blocks_too(tmp_path, source):
+    """What cannot be read is left out of its block, be that all of it."""
+    settings = write_folder(tmp_path, 12)
+    spoil(tmp_path, dict.fromkeys((1, 5, 6, 7, 8, 9), "empty"))
+    if source != "folder":
+        settings = Data(source=source, num_images=12)
+    asked = {"image_size": (16, 16), "channels": 3, "split": "probe_train"}
+    blocks = [*data.held_out_blocks(settings, **asked, limit=99, size=5)]
+    lengths = [4, 0, 2] if source == "folder" else [5, 5, 2]
+    assert [len(labels) for _, labels in blocks] == lengths
+    whole = data.held_out(settings, **asked, limit=99)
+    for parts, found in zip(zip(*blocks, strict=True), whole, strict=True):
+        np.testing.assert_array_equal(np.concatenate(parts), found)
+
+
+def test_only_where_all_blocks_are_unreadable_that_is_an_error(tmp_path):
+    settings = write_folder(tmp_path, 4)
+    spoil(tmp_path, dict.fromkeys(range(4), "empty"))
+    asked = {"image_size": (16, 16), "channels": 3, "split": "probe_train"}
+    blocks = data.held_out_blocks(settings, **asked, limit=4, size=2)
+    assert len(next(blocks)[1]) == 0
+    with pytest.raises(data.BadDataError, match="none of 4 images of folder:"):
+        next(blocks)
+
+
 def test_reading_held_out_images_ends_when_asked(tmp_path):
     settings = dataclasses.replace(write_folder(tmp_path, 40), workers=1)
     asked = []

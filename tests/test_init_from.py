@@ -234,6 +234,19 @@ def test_what_arrays_do_not_show_is_told(capsys):
     )
 
 
+@pytest.mark.parametrize("position", ["none", "learned"])
+def test_positions_that_are_computed_are_arrays_of_no_one(capsys, position):
+    """Learned ones begin as those computed there, and are told as resized."""
+    source = tiny.workdir_of("mae")
+    given = tiny.resolve("classify", init_from=source, encoder__position=position)
+    start.warm(given, tiny.random_state(given, tiny.mesh_of(), 0.1), Progress(1))
+    said = capsys.readouterr().err
+    told = "another function: encoder.position is sincos there, none here"
+    assert (told in said, "resized: encoder/pos_embed" in said) == (
+        (True, False) if position == "none" else (False, True)
+    )
+
+
 @pytest.mark.parametrize(
     ("model", "change", "why"),
     [

@@ -9,6 +9,7 @@ import tiny
 from PIL import Image
 
 from mimjax import config, evaluate, patches, sharding, train
+from mimjax.run import judge as judging
 from mimjax.run.drawing import Drawing
 from mimjax.run.judge import Judge
 
@@ -203,3 +204,21 @@ def test_images_that_cannot_be_probed_with_are_one_line(unlabelled, tmp_path):
         (line,) = caught.value.problems
         assert line.startswith(f"config.evaluate.source: {told}")
         assert "data.source" not in line
+
+
+def test_images_of_an_encoder_that_stays_are_not_kept(tmp_path, monkeypatch):
+    """They are read in blocks, of which the features are the same."""
+    kept = Judge(
+        tiny.resolve("mae", **SMALL), PLAN, tiny.mesh_of(), tmp_path, lambda: 0
+    )
+    monkeypatch.setattr(judging, "BLOCK", 17)  # of batches of 16: one a block
+    given = tiny.resolve("linear", **SMALL, optim__frozen=("encoder",))
+    judge = Judge(given, PLAN, tiny.mesh_of(), tmp_path, lambda: False)
+    params = tiny.start(given, tiny.mesh_of()).params
+    for part, whole in zip(judge.known(params), kept.known(params), strict=True):
+        np.testing.assert_array_equal(part, whole)
+    assert len(whole) == 40
+    assert ("learned" in vars(kept), "learned" in vars(judge)) == (True, False)
+    judge.should_stop = lambda: True
+    with pytest.raises(evaluate.Interrupted):
+        judge.known(params)

@@ -13,8 +13,8 @@ import closeness
 import jax
 import numpy as np
 
-from mimjax import checkpoint, config, data, origins, sharding, train, warmstart
-from mimjax.data import synthetic
+from mimjax import checkpoint, config, origins, sharding, train, warmstart
+from mimjax.data import scaled, synthetic
 from mimjax.objectives import IGNORED
 from mimjax.run import setup
 
@@ -116,7 +116,7 @@ class Run:
         image, label = synthetic.draw(keys, encoder.image_size, encoder.channels, 0)
         batch = {"image": image, "label": label}
         if any(self.config.view_size):
-            batch["view"] = data.second_views(image, self.config.view_size)
+            batch["view"] = scaled.second_views(image, self.config.view_size)
         if self.config.mask_values:
             mask = synthetic.draw_masks(
                 keys, encoder.image_size, self.config.mask_values, 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from mimjax.data.faults import BadDataError, error_counts
 
@@ -26,10 +26,10 @@ __all__ = [
     "error_counts",
     "fingerprint",
     "held_out",
+    "held_out_blocks",
     "labelled",
     "mask_names",
     "normalise_constants",
-    "second_views",
     "train_batches",
 ]
 
@@ -163,20 +163,22 @@ def train_batches(
     return pipeline.batches(data, wanted, start_step, stop_step, workdir)
 
 
-def held_out(
+def held_out_blocks(
     data: Data,
     *,
     image_size: tuple[int, int],
     channels: int,
     split: Split,
     limit: int,
+    size: int,
     mask_values: int = 0,
     should_stop: Callable[[], bool] = lambda: False,
     workdir: Path | None = None,
-) -> tuple[np.ndarray, ...]:
-    """At most `limit` images without augmentation, and their labels (-1: none).
+) -> Generator[tuple[np.ndarray, ...]]:
+    """At most `limit` images without augmentation, `size` at a time, and their labels.
 
-    Uint8 [n, H, W, C] and int32 [n]; with `mask_values` also masks, uint8 [n, H, W].
+    Uint8 [n, H, W, C] and int32 [n] (-1: none); with `mask_values` also masks, uint8
+    [n, H, W]. There is one block at least.
 
     `probe_train` comes from the images trained on, `test` from those kept from it. The
     shorter side is resized to 256/224 of the size asked for and the centre taken, as by
@@ -187,18 +189,13 @@ def held_out(
     """
     from mimjax.data import sources
 
-    wanted = image_size, channels, split, limit, should_stop, workdir, mask_values
-    return sources.evaluation_images(data, *wanted)
+    wanted = image_size, channels, split, limit, size, should_stop, workdir, mask_values
+    return sources.evaluation_blocks(data, *wanted)
 
 
-def second_views(
-    images: UInt8[np.ndarray, "n H W C"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "n h w C"]:
-    """Held-out images at the size of the second view."""
-    from mimjax.data import scaled
-
-    views = [scaled.second_view(image, size) for image in images]
-    return np.stack(views) if views else np.zeros((0, *size, images.shape[3]), np.uint8)
+def held_out(data: Data, *, limit: int, **asked: Any) -> tuple[np.ndarray, ...]:
+    """The one block of `held_out_blocks` that holds all."""
+    return next(held_out_blocks(data, limit=limit, size=max(limit, 1), **asked))
 
 
 def labelled(data: Data) -> int:
@@ -225,7 +222,6 @@ def fingerprint(data: Data) -> dict[str, Any]:
     Raises BadDataError where a part of the source cannot be listed.
     """
     from mimjax.data import sources
-    from mimjax.data.faults import BadDataError
 
     try:
         return sources.fingerprint(data)

@@ -68,3 +68,11 @@ def second_view(
     arXiv 2106.08254, official `datasets.py`.
     """
     return resize(image, size, "lanczos", antialias=True)
+
+
+def second_views(
+    images: UInt8[np.ndarray, "n H W C"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "n h w C"]:
+    """Held-out images at the size of the second view."""
+    views = [second_view(image, size) for image in images]
+    return np.stack(views) if views else np.zeros((0, *size, images.shape[3]), np.uint8)

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -96,38 +96,84 @@ def fingerprint(data: Data) -> dict[str, Any]:
     return {"source": data.source, "length": length, "content": content}
 
 
-def evaluation_images(
+def evaluation_blocks(
     data: Data,
     image_size: tuple[int, int],
     channels: int,
     split: Literal["probe_train", "test"],
     limit: int,
+    size: int,
     should_stop: Callable[[], bool],
     workdir: Path | None,
     mask_values: int,
-) -> tuple[np.ndarray, ...]:
-    """See mimjax.data.held_out."""
+) -> Generator[tuple[np.ndarray, ...]]:
+    """See mimjax.data.held_out_blocks."""
     part: Part = "train" if split == "probe_train" else "test"
-    if data.source == "synthetic":
-        seed = PROBE_SEED + (part == "test")
-        keys = np.arange(min(limit, data.num_images))
-        drawn = synthetic.draw(keys, image_size, channels, seed)
-        if not mask_values:
-            return drawn
-        return *drawn, synthetic.draw_masks(keys, image_size, mask_values, seed)
-    if data.source in digits.CLASSES:
-        count = min(limit, data.num_images) if part == "train" else limit
-        where = part, image_size, data.source
-        images, *rest = digits.draw_with_masks(np.arange(count), *where)
-        return to_channels(images, channels), *rest[: 1 + bool(mask_values)]
+    sizes = image_size, channels, mask_values
+    if data.source == "synthetic" or data.source in digits.CLASSES:
+        endless = part == "test" and data.source != "synthetic"
+        count = limit if endless else min(limit, data.num_images)
+        for numbers in _blocks(np.arange(count), size):
+            yield _drawn(data, part, numbers, *sizes)
+        return
     found = records(data, part)
     if isinstance(found, Streamed):
         found = found.head(limit)
+    chosen = folder.spread(found.length, limit)
+    ledger = Ledger(workdir, math.inf, 0)  # training alone ends by some
+    faults: dict[str, str] = {}
+    done = 0
+    for numbers in _blocks(chosen, size):
+        arrays, wrong = _read(data, found, numbers.tolist(), *sizes, should_stop)
+        for path, reason in wrong.items():
+            ledger.note(path, reason, 0)
+        faults |= wrong
+        done += len(numbers)
+        if 0 < len(faults) == done == len(chosen):
+            which = f"none of {done} images of {data.source} to evaluate can be read"
+            raise BadDataError(f"{which}: {told(*next(iter(faults.items())))}")
+        yield arrays
 
-    faults: dict[int, str] = {}
-    chosen = folder.spread(found.length, limit).tolist()
-    images = np.empty((len(chosen), *image_size, channels), np.uint8)
-    arrays = [images, np.empty(len(chosen), np.int32)]
+
+def _blocks(numbers: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """So many at a time; of no numbers one empty block."""
+    starts = range(0, max(len(numbers), 1), size)
+    return (numbers[start : start + size] for start in starts)
+
+
+def _drawn(
+    data: Data,
+    part: Part,
+    numbers: np.ndarray,
+    image_size: tuple[int, int],
+    channels: int,
+    mask_values: int,
+) -> tuple[np.ndarray, ...]:
+    """Images of a source that makes them, their labels and perhaps masks."""
+    if data.source == "synthetic":
+        seed = PROBE_SEED + (part == "test")
+        drawn = synthetic.draw(numbers, image_size, channels, seed)
+        if not mask_values:
+            return drawn
+        masks = synthetic.draw_masks(numbers, image_size, mask_values, seed)
+        return *drawn, masks
+    images, *rest = digits.draw_with_masks(numbers, part, image_size, data.source)
+    return to_channels(images, channels), *rest[: 1 + bool(mask_values)]
+
+
+def _read(
+    data: Data,
+    found: Records,
+    numbers: list[int],
+    image_size: tuple[int, int],
+    channels: int,
+    mask_values: int,
+    should_stop: Callable[[], bool],
+) -> tuple[tuple[np.ndarray, ...], dict[str, str]]:
+    """Images of files, their labels and perhaps masks; why some could not be read."""
+    faults: dict[str, str] = {}
+    images = np.empty((len(numbers), *image_size, channels), np.uint8)
+    arrays = [images, np.empty(len(numbers), np.int32)]
     if mask_values:
         arrays.append(np.empty(images.shape[:3], np.uint8))
 
@@ -137,9 +183,9 @@ def evaluation_images(
             return False
         try:
             sizes = image_size, channels, mask_values
-            values = _evaluation_image(data, found, chosen[row], *sizes)
+            values = _evaluation_image(data, found, numbers[row], *sizes)
         except Unusable as error:
-            faults[chosen[row]] = error.reason
+            faults[found.path(numbers[row])] = error.reason
             return False
         for array, value in zip(arrays, values, strict=True):
             array[row] = value
@@ -147,25 +193,16 @@ def evaluation_images(
 
     workers = data.workers or len(cores.usable())
     with ThreadPoolExecutor(workers) as pool:
-        good = np.flatnonzero([*pool.map(read, range(len(chosen)))])
-    _note(data, {found.path(n): faults[n] for n in sorted(faults)}, chosen, workdir)
+        good = np.flatnonzero([*pool.map(read, range(len(numbers)))])
     # Row by row where some are missing: a second copy may not fit.
     for row, kept in enumerate(good):
         for array in arrays if row != kept else ():
             array[row] = array[kept]
-    return tuple(array[: len(good)] for array in arrays)
-
-
-def _note(
-    data: Data, faults: dict[str, str], chosen: list[int], workdir: Path | None
-) -> None:
-    """List what could not be read; BadDataError where it is all of the chosen."""
-    ledger = Ledger(workdir, math.inf, 0)  # training alone ends by some
-    for path, reason in faults.items():
-        ledger.note(path, reason, 0)
-    if 0 < len(faults) == len(chosen):
-        which = f"none of {len(chosen)} images of {data.source} to evaluate can be read"
-        raise BadDataError(f"{which}: {told(*next(iter(faults.items())))}")
+    in_order = [path for path in map(found.path, numbers) if path in faults]
+    return (
+        tuple(array[: len(good)] for array in arrays),
+        {path: faults[path] for path in in_order},
+    )
 
 
 def to_channels(

@@ -2,7 +2,7 @@
 
 import pathlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -16,6 +16,51 @@ from mimjax.hosts.agree import same
 MASKS = 0
 
 
+def blocks(
+    config: Config,
+    split: data.Split,
+    workdir: pathlib.Path,
+    should_stop: Callable[[], bool],
+    size: int,
+    probing: bool = False,
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Images to learn from ("probe_train") or held-out ones ("test"), and their labels.
+
+    So many at a time. With the latter masks where the objective asks for them
+    (`mask_values`), if they are not for `probing` the encoder alone. Raises
+    evaluate.Interrupted when asked to stop, and BadDataError where one process could
+    not read what others could.
+    """
+    encoder = config.encoder
+    found = data.held_out_blocks(
+        config.probed if probing else config.data,
+        image_size=encoder.image_size,
+        channels=encoder.channels,
+        split=split,
+        limit=limit(config, split),
+        size=size,
+        mask_values=0 if probing else config.mask_values,
+        should_stop=should_stop,
+        # Every process reads the same; one writes down what it could not.
+        workdir=workdir if jax.process_index() == 0 else None,
+    )
+    for arrays in found:
+        if should_stop():
+            raise evaluate.Interrupted
+        seen = 0
+        for array in arrays:
+            seen = zlib.crc32(array.data, seen)
+        if not same(seen):
+            raise BadDataError("the processes did not read the same held-out images")
+        yield arrays
+
+
+def limit(config: Config, split: data.Split) -> int:
+    """How many of them there are at most."""
+    wanted = config.evaluate
+    return wanted.test_images if split == "test" else wanted.train_images
+
+
 def read(
     config: Config,
     split: data.Split,
@@ -23,29 +68,6 @@ def read(
     should_stop: Callable[[], bool],
     probing: bool = False,
 ) -> tuple[np.ndarray, ...]:
-    """Images to learn from ("probe_train") or held-out ones ("test"), and their labels.
-
-    With the latter masks where the objective asks for them (`mask_values`), if they are
-    not for `probing` the encoder alone. Raises evaluate.Interrupted when asked to stop,
-    and BadDataError where one process could not read what others could.
-    """
-    encoder, wanted, test = config.encoder, config.evaluate, split == "test"
-    found = data.held_out(
-        config.probed if probing else config.data,
-        image_size=encoder.image_size,
-        channels=encoder.channels,
-        split=split,
-        limit=wanted.test_images if test else wanted.train_images,
-        mask_values=0 if probing else config.mask_values,
-        should_stop=should_stop,
-        # Every process reads the same; one writes down what it could not.
-        workdir=workdir if jax.process_index() == 0 else None,
-    )
-    if should_stop():
-        raise evaluate.Interrupted
-    seen = 0
-    for array in found:
-        seen = zlib.crc32(array.data, seen)
-    if not same(seen):
-        raise BadDataError("the processes did not read the same held-out images")
-    return found
+    """All of them at once, as `blocks` has them."""
+    size = max(limit(config, split), 1)
+    return next(blocks(config, split, workdir, should_stop, size, probing))

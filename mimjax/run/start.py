@@ -69,7 +69,7 @@ def warm(config: Config, state: train.State, progress: Progress) -> train.State:
     matched = len(found["matched"])
     told = f"started from {source}: {matched} of {matched + len(lost)} arrays matched"
     progress.note(f"{told}; {why}" if why else told)
-    other = warmstart.unlike(origin.encoder, encoder, warmstart.FUNCTION)
+    other = warmstart.unseen(origin.encoder, encoder)
     if other and not why:
         progress.note(f"  the same arrays, another function: {other}")
     other = warmstart.unlike(origin.encoder, encoder, ("image_size",))

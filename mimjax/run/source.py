@@ -39,6 +39,9 @@ def told(config: Config, plan: train.Plan, length: int) -> str:
     classes, size = data.labelled(config.data), config.run.batch_size
     text = f"{config.data.source}: {length:,} training images"
     text += f" in {classes:,} classes" if classes else ""
+    scores = getattr(config.objective, "num_classes", 0)
+    if 0 < classes < scores:
+        text += f" (config.objective.num_classes: {scores:,})"
     text += f", {plan.steps:,} steps of {size:,}"
     return f"{text} (more than there are)" if size > length else text
 

@@ -5,6 +5,7 @@ is True where attention is allowed. Nothing here indexes by a boolean, so everyt
 compiles to gathers of fixed shape and one sort.
 """
 
+import dataclasses
 import math
 
 import jax
@@ -206,14 +207,26 @@ def prefix_lengths(
     return jax.random.randint(key, (batch,), 1, num_tokens)
 
 
-def prefix_causal(prefix: Int[Array, " B"], num_tokens: int) -> Bool[Array, "B N N"]:
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PrefixCausal:
     """Query q may attend to key k if k <= q or k lies in the prefix of its sample.
 
     AIM, arXiv 2401.08541, section 3.2: the prefix is bidirectional, the rest causal.
+    Kernels that know such masks need no more than the `lengths` of the prefixes.
     """
-    place = jnp.arange(num_tokens)
-    causal = place[None, :] <= place[:, None]
-    return causal[None] | (place[None, None, :] < prefix[:, None, None])
+
+    lengths: Int[Array, " B"]
+
+    def allowed(self, num_tokens: int) -> Bool[Array, "B N N"]:
+        """Which key each query may attend to."""
+        place = jnp.arange(num_tokens)
+        causal = place[None, :] <= place[:, None]
+        return causal[None] | (place[None, None, :] < self.lengths[:, None, None])
+
+
+# What an encoder takes: True where a query may attend to a key; None: everywhere.
+AttnMask = Bool[Array, "B T T"] | PrefixCausal | None
 
 
 def beyond_prefix(prefix: Int[Array, " B"], num_tokens: int) -> Bool[Array, "B N"]:

@@ -95,7 +95,13 @@ class Config:
 
         Numbers may differ in the last digit, random ones do not.
         """
-        return self if self.encoder.unroll == 1 else self.with_encoder(unroll=1)
+        found = self if self.encoder.unroll == 1 else self.with_encoder(unroll=1)
+        return found.by_xla()
+
+    def by_xla(self) -> "Config":
+        """The same without kernels that only some devices have."""
+        fused = getattr(self.encoder, "attention", "xla") != "xla"
+        return self.with_encoder(attention="xla") if fused else self
 
     def steps(self, num_images: int) -> int:
         """Updates of the run over a source of that many images."""

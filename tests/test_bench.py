@@ -154,7 +154,7 @@ def test_the_commands_of_the_page_can_be_started():
     text = (CONFIGS.parent / "docs" / "bench.md").read_text(encoding="utf-8")
     lines = text.replace("\\\n", " ").splitlines()
     found = [x.split() for x in map(str.strip, lines) if x.startswith("python -m")]
-    assert len(found) == 6
+    assert len(found) == 7
     for words in found:
         flags, changes = bench.parse(words[3:])
         if flags.what == "step":
@@ -196,6 +196,13 @@ def test_our_process_needs_no_tensorflow(tmp_path):
     assert found["losses"][0] > found["losses"][-1] > 0
 
 
+def test_ours_is_compiled_with_the_options_asked_for():
+    options = [("xla_no_such_option", "1")]
+    spec = step.spec_of(f"{tiny.CONFIG}:mae", [], 0.0, options=options)
+    with pytest.raises(step.FailedError, match="xla_no_such_option"):
+        step.ask("ours", spec, PYTHONPATH=str(CONFIGS.parent))
+
+
 def test_problems_of_a_config_are_told_by_the_process_that_finds_them(tmp_path, capsys):
     """As main tells them; and a row that fails is a line of the table."""
     flags = ["step", f"--config={tiny.CONFIG}:mae", "--config.encoder.depth=0"]
@@ -211,6 +218,8 @@ def test_problems_of_a_config_are_told_by_the_process_that_finds_them(tmp_path, 
         (["all"], "all takes no --config, and needs --out"),
         (["step", "--config=x", "--ways=slow"], "--ways: 'slow' is none of"),
         (["step", "--config=x", "--rounds=0"], "--rounds must be at least 1"),
+        (["step", "--config=x", "--xla=fast"], "--xla must be NAME=VALUE"),
+        (["growth", "--out=x", "--xla=a=1"], "growth takes no --xla"),
         (["step", "--config=x", "--config.a"], "--config.a needs a value"),
         (["walk"], "invalid choice"),
     ],

@@ -319,7 +319,7 @@ def test_aim():
     case = aim_case()
     (prefix,) = case.drawn
     objective, output = case.objective, case.golden.output
-    attn_mask = masking.prefix_causal(prefix, objective.encoder.num_tokens)
+    attn_mask = masking.PrefixCausal(prefix).allowed(objective.encoder.num_tokens)
     np.testing.assert_array_equal(attn_mask, output["attention_mask"])
     hidden = masking.beyond_prefix(prefix, objective.encoder.num_tokens)
     np.testing.assert_array_equal(hidden, output["prediction_mask"])

@@ -190,7 +190,7 @@ def aim_run(request):
     def run(image, prefix):
         bound = objective.bind({"params": params})
         prefix = jnp.full(2, prefix, jnp.int32)
-        attn_mask = masking.prefix_causal(prefix, 16)
+        attn_mask = masking.PrefixCausal(prefix).allowed(16)
         tokens = bound.encoder.embed(image, ids)
         trunk = bound.encoder(tokens, ids, attn_mask=attn_mask)
         predicted = bound.predict(image, prefix)

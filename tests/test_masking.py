@@ -209,7 +209,7 @@ def test_prefix_lengths_cover_one_to_all_but_one():
 
 
 def test_prefix_mask_of_five_patches_with_two_given():
-    mask = masking.prefix_causal(jnp.asarray([2]), 5)[0]
+    mask = masking.PrefixCausal(jnp.asarray([2])).allowed(5)[0]
     rows = ["".join(str(int(seen)) for seen in row) for row in np.asarray(mask)]
     assert rows == ["11000", "11000", "11100", "11110", "11111"]
     hidden = masking.beyond_prefix(jnp.asarray([2]), 5)[0]
@@ -218,7 +218,7 @@ def test_prefix_mask_of_five_patches_with_two_given():
 
 def test_prefix_mask_by_loops():
     prefix = np.arange(1, 9)
-    mask = np.asarray(masking.prefix_causal(jnp.asarray(prefix), 9))
+    mask = np.asarray(masking.PrefixCausal(jnp.asarray(prefix)).allowed(9))
     hidden = np.asarray(masking.beyond_prefix(jnp.asarray(prefix), 9))
     for b, given in enumerate(prefix):
         for query in range(9):

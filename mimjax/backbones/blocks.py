@@ -9,9 +9,10 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mimjax.backbones import layers, primitives
+from mimjax.masking import AttnMask
 from mimjax.sharding import by_sample
 
 # What the backward pass recomputes: nothing, all but products of weights, everything.
@@ -80,7 +81,7 @@ class Blocks(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        attn_mask: Bool[Array, "B T T"] | None = None,
+        attn_mask: AttnMask = None,
         bias: Float[Array, "n A T T"] | None = None,
         *,
         train: bool = False,

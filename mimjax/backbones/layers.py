@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from mimjax.backbones import primitives, starts
+from mimjax.backbones import fused, primitives, starts
+from mimjax.masking import AttnMask, PrefixCausal
 from mimjax.sharding import by_sample
 
 
@@ -22,7 +23,9 @@ class Spec:
     dense layers. `layer_scale` is the start of LayerScale (arXiv 2103.17239), 0 for
     none. `gelu_tanh` is the approximation vit_jax uses; all PyTorch sources use the
     exact form. `swiglu` puts silu(a) * b in place of the GELU (arXiv 2002.05202,
-    DINOv2): `up` makes both a and b, each `mlp_width` wide.
+    DINOv2): `up` makes both a and b, each `mlp_width` wide. `attention` "cudnn", for
+    NVIDIA GPUs alone, takes its kernels where there is no bias of pairs and
+    `fused.takes` the heads; else it is "xla".
     """
 
     width: int
@@ -36,6 +39,7 @@ class Spec:
     swiglu: bool = False
     dropout: float = 0.0
     start: starts.Start = starts.STARTS["mae"]
+    attention: str = "xla"
     dtype: str = "float32"
 
 
@@ -100,7 +104,7 @@ class Attention(nn.Module):
         self,
         x: Float[Array, "B T D"],
         number: Int[Array, ""],
-        attn_mask: Bool[Array, "B T T"] | None = None,
+        attn_mask: AttnMask = None,
         bias: Float[Array, "n A T T"] | None = None,
     ) -> Float[Array, "B T D"]:
         spec = self.spec
@@ -118,11 +122,19 @@ class Attention(nn.Module):
             name="qkv",
         )(x, joined)
         qkv = by_sample(qkv)
+        prefix = None
+        if isinstance(attn_mask, PrefixCausal):
+            prefix, attn_mask = attn_mask.lengths, attn_mask.allowed(x.shape[1])
         # For those who ask what happens inside (evaluate/inside.py).
         if self.is_mutable_collection("intermediates"):
             shares, total = primitives.shares_of(qkv, bias, attn_mask)
             self.sow("intermediates", "attention", shares / total)
-        mixed = by_sample(primitives.attend(qkv, bias, attn_mask))
+        in_pairs = bias is not None or (attn_mask is not None and prefix is None)
+        if spec.attention == "cudnn" and fused.takes(qkv) and not in_pairs:
+            mixed = fused.attend(qkv, prefix)
+        else:
+            mixed = primitives.attend(qkv, bias, attn_mask)
+        mixed = by_sample(mixed)
         return Dense(
             (spec.width,),
             axes=2,
@@ -184,7 +196,7 @@ class Block(nn.Module):
         x: Float[Array, "B T D"],
         number: Int[Array, ""],
         drop_rate: Float[Array, ""],
-        attn_mask: Bool[Array, "B T T"] | None,
+        attn_mask: AttnMask,
         bias: Float[Array, "n A T T"] | None,
     ) -> Float[Array, "B T D"]:
         spec = self.spec
@@ -201,7 +213,7 @@ class Block(nn.Module):
         self,
         x: Float[Array, "B T D"],
         number: Int[Array, ""],
-        attn_mask: Bool[Array, "B T T"] | None,
+        attn_mask: AttnMask,
         bias: Float[Array, "n A T T"] | None,
     ) -> Float[Array, "B T D"]:
         """How tokens hear of each other; what another kind of layer replaces."""

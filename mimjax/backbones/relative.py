@@ -4,10 +4,11 @@ import dataclasses
 from typing import cast
 
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mimjax import posembed
 from mimjax.backbones import layers
+from mimjax.masking import AttnMask
 
 
 def added(
@@ -35,7 +36,7 @@ class Block(layers.Block):
         self,
         x: Float[Array, "B T D"],
         number: Int[Array, ""],
-        attn_mask: Bool[Array, "B T T"] | None,
+        attn_mask: AttnMask,
         bias: Float[Array, "n A T T"] | None,
     ) -> Float[Array, "B T D"]:
         """Attention that knows how far tokens are apart."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from mimjax.backbones.blocks import REMAT
 
-DTYPES = ("float32", "bfloat16")
+DTYPES, ATTENTION = ("float32", "bfloat16"), ("xla", "cudnn")
 
 # More is a slip of the keyboard: it would not fit anywhere.
 LONGEST_SIDE, MOST_CHANNELS, MOST_TOKENS = 2**14, 2**10, 2**14
@@ -40,7 +40,8 @@ def grid_problems(
 def field_problems(fields: dict[str, Any]) -> list[str]:
     """What cannot work in the fields that encoders share, one line each."""
     found = []
-    for name, allowed in {"remat": REMAT, "dtype": DTYPES}.items():
+    choices = {"remat": REMAT, "dtype": DTYPES, "attention": ATTENTION}
+    for name, allowed in choices.items():
         if name in fields and fields[name] not in allowed:
             found.append(f"{name}: {fields[name]!r} is none of {', '.join(allowed)}")
     for name in ("dropout", "drop_path"):

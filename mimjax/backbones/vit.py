@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mimjax import backbones, masking, patches, posembed
 from mimjax.backbones import blocks, layers, relative, sizes, starts
@@ -97,6 +97,7 @@ class Encoder(nn.Module, backbones.Patched):
     start: str = "mae"
     remat: str = "none"
     unroll: int = 0
+    attention: str = "xla"
     dtype: str = "float32"
 
     @property
@@ -139,6 +140,7 @@ class Encoder(nn.Module, backbones.Patched):
             swiglu=self.swiglu,
             dropout=self.dropout,
             start=starts.STARTS[self.start],
+            attention=self.attention,
             dtype=self.dtype,
         )
         if self.position == "relative_layers":
@@ -192,7 +194,7 @@ class Encoder(nn.Module, backbones.Patched):
         tokens: Float[Array, "B K D"],
         ids: Int[Array, "B K"] | None = None,
         *,
-        attn_mask: Bool[Array, "B K K"] | None = None,
+        attn_mask: masking.AttnMask = None,
         train: bool = False,
     ) -> Float[Array, "B T D"]:
         """Tokens through all layers and the last norm; T = num_prefix + K.
@@ -208,7 +210,7 @@ class Encoder(nn.Module, backbones.Patched):
         tokens: Float[Array, "B K D"],
         ids: Int[Array, "B K"] | None = None,
         *,
-        attn_mask: Bool[Array, "B K K"] | None = None,
+        attn_mask: masking.AttnMask = None,
         train: bool = False,
         chosen: tuple[int, ...] = (),
         apart: bool = False,
@@ -217,9 +219,8 @@ class Encoder(nn.Module, backbones.Patched):
         x = self.add_positions(tokens, ids)
         if self.is_relative and ids is not None:
             raise ValueError("a relative position table needs all patches in order")
-        x = self.drop(x, deterministic=not train)
-        bias = self.attn_bias()
-        return self.blocks(x, attn_mask, bias, train=train, chosen=chosen, apart=apart)
+        given = self.drop(x, deterministic=not train), attn_mask, self.attn_bias()
+        return self.blocks(*given, train=train, chosen=chosen, apart=apart)
 
     def attn_bias(self) -> Float[Array, "1 A T T"] | None:
         """What every layer adds to its scores, where they share a table."""
@@ -244,7 +245,6 @@ class Encoder(nn.Module, backbones.Patched):
         if self.registers:
             front.append(self.register_tokens)
         if front:
-            shapes = [(x.shape[0], *token.shape[1:]) for token in front]
-            front = list(map(jnp.broadcast_to, front, shapes))
+            front = [jnp.broadcast_to(y, (len(x), *y.shape[1:])) for y in front]
             x = jnp.concatenate([*(y.astype(self.dtype) for y in front), x], axis=1)
         return x.astype(self.dtype)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mimjax import patches, posembed
 from mimjax.backbones import layers, relative, starts
+from mimjax.masking import AttnMask
 from mimjax.sharding import by_sample
 
 # Added to the scores of tokens that the shift made neighbours (not minus infinity).
@@ -55,7 +56,7 @@ class Block(layers.Block):
         self,
         x: Float[Array, "B N D"],
         number: Int[Array, ""],
-        attn_mask: Bool[Array, "B T T"] | None,
+        attn_mask: AttnMask,
         bias: Float[Array, "n A T T"] | None,
     ) -> Float[Array, "B N D"]:
         """Cuts the tokens into windows, shifted if need be, and puts them back."""

@@ -38,6 +38,13 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     add("--config", default="", help="of step: a file such as those in configs/")
     add("--against", default="", choices=("torch",), help="of step: beside a peer")
     known = ",".join(step.WAYS)
+    add(
+        "--xla",
+        default=[],
+        action="append",
+        metavar="NAME=VALUE",
+        help="of step: an option to compile ours with",
+    )
     add("--ways", default="", help=f"to run the peer, some of {known}")
     add("--rounds", type=int, default=3, help="processes of each side")
     add("--seconds", type=float, help="of updates in each process, else 10")
@@ -51,11 +58,15 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
         parser.error(f"--ways: {min(wrong)!r} is none of {known}")
     if flags.rounds < 1 or (flags.seconds or 0) < 0:
         parser.error("--rounds must be at least 1 and --seconds not negative")
+    flags.xla = [tuple(option.partition("=")[::2]) for option in flags.xla]
+    if not all(name and value for name, value in flags.xla):
+        parser.error("--xla must be NAME=VALUE")
     if flags.what == "step" and not flags.config:
         parser.error("step needs --config")
     if flags.what != "step" and (flags.config or changes or not flags.out):
         parser.error(f"{flags.what} takes no --config, and needs --out")
-    idle = {"step": ("only",), "all": ("against",), "growth": ("against", "ways")}
+    idle = {"step": ("only",), "all": ("against", "xla")}
+    idle["growth"] = *idle["all"], "ways"
     for name in idle[flags.what]:
         if getattr(flags, name):
             parser.error(f"{flags.what} takes no --{name}")
@@ -68,7 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
         flags, changes = parse(sys.argv[1:] if arguments is None else arguments)
         if flags.what == "step":
             machine = step.ask("machine", {})
-            given = {"against": flags.against, **budget(flags, SLOW)}
+            given = {"against": flags.against, "options": flags.xla}
+            given |= budget(flags, SLOW)
             found = step.measure(flags.config, changes, **given)
             text = f"{pages.of_machine(machine)}\n\n{pages.of_step(found)}"
             write(flags, {"machine": machine, **found}, text)
@@ -107,7 +119,7 @@ def several(flags: argparse.Namespace) -> int:
         step.tell(name)
         try:
             if flags.what == "all":
-                more = {"against": item.against, **given}
+                more = {"against": item.against, "options": item.options, **given}
                 found[name] = step.measure(item.path, item.changes, **more)
             else:
                 less = {"rounds": given["rounds"], "seconds": given["seconds"]}

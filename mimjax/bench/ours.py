@@ -32,7 +32,8 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
                 spent.append(duration_secs)
 
         jax.monitoring.register_event_duration_secs_listener(heard)
-        step = train.trace_step(config, plan, mesh).lower().compile()
+        lowered = train.trace_step(config, plan, mesh).lower()
+        step = lowered.compile(compiler_options=dict(spec["options"]))
         whole, compiled = laps.end("trace"), sum(spent)
         laps.seconds |= {"trace": whole - compiled, "compile": compiled}
         setup.give_back_memory()

@@ -58,13 +58,18 @@ def tell(text: str) -> None:
 
 
 def spec_of(
-    config: str, changes: Sequence[tuple[str, str]], seconds: float, against: str = ""
+    config: str,
+    changes: Sequence[tuple[str, str]],
+    seconds: float,
+    against: str = "",
+    options: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """What the processes of a row are told."""
     return {
         "config": config,
         "changes": changes,
         "alike": bool(against),
+        "options": options,
         "checked": CHECKED,
         "seconds": seconds,
     }
@@ -75,13 +80,14 @@ def measure(
     changes: Sequence[tuple[str, str]],
     *,
     against: str = "",
+    options: Sequence[tuple[str, str]] = (),
     ways: Sequence[str] = WAYS,
     rounds: int = 3,
     seconds: float = 10.0,
 ) -> Answer:
-    """Measures a row; raises as `ask` does."""
-    spec = spec_of(config, changes, seconds, against)
-    row: Answer = {"command": [config, *changes], "ours": [], "peer": []}
+    """Measures a row, ours compiled with `options` of XLA; raises as `ask` does."""
+    spec = spec_of(config, changes, seconds, against, options)
+    row: Answer = {"command": [config, *changes, *options], "ours": [], "peer": []}
     with tempfile.TemporaryDirectory() as name:
         spec["folder"] = str(pathlib.Path(name, "peer"))
         # The first process finds no compiled program there, and all others do.

@@ -154,7 +154,7 @@ class Objective(nn.Module):
         train: bool = False,
     ) -> Float[Array, "B N P"]:
         """At place n the pixels of the patch at place n + 1, places by `order`."""
-        attn_mask = masking.prefix_causal(prefix, self.encoder.num_tokens)
+        attn_mask = masking.PrefixCausal(prefix)
         ids = None
         if self.order != "raster":
             ids = jnp.broadcast_to(self.places(), (len(image), self.encoder.num_tokens))

@@ -81,6 +81,8 @@ def place(
         # More layers than any stack has: those of decoders and heads count too.
         unroll = MOST_DEPTH if whole else 1
         config = config.with_encoder(unroll=unroll)
+    if devices[0].platform != "gpu":
+        config = config.by_xla()
     params = train.shapes_of(config).params
     found = trainable.problems(config.optim, params)
     if found:

@@ -31,6 +31,7 @@ FREE = (
     "data.bad_minimum",
     "encoder.unroll",
     "encoder.remat",
+    "encoder.attention",
 )
 FREE_GROUPS = ("mesh", "evaluate", "profile")
 

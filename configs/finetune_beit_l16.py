@@ -6,9 +6,9 @@
 Hardware: not yet measured. Time: not yet measured. Expected: not yet measured. The
 paper's: 85.2 %.
 
-The rate and the drop path are those of the official command; the paper chooses among
-2e-3, 3e-3, 4e-3 and 5e-3, with a drop path of 0.1. The weights released for
-ImageNet-22k want --config.data.normalise=inception.
+The rate is one of the paper's: it chooses among 2e-3, 3e-3, 4e-3 and 5e-3. From the
+weights released for ImageNet-22k, which want --config.data.normalise=inception, the
+official command has optim.base_lr=1e-3 and encoder.drop_path=0.2, for 86.0 %.
 Data: ImageNet-1k as `tfds build imagenet2012 --file_format=array_record` prepares it;
 yours: --config.data.source=folder:/path/to/images --config.objective.num_classes=N.
 """
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config.encoder.position = "relative_layers"
     config.encoder.qkv_bias = "qv"
     config.encoder.layer_scale = 1e-5
-    config.encoder.drop_path = 0.2
+    config.encoder.drop_path = 0.1
     config.encoder.dtype = "bfloat16"
 
     config.objective = ConfigDict()
@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
     config.objective.erasing = 0.25
 
     config.optim = ConfigDict()
-    config.optim.base_lr = 1e-3
+    config.optim.base_lr = 2e-3
     config.optim.lr_batch = 0
     config.optim.schedule = "cosine_beit"
     config.optim.warmup_epochs = 5.0

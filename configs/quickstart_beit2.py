@@ -14,12 +14,12 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.steps = 1000
+    config.steps = 1600
     config.batch_size = 32
     config.log_every = 50
-    config.checkpoint_every = 500
-    config.eval_every = 1000
-    config.picture_every = 500
+    config.checkpoint_every = 800
+    config.eval_every = 1600
+    config.picture_every = 800
 
     config.data = ConfigDict()
     config.data.source = "digits"
@@ -33,17 +33,13 @@ def get_config() -> ConfigDict:
     config.encoder.width = 128
     config.encoder.depth = 4
     config.encoder.heads = 4
-    config.encoder.position = "relative"
-    config.encoder.qkv_bias = "qv"
-    config.encoder.layer_scale = 0.1
-    config.encoder.start = "beit"
 
     config.objective = ConfigDict()
     config.objective.name = "beit2"
     config.objective.tokenizer = "runs/vqkd"
-    # The paper's share of 64 patches.
-    config.objective.num_hidden = 26
-    config.objective.min_block = 4
+    # As in configs/quickstart_beit.py: of 64, and why not blocks.
+    config.objective.sampling = "random"
+    config.objective.num_hidden = 38
     config.objective.early_layer = 3
     config.objective.branch_depth = 1
 
@@ -53,4 +49,9 @@ def get_config() -> ConfigDict:
     config.optim.schedule = "cosine_beit"
     config.optim.warmup_steps = 50
     config.optim.clip = 3.0
+
+    config.evaluate = ConfigDict()
+    config.evaluate.pool = "max"
+    # Behind a decoder of one dense layer the last ones decode.
+    config.evaluate.layers = (1,)
     return config

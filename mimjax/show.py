@@ -15,6 +15,8 @@ import numpy as np
 from mimjax.main import BAD_CONFIG, STORAGE, Parser
 from mimjax.schema import ConfigError
 
+SHOWN = "shown"
+
 if TYPE_CHECKING:
     from mimjax.models import Model
     from mimjax.settings import Config
@@ -39,12 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
         action="extend",
         default=[],
         metavar="PATH",
-        help="files and folders, with --out; default: the run's held-out images",
+        help="files and folders; default: the run's held-out images",
     )
     parser.add_argument(
         "--out",
         default="",
-        help="where pictures/ and report.html go; default: the workdir",
+        help="where pictures/ and report.html go; default: the workdir, or with "
+        f"--images {SHOWN}/ there",
     )
     try:
         return show(parser.parse_args(given))
@@ -63,13 +66,12 @@ def show(flags: argparse.Namespace) -> int:
     from mimjax.run import compiled
 
     workdir, out = pathlib.Path(flags.workdir), pathlib.Path(flags.out or flags.workdir)
+    if flags.images and not flags.out and settings.has_checkpoint(flags.workdir):
+        out = workdir / SHOWN  # the run's own pictures stay
     if not settings.holds_model(flags.workdir):
         raise ConfigError([f"--workdir: {workdir} holds no checkpoint of a run"])
     if out.exists() and not out.is_dir():
         raise ConfigError([f"--out: {out} is a file; name a folder"])
-    if flags.images and not flags.out and settings.has_checkpoint(flags.workdir):
-        told = "the run's own pictures would be replaced; name a folder for these"
-        raise ConfigError([f"--out: {told}"])
     compiled.keep()
     try:
         model, batch = loaded(workdir, files)
@@ -142,12 +144,14 @@ def images_of(
         problems = data.check(config.data, size, encoder.channels)
         if problems:
             raise ConfigError([*problems, "--images: or name other images"])
-        found, labels = data.held_out(
-            config.data,
-            image_size=size,
-            channels=encoder.channels,
-            split="test",
-            limit=config.evaluate.test_images,
+        found, labels = next(
+            data.held_out(
+                config.data,
+                image_size=size,
+                channels=encoder.channels,
+                split="test",
+                limit=config.evaluate.test_images,
+            )
         )
         if not len(found):
             raise ConfigError(

@@ -23,7 +23,7 @@ from mimjax.trees import Leaves, named_leaves, nested, placed_like, shapes_of
 FUNCTION = ("norm_eps", "gelu_tanh")
 # Fields that they do not show either, or that they are fitted to.
 UNSEEN = (*FUNCTION, "image_size", "window", "layer_scale", "dropout", "drop_path")
-UNSEEN += ("start", "remat", "unroll", "attention", "dtype")
+UNSEEN += ("start", "remat", "unroll", "attention", "float8", "dtype")
 
 
 class NothingFitsError(StorageError):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import pathlib
+import re
 
 import jax
 import pytest
@@ -10,7 +11,7 @@ import tiny
 
 from mimjax import config, flops, gradients, train
 from mimjax.bench import __main__ as bench
-from mimjax.bench import child, given, grow, pages, rows, step, work
+from mimjax.bench import child, given, grow, ours, pages, rows, step, work
 from mimjax.run import setup
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -197,10 +198,19 @@ def test_our_process_needs_no_tensorflow(tmp_path):
 
 
 def test_ours_is_compiled_with_the_options_asked_for():
-    options = [("xla_no_such_option", "1")]
+    options = {"xla_no_such_option": "1"}
     spec = step.spec_of(f"{tiny.CONFIG}:mae", [], 0.0, options=options)
     with pytest.raises(step.FailedError, match="xla_no_such_option"):
         step.ask("ours", spec, PYTHONPATH=str(CONFIGS.parent))
+
+
+def test_the_options_of_the_rows_are_options():
+    function = jax.jit(lambda x: x + 1).lower(1.0)
+    for row in rows.on_gpu():
+        function.compile(compiler_options=ours.options_of(row.options))
+    text = (CONFIGS.parent / "docs" / "bench.md").read_text(encoding="utf-8")
+    (said,) = re.findall(r"--xla=(\w+)=(\w+)", text)
+    function.compile(compiler_options=ours.options_of(dict([said])))
 
 
 def test_problems_of_a_config_are_told_by_the_process_that_finds_them(tmp_path, capsys):

@@ -60,8 +60,10 @@ def read(settings, stop, workdir=None, start=0, rows=range(BATCH), stream_seed=5
 
 
 def held(settings, split, limit=100, image_size=(32, 32), channels=3):
-    return data.held_out(
-        settings, image_size=image_size, channels=channels, split=split, limit=limit
+    return next(
+        data.held_out(
+            settings, image_size=image_size, channels=channels, split=split, limit=limit
+        )
     )
 
 
@@ -171,7 +173,7 @@ def test_synthetic_images_need_no_tensorflow():
         "    batch_size=8, rows=np.arange(4, 8), start_step=3, stop_step=5,\n"
         "    workdir=None))\n"
         "assert b[0] is b[1] and b[0]['image'].shape == (4, 8, 8, 5), b\n"
-        "data.held_out(d, image_size=(8, 8), channels=5, split='test', limit=3)\n"
+        "next(data.held_out(d, image_size=(8, 8), channels=5, split='test', limit=3))\n"
         "data.check(data.Data(), (8, 8), 3); data.normalise_constants(d, 3)\n"
         "data.fingerprint(d)\n"
         "assert 'tensorflow' not in sys.modules and 'PIL' not in sys.modules\n"
@@ -268,10 +270,10 @@ def test_held_out_images_come_in_blocks_too(tmp_path, source):
     if source != "folder":
         settings = Data(source=source, num_images=12)
     asked = {"image_size": (16, 16), "channels": 3, "split": "probe_train"}
-    blocks = [*data.held_out_blocks(settings, **asked, limit=99, size=5)]
+    blocks = [*data.held_out(settings, **asked, limit=99, size=5)]
     lengths = [4, 0, 2] if source == "folder" else [5, 5, 2]
     assert [len(labels) for _, labels in blocks] == lengths
-    whole = data.held_out(settings, **asked, limit=99)
+    whole = next(data.held_out(settings, **asked, limit=99))
     for parts, found in zip(zip(*blocks, strict=True), whole, strict=True):
         np.testing.assert_array_equal(np.concatenate(parts), found)
 
@@ -280,7 +282,7 @@ def test_only_where_all_blocks_are_unreadable_that_is_an_error(tmp_path):
     settings = write_folder(tmp_path, 4)
     spoil(tmp_path, dict.fromkeys(range(4), "empty"))
     asked = {"image_size": (16, 16), "channels": 3, "split": "probe_train"}
-    blocks = data.held_out_blocks(settings, **asked, limit=4, size=2)
+    blocks = data.held_out(settings, **asked, limit=4, size=2)
     assert len(next(blocks)[1]) == 0
     with pytest.raises(data.BadDataError, match="none of 4 images of folder:"):
         next(blocks)
@@ -295,8 +297,10 @@ def test_reading_held_out_images_ends_when_asked(tmp_path):
         return len(asked) > 3
 
     size = {"image_size": (16, 16), "channels": 3}
-    images, labels = data.held_out(
-        settings, **size, split="probe_train", limit=20, should_stop=should_stop
+    images, labels = next(
+        data.held_out(
+            settings, **size, split="probe_train", limit=20, should_stop=should_stop
+        )
     )
     assert (len(images), len(labels), len(asked)) == (3, 3, 20)
 
@@ -335,13 +339,15 @@ def test_bad_held_out_images_are_left_out_and_listed_too(tmp_path):
     spoil(tmp_path / "val/0", {1: "truncated", 3: "empty"})
     (tmp_path / "run").mkdir()
     for _ in range(2):  # listed once
-        images, labels = data.held_out(
-            Data(source=f"folder:{tmp_path}"),
-            image_size=(16, 16),
-            channels=3,
-            split="test",
-            limit=9,
-            workdir=tmp_path / "run",
+        images, labels = next(
+            data.held_out(
+                Data(source=f"folder:{tmp_path}"),
+                image_size=(16, 16),
+                channels=3,
+                split="test",
+                limit=9,
+                workdir=tmp_path / "run",
+            )
         )
         assert len(images) == len(labels) == 2
     found = {entry["path"]: entry["reason"] for entry in listed(tmp_path / "run")}

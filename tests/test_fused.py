@@ -1,6 +1,6 @@
 """Attention by other kernels: what they are asked for is what ours computes."""
 
-import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
+from mimjax import train
 from mimjax.backbones import fused, primitives
 from mimjax.masking import PrefixCausal
 from mimjax.run import setup
@@ -15,10 +16,22 @@ from mimjax.run import setup
 SEEN = "loss", "grad_norm"
 
 
+@pytest.fixture(autouse=True)
+def by_xla(monkeypatch):
+    """XLA's version of the function that is asked for cuDNN's."""
+    theirs = jax.nn.dot_product_attention
+
+    def instead(*arrays, implementation, **more):
+        assert implementation == "cudnn"
+        return theirs(*arrays, implementation="xla", **more)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
+
+
 @pytest.mark.parametrize("length", [6, 7])
 @pytest.mark.parametrize("prefix", [None, (1, 4, 5)])
 def test_it_is_asked_for_the_same_attention(length, prefix):
-    """By XLA's version of the same function, outputs and gradients."""
+    """Outputs and gradients."""
     noise = np.random.default_rng(0)
     qkv = jnp.asarray(noise.standard_normal((3, length, 3, 2, 8)), jnp.float32)
     weight = jnp.asarray(noise.standard_normal((3, length, 2, 8)), jnp.float32)
@@ -29,7 +42,7 @@ def test_it_is_asked_for_the_same_attention(length, prefix):
         return (primitives.attend(qkv, None, allowed) * weight).sum()
 
     def theirs(qkv):
-        return (fused.attend(qkv, lengths, "xla") * weight).sum()
+        return (fused.attend(qkv, lengths) * weight).sum()
 
     for one, other in zip(
         jax.jit(jax.value_and_grad(ours))(qkv),
@@ -51,14 +64,13 @@ def test_it_takes_what_cudnn_does():
 @pytest.mark.parametrize("model", ["mae", "aim", "beit"])
 def test_every_layer_without_a_bias_of_pairs_asks_for_it(model, monkeypatch):
     """AIM's by the lengths of its prefixes; the loss is the same, rounded otherwise."""
-    asked = []
+    asked, attend = [], fused.attend
 
-    def attend(qkv, prefix=None):
+    def heard(qkv, prefix=None):
         asked.append(prefix is not None)
-        return functools.partial(fused_attend, implementation="xla")(qkv, prefix)
+        return attend(qkv, prefix)
 
-    fused_attend = fused.attend
-    monkeypatch.setattr(fused, "attend", attend)
+    monkeypatch.setattr(fused, "attend", heard)
     found = {}
     for attention in ("xla", "cudnn"):
         changes = {"encoder__attention": attention, "encoder__dtype": "bfloat16"}
@@ -79,3 +91,26 @@ def test_elsewhere_it_is_not_asked_for():
     assert placed.encoder.attention == "xla"
     assert placed.objective.encoder.attention == "xla"
     assert given.encoder.attention == "cudnn"
+
+
+def test_it_runs_on_some_gpus():
+    def device(platform, **more):
+        return types.SimpleNamespace(platform=platform, **more)
+
+    assert fused.runs_on(device("gpu", compute_capability="9.0"))
+    assert not fused.runs_on(device("gpu", compute_capability="7.5"))
+    assert not fused.runs_on(device("gpu", compute_capability="gfx90a"))
+    assert not fused.runs_on(device("cpu"))
+    assert not fused.runs_on(jax.devices()[0])
+
+
+def test_its_products_are_counted():
+    counts = []
+    for attention in ("xla", "cudnn"):
+        changes = {"encoder__attention": attention, "encoder__dtype": "bfloat16"}
+        given = tiny.resolve("mae", **changes)
+        plan, mesh = setup.make_plan(given, given.data.num_images), tiny.mesh_of()
+        with jax.set_mesh(mesh):
+            traced = train.trace_step(given, plan, mesh)
+            counts.append(setup.step_flops(given, plan, mesh, traced))
+    assert counts[0] == counts[1]

@@ -80,14 +80,16 @@ def read(top, stop, start=0, rows=BATCH, size=(48, 32), workdir=None, **changes)
 
 
 def held(top, values=CLASSES, workdir=None, limit=100, **changes):
-    return data.held_out(
-        Data(source=f"masks:{top}", **changes),
-        image_size=(48, 32),
-        channels=3,
-        split="test",
-        limit=limit,
-        mask_values=values,
-        workdir=workdir,
+    return next(
+        data.held_out(
+            Data(source=f"masks:{top}", **changes),
+            image_size=(48, 32),
+            channels=3,
+            split="test",
+            limit=limit,
+            mask_values=values,
+            workdir=workdir,
+        )
     )
 
 
@@ -339,10 +341,10 @@ def test_sources_without_files_have_masks_too(name):
     whole, half = (next(stream) for stream in streams)
     np.testing.assert_array_equal(whole["mask"][2:], half["mask"])
     assert len(np.unique(whole["mask"])) > 3
-    found = data.held_out(settings, **sizes, split="test", limit=5)
+    found = next(data.held_out(settings, **sizes, split="test", limit=5))
     assert [x.shape for x in found] == [(5, 16, 16, 3), (5,), (5, 16, 16)]
     without = {**sizes, "mask_values": 0}
-    images, _ = data.held_out(settings, **without, split="test", limit=5)
+    images, _ = next(data.held_out(settings, **without, split="test", limit=5))
     np.testing.assert_array_equal(images, found[0])
 
 

@@ -332,13 +332,29 @@ def test_what_cannot_be_drawn_is_told_in_a_line(tmp_path, capsys):
             "--images",
             str(tmp_path),
         ],
-        "own pictures would be replaced": [workdir, "--images", "a.png"],
         "required: --workdir": ["--images", "a.png"],
         "unrecognized arguments: --step=3": [workdir, "--step=3"],
     }
     for told, flags in wrong.items():
         assert show.main(flags) == main.BAD_CONFIG
         assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_images_of_one_s_own_leave_the_pictures_of_the_run(tmp_path, monkeypatch):
+    """They go to a folder in its workdir."""
+    given = []
+
+    def draw(model, batch, out):
+        given.append(out)
+        raise OSError("drawn elsewhere")
+
+    monkeypatch.setattr(show, "draw", draw)
+    monkeypatch.setattr(show, "loaded", lambda workdir, files: (None, None))
+    workdir = pathlib.Path(tiny.workdir_of("mae"))
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    for flags in (["--images", str(tmp_path)], []):
+        assert show.main([f"--workdir={workdir}", *flags]) == main.STORAGE
+    assert given == [workdir / "shown", workdir]
 
 
 def test_images_are_looked_at_before_the_model(tmp_path, capsys):

@@ -552,6 +552,9 @@ def test_the_report_has_the_laws_or_says_why_not(grid):
     assert text.count("data:image/png;base64,") == 1
     told = json.loads((grid.workdir / "scaling.json").read_text())
     assert told["laws"]["parameters"]["exponent"] == pytest.approx(0.35)
+    sizes, images, _ = pages.laws_told(grid)
+    assert sizes.startswith("law of parameters of the encoder: α = 0.35 ± ")
+    assert images.startswith("law of different training images seen: α = 0.6 ± ")
     assert len(told["points"]) == len(SIZES) * len(IMAGES)
     for folder in grid.workdir.glob("p2560000/*"):
         (folder / "run.json").unlink()
@@ -563,6 +566,8 @@ def test_the_report_has_the_laws_or_says_why_not(grid):
     told = json.loads((grid.workdir / "scaling.json").read_text())
     assert told["laws"]["parameters"]["exponent"] is None
     assert told["laws"]["parameters"]["why"].startswith("3 points")
+    line = pages.laws_told(grid)[0]
+    assert line.endswith("not determined: 3 points, at least 4 are needed (3 points)")
 
 
 def test_the_guide_names_studies_that_are_there_and_shows_one(tmp_path, monkeypatch):

@@ -1,14 +1,23 @@
 """Attention by cuDNN on NVIDIA GPUs: it keeps no scores (arXiv 2205.14135)."""
 
 import functools
-from typing import Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-# Heads that it takes on every GPU, in numbers and as a multiple of.
+from mimjax.sharding import by_sample
+
+# Of heads, on every GPU that it runs on; and what they are a multiple of.
 WIDEST, EIGHTH = 128, 8
+
+
+def runs_on(device: Any) -> bool:
+    """Whether it is an NVIDIA GPU of compute capability 8.0 or more."""
+    found = str(getattr(device, "compute_capability", ""))
+    # Of AMD's it is the name of an architecture.
+    return device.platform == "gpu" and found[:1].isdigit() and float(found) >= 8
 
 
 def takes(qkv: Array) -> bool:
@@ -18,9 +27,7 @@ def takes(qkv: Array) -> bool:
 
 
 def attend(
-    qkv: Float[Array, "B T 3 A h"],
-    prefix: Int[Array, " B"] | None = None,
-    implementation: Literal["cudnn", "xla"] = "cudnn",
+    qkv: Float[Array, "B T 3 A h"], prefix: Int[Array, " B"] | None = None
 ) -> Float[Array, "B T A h"]:
     """Softmax attention of all heads, with `prefix` as `masking.PrefixCausal` has it.
 
@@ -28,19 +35,22 @@ def attend(
     the prefix see it and nothing else, those behind it all that came before them.
     """
     batch, length = qkv.shape[:2]
-    odd = length % 2  # its way back wants an even number of tokens
+    odd = length % 2  # of an odd number of tokens there has been no way back
     if odd:
         qkv = jnp.pad(qkv, [(0, odd if axis == 1 else 0) for axis in range(qkv.ndim)])
     q, k, v = (qkv[:, :, part] for part in range(3))
-    run = functools.partial(
-        jax.nn.dot_product_attention, q, k, v, implementation=implementation
-    )
+
+    def run(lengths: Int[Array, " B"], **more: Any) -> Float[Array, "B t A h"]:
+        # Lengths are told where they say nothing new too: without, some versions of
+        # cuDNN give NaN. They are cut as the batch is, which JAX does not see to.
+        lengths = by_sample(lengths)
+        both = {"query_seq_lengths": lengths, "key_value_seq_lengths": lengths}
+        function = functools.partial(jax.nn.dot_product_attention, **both, **more)
+        return function(q, k, v, implementation="cudnn")
+
+    whole = jnp.full(batch, length, jnp.int32)
     if prefix is None:
-        lengths = jnp.full(batch, length, jnp.int32) if odd else None
-        mixed = run(query_seq_lengths=lengths, key_value_seq_lengths=lengths)
-    else:
-        within = run(query_seq_lengths=prefix, key_value_seq_lengths=prefix)
-        place = jnp.arange(qkv.shape[1])[:, None, None]
-        inside = place < prefix[:, None, None, None]
-        mixed = jnp.where(inside, within, run(is_causal=True))
-    return mixed[:, :length]
+        return run(whole)[:, :length]
+    place = jnp.arange(qkv.shape[1])[:, None, None]
+    inside = place < prefix[:, None, None, None]
+    return jnp.where(inside, run(prefix), run(whole, is_causal=True))[:, :length]

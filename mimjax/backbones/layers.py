@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mimjax.backbones import fused, primitives, starts
+from mimjax.backbones import float8, fused, primitives, starts
 from mimjax.masking import AttnMask, PrefixCausal
 from mimjax.sharding import by_sample
 
@@ -25,7 +25,8 @@ class Spec:
     exact form. `swiglu` puts silu(a) * b in place of the GELU (arXiv 2002.05202,
     DINOv2): `up` makes both a and b, each `mlp_width` wide. `attention` "cudnn", for
     NVIDIA GPUs alone, takes its kernels where there is no bias of pairs and
-    `fused.takes` the heads; else it is "xla".
+    `fused.takes` the heads; else it is "xla". `float8` rounds the factors of the dense
+    layers' products to eight bits (`float8.py`).
     """
 
     width: int
@@ -40,6 +41,7 @@ class Spec:
     dropout: float = 0.0
     start: starts.Start = starts.STARTS["mae"]
     attention: str = "xla"
+    float8: bool = False
     dtype: str = "float32"
 
 
@@ -63,8 +65,8 @@ class Dense(nn.Module):
 
     Its parameters are those of flax's: a kernel [*in, *shape], which starts as the
     matrix it is used as, and a bias [*shape]. Products are of `dtype`, in which the
-    result comes out; sums, the bias among them, are float32. A `bias` made of others'
-    parameters takes the place of its own.
+    result comes out, or of eight bits; sums, the bias among them, are float32. A `bias`
+    made of others' parameters takes the place of its own.
     """
 
     shape: tuple[int, ...]
@@ -73,6 +75,7 @@ class Dense(nn.Module):
     use_bias: bool = True
     dtype: Any = jnp.float32
     axes: int = 1
+    float8: bool = False
 
     @nn.compact
     def __call__(
@@ -88,7 +91,8 @@ class Dense(nn.Module):
         if self.use_bias:
             bias = jnp.asarray(self.param("bias", self.bias_init, self.shape))
         x, kernel = x.astype(self.dtype), jnp.asarray(kernel)
-        return primitives.linear(x, kernel, bias, self.axes)
+        linear = float8.linear if self.float8 else primitives.linear
+        return linear(x, kernel, bias, self.axes)
 
 
 class Attention(nn.Module):
@@ -118,6 +122,7 @@ class Attention(nn.Module):
             (3, *shape),
             use_bias=spec.qkv_bias == "all",
             kernel_init=spec.start.qkv,
+            float8=spec.float8,
             dtype=spec.dtype,
             name="qkv",
         )(x, joined)
@@ -141,6 +146,7 @@ class Attention(nn.Module):
             use_bias=spec.bias,
             kernel_init=spec.start.branch_end(number),
             bias_init=spec.start.out_bias(spec.width),
+            float8=spec.float8,
             dtype=spec.dtype,
             name="out",
         )(mixed)
@@ -163,6 +169,7 @@ class Mlp(nn.Module):
                 use_bias=spec.bias,
                 kernel_init=kernel,
                 bias_init=spec.start.mlp_bias(x.shape[-1]),
+                float8=spec.float8,
                 dtype=spec.dtype,
                 name=name,
             )(x)

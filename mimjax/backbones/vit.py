@@ -35,6 +35,11 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+# The fields of `layers.Spec` that an encoder has too.
+SHARED = ("qkv_bias", "bias", "layer_scale", "norm_eps", "gelu_tanh", "swiglu")
+SHARED += ("dropout", "attention", "float8", "dtype")
+
+
 def problems(fields: dict[str, Any]) -> list[str]:
     """What cannot work among the fields of an encoder, one line each.
 
@@ -98,6 +103,7 @@ class Encoder(nn.Module, backbones.Patched):
     remat: str = "none"
     unroll: int = 0
     attention: str = "xla"
+    float8: bool = False
     dtype: str = "float32"
 
     @property
@@ -132,16 +138,8 @@ class Encoder(nn.Module, backbones.Patched):
             width=width,
             heads=heads,
             mlp_width=round(width * self.mlp_ratio),
-            qkv_bias=self.qkv_bias,
-            bias=self.bias,
-            layer_scale=self.layer_scale,
-            norm_eps=self.norm_eps,
-            gelu_tanh=self.gelu_tanh,
-            swiglu=self.swiglu,
-            dropout=self.dropout,
             start=starts.STARTS[self.start],
-            attention=self.attention,
-            dtype=self.dtype,
+            **{name: getattr(self, name) for name in SHARED},
         )
         if self.position == "relative_layers":
             return relative.Spec(**vars(spec), grid=self.grid, cls=self.cls)
@@ -219,8 +217,9 @@ class Encoder(nn.Module, backbones.Patched):
         x = self.add_positions(tokens, ids)
         if self.is_relative and ids is not None:
             raise ValueError("a relative position table needs all patches in order")
-        given = self.drop(x, deterministic=not train), attn_mask, self.attn_bias()
-        return self.blocks(*given, train=train, chosen=chosen, apart=apart)
+        x = self.drop(x, deterministic=not train)
+        bias = self.attn_bias()
+        return self.blocks(x, attn_mask, bias, train=train, chosen=chosen, apart=apart)
 
     def attn_bias(self) -> Float[Array, "1 A T T"] | None:
         """What every layer adds to its scores, where they share a table."""

@@ -58,8 +58,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
         parser.error(f"--ways: {min(wrong)!r} is none of {known}")
     if flags.rounds < 1 or (flags.seconds or 0) < 0:
         parser.error("--rounds must be at least 1 and --seconds not negative")
-    flags.xla = [tuple(option.partition("=")[::2]) for option in flags.xla]
-    if not all(name and value for name, value in flags.xla):
+    flags.xla = dict(option.partition("=")[::2] for option in flags.xla)
+    if "" in flags.xla or "" in flags.xla.values():
         parser.error("--xla must be NAME=VALUE")
     if flags.what == "step" and not flags.config:
         parser.error("step needs --config")

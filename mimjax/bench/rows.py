@@ -19,7 +19,7 @@ class Row:
     encoder: dict[str, str]
     more: dict[str, str] = dataclasses.field(default_factory=dict)
     against: str = "torch"
-    options: tuple[tuple[str, str], ...] = ()
+    options: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -57,7 +57,7 @@ def on_gpu() -> list[Row]:
     large, fused = {"size": "L"}, {"attention": "cudnn"}
     whole = {"remat": "none"}
     # What ours gains by other kernels, one at a time.
-    no_triton = (("xla_gpu_enable_triton_gemm", "false"),)
+    no_triton = {"xla_gpu_enable_triton_gemm": "false"}
     return [
         Row("MAE-L bf16", "mae_l16", 256, {}),
         Row("MAE-L bf16, cuDNN", "mae_l16", 256, fused, against=""),
@@ -66,6 +66,7 @@ def on_gpu() -> list[Row]:
         Row("BEiT-L bf16", "beit_l16", 128, {}),
         Row("AIM-600M bf16", "aim_600m", 64, whole, against=""),
         Row("AIM-600M bf16, cuDNN", "aim_600m", 64, {**whole, **fused}, against=""),
+        Row("AIM-600M float8", "aim_600m", 64, {**whole, "float8": "True"}, against=""),
     ]
 
 

@@ -62,14 +62,14 @@ def spec_of(
     changes: Sequence[tuple[str, str]],
     seconds: float,
     against: str = "",
-    options: Sequence[tuple[str, str]] = (),
+    options: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """What the processes of a row are told."""
     return {
         "config": config,
         "changes": changes,
         "alike": bool(against),
-        "options": options,
+        "options": options or {},
         "checked": CHECKED,
         "seconds": seconds,
     }
@@ -80,14 +80,15 @@ def measure(
     changes: Sequence[tuple[str, str]],
     *,
     against: str = "",
-    options: Sequence[tuple[str, str]] = (),
+    options: dict[str, str] | None = None,
     ways: Sequence[str] = WAYS,
     rounds: int = 3,
     seconds: float = 10.0,
 ) -> Answer:
     """Measures a row, ours compiled with `options` of XLA; raises as `ask` does."""
     spec = spec_of(config, changes, seconds, against, options)
-    row: Answer = {"command": [config, *changes, *options], "ours": [], "peer": []}
+    row: Answer = {"command": [config, *changes], "ours": [], "peer": []}
+    row["options"] = spec["options"]
     with tempfile.TemporaryDirectory() as name:
         spec["folder"] = str(pathlib.Path(name, "peer"))
         # The first process finds no compiled program there, and all others do.

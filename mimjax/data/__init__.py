@@ -26,7 +26,6 @@ __all__ = [
     "error_counts",
     "fingerprint",
     "held_out",
-    "held_out_blocks",
     "labelled",
     "mask_names",
     "normalise_constants",
@@ -163,14 +162,14 @@ def train_batches(
     return pipeline.batches(data, wanted, start_step, stop_step, workdir)
 
 
-def held_out_blocks(
+def held_out(
     data: Data,
     *,
     image_size: tuple[int, int],
     channels: int,
     split: Split,
     limit: int,
-    size: int,
+    size: int = 0,
     mask_values: int = 0,
     should_stop: Callable[[], bool] = lambda: False,
     workdir: Path | None = None,
@@ -178,7 +177,7 @@ def held_out_blocks(
     """At most `limit` images without augmentation, `size` at a time, and their labels.
 
     Uint8 [n, H, W, C] and int32 [n] (-1: none); with `mask_values` also masks, uint8
-    [n, H, W]. There is one block at least.
+    [n, H, W]. There is one block at least, and of size 0 one for all.
 
     `probe_train` comes from the images trained on, `test` from those kept from it. The
     shorter side is resized to 256/224 of the size asked for and the centre taken, as by
@@ -189,13 +188,9 @@ def held_out_blocks(
     """
     from mimjax.data import sources
 
-    wanted = image_size, channels, split, limit, size, should_stop, workdir, mask_values
-    return sources.evaluation_blocks(data, *wanted)
-
-
-def held_out(data: Data, *, limit: int, **asked: Any) -> tuple[np.ndarray, ...]:
-    """The one block of `held_out_blocks` that holds all."""
-    return next(held_out_blocks(data, limit=limit, size=max(limit, 1), **asked))
+    sizes = image_size, channels, split, limit, size or max(limit, 1)
+    wanted = *sizes, should_stop, workdir, mask_values
+    return sources.evaluation_images(data, *wanted)
 
 
 def labelled(data: Data) -> int:

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -92,15 +93,19 @@ class InOrder(NamedTuple):
         epochs = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
         return epochs.flat_map(epoch_records).skip(done)
 
-    def head(self, limit: int) -> "Listed":
-        """The first records, read into memory."""
+    def head(self, limit: int, size: int) -> Iterator["Listed"]:
+        """The first records, read into memory, so many at a time."""
         records = self._records(tf.range(len(self.stretches)), files_at_once=1)
-        try:
-            found = list(records.take(limit).as_numpy_iterator())
-        except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-            first = str(error.message).partition("\n")[0]
-            raise BadDataError(f"the data cannot be read: {first}") from error
-        return Listed([self.parse(record) for _, record in found])
+        left = records.take(limit).as_numpy_iterator()
+        while True:
+            try:
+                found = [*itertools.islice(left, size)]
+            except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
+                first = str(error.message).partition("\n")[0]
+                raise BadDataError(f"the data cannot be read: {first}") from error
+            yield Listed([self.parse(record) for _, record in found])
+            if len(found) < size:
+                return
 
     def parse(self, record: bytes) -> tuple[bytes, int]:
         """Encoded image and label of one record."""

@@ -115,7 +115,7 @@ def from_stream(
     data: Data, wanted: Wanted, start_step: int, stop_step: int, found: sources.Streamed
 ) -> Any:
     """Images of a source that is read from first to last."""
-    spares = found.head(SPARES)
+    spares = next(found.head(SPARES, SPARES))
     mine = np.zeros(wanted.batch_size, bool)
     mine[wanted.rows] = True
 

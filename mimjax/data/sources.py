@@ -40,7 +40,7 @@ class Streamed(Protocol):
 
     def path(self, index: int) -> str: ...
 
-    def head(self, limit: int) -> Records: ...
+    def head(self, limit: int, size: int) -> Iterator[Records]: ...
 
     def parse(self, record: bytes) -> tuple[bytes, int]: ...
 
@@ -96,7 +96,7 @@ def fingerprint(data: Data) -> dict[str, Any]:
     return {"source": data.source, "length": length, "content": content}
 
 
-def evaluation_blocks(
+def evaluation_images(
     data: Data,
     image_size: tuple[int, int],
     channels: int,
@@ -107,38 +107,46 @@ def evaluation_blocks(
     workdir: Path | None,
     mask_values: int,
 ) -> Generator[tuple[np.ndarray, ...]]:
-    """See mimjax.data.held_out_blocks."""
+    """See mimjax.data.held_out."""
     part: Part = "train" if split == "probe_train" else "test"
     sizes = image_size, channels, mask_values
     if data.source == "synthetic" or data.source in digits.CLASSES:
         endless = part == "test" and data.source != "synthetic"
         count = limit if endless else min(limit, data.num_images)
-        for numbers in _blocks(np.arange(count), size):
+        for start in range(0, max(count, 1), size):
+            numbers = np.arange(start, min(start + size, count))
             yield _drawn(data, part, numbers, *sizes)
         return
-    found = records(data, part)
-    if isinstance(found, Streamed):
-        found = found.head(limit)
-    chosen = folder.spread(found.length, limit)
     ledger = Ledger(workdir, math.inf, 0)  # training alone ends by some
     faults: dict[str, str] = {}
-    done = 0
-    for numbers in _blocks(chosen, size):
-        arrays, wrong = _read(data, found, numbers.tolist(), *sizes, should_stop)
+    done, found = 0, records(data, part)
+    for block, numbers, last in _numbered(found, limit, size):
+        arrays, wrong = _read(data, block, numbers, *sizes, should_stop)
         for path, reason in wrong.items():
             ledger.note(path, reason, 0)
         faults |= wrong
         done += len(numbers)
-        if 0 < len(faults) == done == len(chosen):
+        if last and 0 < len(faults) == done:
             which = f"none of {done} images of {data.source} to evaluate can be read"
             raise BadDataError(f"{which}: {told(*next(iter(faults.items())))}")
         yield arrays
 
 
-def _blocks(numbers: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """So many at a time; of no numbers one empty block."""
-    starts = range(0, max(len(numbers), 1), size)
-    return (numbers[start : start + size] for start in starts)
+def _numbered(
+    found: Records | Streamed, limit: int, size: int
+) -> Iterator[tuple[Records, list[int], bool]]:
+    """Images to read, so many at a time, and whether they are the last."""
+    if isinstance(found, Streamed):
+        heads = found.head(limit, size)
+        block = next(heads)
+        while block is not None:
+            after = next(heads, None)
+            yield block, list(range(block.length)), after is None
+            block = after
+        return
+    chosen = folder.spread(found.length, limit).tolist()
+    for start in range(0, max(len(chosen), 1), size):
+        yield found, chosen[start : start + size], start + size >= len(chosen)
 
 
 def _drawn(
@@ -171,7 +179,7 @@ def _read(
     should_stop: Callable[[], bool],
 ) -> tuple[tuple[np.ndarray, ...], dict[str, str]]:
     """Images of files, their labels and perhaps masks; why some could not be read."""
-    faults: dict[str, str] = {}
+    faults: dict[int, str] = {}
     images = np.empty((len(numbers), *image_size, channels), np.uint8)
     arrays = [images, np.empty(len(numbers), np.int32)]
     if mask_values:
@@ -185,7 +193,7 @@ def _read(
             sizes = image_size, channels, mask_values
             values = _evaluation_image(data, found, numbers[row], *sizes)
         except Unusable as error:
-            faults[found.path(numbers[row])] = error.reason
+            faults[row] = error.reason
             return False
         for array, value in zip(arrays, values, strict=True):
             array[row] = value
@@ -198,11 +206,8 @@ def _read(
     for row, kept in enumerate(good):
         for array in arrays if row != kept else ():
             array[row] = array[kept]
-    in_order = [path for path in map(found.path, numbers) if path in faults]
-    return (
-        tuple(array[: len(good)] for array in arrays),
-        {path: faults[path] for path in in_order},
-    )
+    wrong = {found.path(numbers[row]): faults[row] for row in sorted(faults)}
+    return tuple(array[: len(good)] for array in arrays), wrong
 
 
 def to_channels(

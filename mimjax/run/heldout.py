@@ -26,13 +26,13 @@ def blocks(
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Images to learn from ("probe_train") or held-out ones ("test"), and their labels.
 
-    So many at a time. With the latter masks where the objective asks for them
+    So many at a time, or all. With the latter masks where the objective asks for them
     (`mask_values`), if they are not for `probing` the encoder alone. Raises
     evaluate.Interrupted when asked to stop, and BadDataError where one process could
     not read what others could.
     """
     encoder = config.encoder
-    found = data.held_out_blocks(
+    found = data.held_out(
         config.probed if probing else config.data,
         image_size=encoder.image_size,
         channels=encoder.channels,
@@ -50,9 +50,15 @@ def blocks(
         seen = 0
         for array in arrays:
             seen = zlib.crc32(array.data, seen)
-        if not same(seen):
-            raise BadDataError("the processes did not read the same held-out images")
+        agreed(seen)
         yield arrays
+    agreed(zlib.crc32(b"no more"))
+
+
+def agreed(seen: int) -> None:
+    """Raises BadDataError where another process has seen something else."""
+    if not same(seen):
+        raise BadDataError("the processes did not read the same held-out images")
 
 
 def limit(config: Config, split: data.Split) -> int:
@@ -69,5 +75,4 @@ def read(
     probing: bool = False,
 ) -> tuple[np.ndarray, ...]:
     """All of them at once, as `blocks` has them."""
-    size = max(limit(config, split), 1)
-    return next(blocks(config, split, workdir, should_stop, size, probing))
+    return next(blocks(config, split, workdir, should_stop, 0, probing))

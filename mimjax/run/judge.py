@@ -28,7 +28,8 @@ BLOCK = 4096
 class Judge:
     """Evaluates a state; images are read when first needed and kept.
 
-    They are those `heldout.read` gives, with what it raises.
+    But for those to learn from, of an encoder that is not trained. They are those that
+    `heldout` gives, with what it raises.
     """
 
     def __init__(
@@ -70,10 +71,12 @@ class Judge:
             blocks = [self.learned]
         for images, labels in blocks:
             if len(images):
-                features = self.extract(self.embed, params, images, size)
-                found.append((features, labels))
-        features, labels = zip(*found, strict=True)
-        return np.concatenate(features), np.concatenate(labels)
+                rows = self.extract(self.embed, params, images, size)
+                found.append((rows, labels))
+        if not found:
+            raise ValueError("no images to take features of")
+        rows, labels = zip(*found, strict=True)
+        return np.concatenate(rows), np.concatenate(labels)
 
     @functools.cached_property
     def asked(self) -> tuple[np.ndarray, ...]:

@@ -20,6 +20,7 @@ from mimjax import (
     train,
     trainable,
 )
+from mimjax.backbones import fused
 from mimjax.backbones.sizes import MOST_DEPTH
 from mimjax.config import Config, ConfigError
 from mimjax.report.progress import Progress
@@ -81,7 +82,7 @@ def place(
         # More layers than any stack has: those of decoders and heads count too.
         unroll = MOST_DEPTH if whole else 1
         config = config.with_encoder(unroll=unroll)
-    if devices[0].platform != "gpu":
+    if not fused.runs_on(devices[0]):
         config = config.by_xla()
     params = train.shapes_of(config).params
     found = trainable.problems(config.optim, params)
@@ -225,10 +226,11 @@ def step_flops(
 
     Where nothing is repeated, those of the update, if it is `traced` already.
     """
-    repeats = config.encoder.remat != "none"
-    if traced and not repeats:
+    whole = config.by_xla()  # the products of other kernels are not seen
+    if whole.encoder.remat != "none":
+        whole = whole.with_encoder(remat="none")
+    if traced and whole is config:
         return flops.of_trace(traced.jaxpr.jaxpr)
-    whole = config.with_encoder(remat="none") if repeats else config
     gradient = gradients.make(whole, plan.mean, plan.std)
     state, batch = (
         train.abstract_state(config, mesh),

@@ -16,13 +16,15 @@ def check_images(config: Config, length: int) -> None:
         raise ConfigError([f"config.data.source: {source} has no image to train on"])
     if run.eval_every or run.picture_every:
         size, channels = config.encoder.image_size, config.encoder.channels
-        images, *_ = data.held_out(
-            config.data,
-            image_size=size,
-            channels=channels,
-            split="test",
-            limit=LOOKED_AT,
-            mask_values=config.mask_values,
+        images, *_ = next(
+            data.held_out(
+                config.data,
+                image_size=size,
+                channels=channels,
+                split="test",
+                limit=LOOKED_AT,
+                mask_values=config.mask_values,
+            )
         )
         if len(images) == 0:
             raise ConfigError(

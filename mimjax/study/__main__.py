@@ -78,6 +78,8 @@ def start(flags: argparse.Namespace, given: list[str]) -> int:
 
     tell()
     status = runner.run(chosen, command, tell, flags.jobs)
+    for line in pages.laws_told(study):
+        print(line)
     print(f"see {study.workdir / report.REPORT}")
     return status
 

@@ -103,6 +103,19 @@ def laws(study: Study) -> str:
     )
 
 
+def laws_told(study: Study) -> list[str]:
+    """The fitted law of every axis, a line each; none of a study without."""
+    points = scaling.points(study)
+    found = scaling.laws(points) if points else {}
+    lines = []
+    for axis, fit in found.items():
+        exponent, floor, factor, count = words(fit)
+        law = f"α = {exponent}, E = {floor}, A = {factor}"
+        told = f"law of {AXES[axis]}: {exponent if fit.why else law} ({count} points)"
+        lines.append(told)
+    return lines
+
+
 def numbers(fit: Fit) -> dict[str, float | int | str | None]:
     """A law for JSON, without numbers where it is not determined."""
     told = dataclasses.asdict(fit)

@@ -2,9 +2,10 @@
 
     python -m mimjax.main --config=configs/quickstart_beit2.py --workdir=runs/beit2
 
-Hardware: two busy CPU cores. Time: 8 minutes. Expected: 30 % of the hidden tokens of
-held-out images are right (4 % at the start); from the untrained encoder to the last
-step the linear probe rises from 12 % to 15 %, kNN from 10 % to 12 %.
+Hardware: two busy CPU cores. Time: 6 minutes. Expected: 52 % of the hidden tokens of
+held-out images are right (none at the start); from the untrained encoder to the last
+step kNN rises from 15 % to 22 %, the linear probe from 25 % to 31 %, of the first
+layer: the last ones decode.
 The tokenizer is looked for in runs/vqkd; for another one add
 --config.objective.tokenizer=WORKDIR.
 """

@@ -1,23 +1,18 @@
-"""MAE, SimMIM, BEiT and AIM: what their encoders are worth, on digits or letters.
+"""What the encoders of all objectives are worth, on digits or letters.
 
     python -m mimjax.study --config=configs/results.py --workdir=runs/results --jobs=2
 
-or configs/results.py:letters. Hardware: two CPU cores. Time: not yet measured.
-Expected: as in docs/results.md. Encoders have 4 layers of width 128 and see as many
-images: AIM's is its paper's, the others are one ViT; "untrained" is it before it learns
-and, fine-tuned, training from scratch. Rates and masks are the quickstarts'.
+or configs/results.py:letters. Hardware: two CPU cores. Time: 31 and 24 minutes.
+Expected: as in docs/results.md. "untrained", fine-tuned, is training from scratch.
 """
 
-import itertools
 from typing import Any
 
-BATCH, TOKENIZER_STEPS, PROBE_STEPS, TUNE_STEPS = 32, 500, 300, 400
-STEPS = {"digits": 1600, "letters": 3200}  # letters are harder
-PROBED = 4096  # images that a probe learns from, as many as evaluate.train_images
-PROBE_RATES = 1e-2, 2e-2, 4e-2  # the best on held-out images counts, as in AIM's paper
-TUNE_RATE, SEEDS = 1e-3, (0, 1, 2)  # of fine-tuning
-CLASSES = {"digits": 10, "letters": 26}
-
+Runs = dict[str, tuple[str, dict[str, Any]]]
+SETS = {"digits": (1600, 10), "letters": (3200, 26)}  # updates, classes
+# As many images as evaluate.train_images; the best rate counts, as in AIM's paper.
+PROBE = {"data.num_images": 4096, "optim.rates": (1e-2, 2e-2, 4e-2)}
+TUNE = {"batch_size": 32, "optim.base_lr": 1e-3, "evaluate.train_images": 0}
 AIM = {
     "encoder.depth": 4,
     "encoder.cls": False,
@@ -25,15 +20,24 @@ AIM = {
     "encoder.patch_norm": True,
     "encoder.qkv_bias": "none",
     "encoder.start": "aim",
+    "evaluate.pool": "mean",  # as its paper probes
+    "evaluate.layers": (1, 2, 3, 4),
 }
 EARLY = {"evaluate.layers": (1,)}  # the last layers decode
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # "": it learns from scratch
+METHODS: Runs = {  # "": it learns from scratch
     "mae": ("configs/quickstart.py", {}),
     "simmim": ("configs/quickstart_simmim.py", EARLY),
     "beit": ("configs/quickstart_beit.py", EARLY),
     "aim": ("configs/quickstart_aim.py", AIM),
+    "mpp": ("configs/quickstart_mpp.py", {}),
+    "beit2": ("configs/quickstart_beit2.py", EARLY),
     "untrained": ("", {}),
     "aim_untrained": ("", AIM),
+}
+SKIPPED = ("letters", "mpp"), ("letters", "beit2")  # for time
+TOKENIZERS: Runs = {
+    "beit": ("configs/quickstart_tokenizer.py", {}),
+    "beit2": ("configs/quickstart_vqkd.py", {"objective.teacher": "@mae/pretrain"}),
 }
 TABLE = {
     "loss": ("pretrain", "eval/loss"),  # of what each method predicts
@@ -44,37 +48,33 @@ TABLE = {
 }
 
 
-def of(steps: int) -> dict[str, Any]:
-    """A length; judged and saved at its end."""
-    return {"steps": steps, "eval_every": steps, "checkpoint_every": steps}
+def get_study(source: str = "digits") -> Runs:
+    study: Runs = {}
 
+    def of(n: int) -> dict[str, Any]:
+        return {"data.source": source, "steps": n, "eval_every": n}
 
-def get_study(source: str = "digits") -> dict[str, tuple[str, dict[str, Any]]]:
-    images: dict[str, Any] = {"data.source": source}
-    labels = {**images, "objective.num_classes": CLASSES[source]}
-    tokenizer = {**of(TOKENIZER_STEPS), **images}
-    study = {"beit/tokenizer": ("configs/quickstart_tokenizer.py", tokenizer)}
-    fields = {"encoder.dtype": "bfloat16", "encoder.unroll": 0, "evaluate.pool": "max"}
+    steps, classes = SETS[source]
+    shared = {"encoder.dtype": "bfloat16", "encoder.unroll": 0, "evaluate.pool": "max"}
     for method, (config, own) in METHODS.items():
-        changes = {**of(STEPS[source]), **images, **fields, **own, "batch_size": BATCH}
-        changes["picture_every"] = STEPS[source]
-        if method == "beit":
-            changes["objective.tokenizer"] = "@beit/tokenizer"
+        if (source, method) in SKIPPED:
+            continue
+        fields = {**shared, **own}
+        learn = {**of(steps), **fields, "batch_size": 32, "picture_every": steps}
+        judged = {**fields, "init_from": config and f"@{method}/pretrain"}
+        judged["objective.num_classes"] = classes
+        probe, tune = {**of(300), **judged, **PROBE}, {**of(400), **judged, **TUNE}
+        if method in TOKENIZERS:
+            path, more = TOKENIZERS[method]
+            study[f"{method}/tokenizer"] = path, {**of(500), **more}
+            learn["objective.tokenizer"] = f"@{method}/tokenizer"
+            probe["objective.layers"] = 1, 2  # of theirs the last decode most
         if config:
-            study[f"{method}/pretrain"] = config, changes
-        start = config and f"@{method}/pretrain"
-        changes = {**of(PROBE_STEPS), **labels, **fields, **own, "init_from": start}
-        changes |= {"optim.rates": PROBE_RATES, "data.num_images": PROBED}
-        if method == "beit":
-            changes["objective.layers"] = 1, 2
-        study[f"{method}/attentive"] = "configs/quickstart_attentive.py", changes
-    for seed, (method, (config, own)) in itertools.product(SEEDS, METHODS.items()):
-        start = config and f"@{method}/pretrain"
-        changes = {**of(TUNE_STEPS), **labels, **fields, **own, "init_from": start}
-        changes |= {"seed": seed, "batch_size": BATCH, "optim.base_lr": TUNE_RATE}
-        changes["evaluate.train_images"] = 0
-        if not config:  # layers that were never trained are not held back
-            changes["optim.layer_decay"] = 1.0
-        name = f"{method}/finetune/seed{seed}"
-        study[name] = "configs/quickstart_finetune.py", changes
+            study[f"{method}/pretrain"] = config, learn
+        else:  # layers that were never trained are not held back
+            tune["optim.layer_decay"] = 1.0
+        study[f"{method}/attentive"] = "configs/quickstart_attentive.py", probe
+        for seed in range(3):
+            run = "configs/quickstart_finetune.py", {**tune, "seed": seed}
+            study[f"{method}/finetune/seed{seed}"] = run
     return study

@@ -64,9 +64,15 @@ class Config:
 
     @property
     def probed(self) -> data.Data:
-        """The images that the encoder is probed with."""
+        """The images that the encoder is probed with.
+
+        Of others than those trained on there are as many as are asked for.
+        """
         source = self.evaluate.source
-        return dataclasses.replace(self.data, source=source) if source else self.data
+        if not source:
+            return self.data
+        most = max(self.data.num_images, self.evaluate.train_images)
+        return dataclasses.replace(self.data, source=source, num_images=most)
 
     @property
     def view_size(self) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import tiny
 
 from mimjax import config, flops, gradients, train
 from mimjax.bench import __main__ as bench
-from mimjax.bench import child, given, grow, ours, pages, rows, step, work
+from mimjax.bench import child, given, grow, pages, rows, step, work
 from mimjax.run import setup
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -207,10 +207,10 @@ def test_ours_is_compiled_with_the_options_asked_for():
 def test_the_options_of_the_rows_are_options():
     function = jax.jit(lambda x: x + 1).lower(1.0)
     for row in rows.on_gpu():
-        function.compile(compiler_options=ours.options_of(row.options))
+        function.compile(compiler_options=step.options_of(row.options))
     text = (CONFIGS.parent / "docs" / "bench.md").read_text(encoding="utf-8")
     (said,) = re.findall(r"--xla=(\w+)=(\w+)", text)
-    function.compile(compiler_options=ours.options_of(dict([said])))
+    function.compile(compiler_options=step.options_of(dict([said])))
 
 
 def test_problems_of_a_config_are_told_by_the_process_that_finds_them(tmp_path, capsys):

@@ -193,6 +193,14 @@ def test_other_images_to_probe_with_leave_the_loss_as_it_is(unlabelled, tmp_path
     assert [both[n] for n in sorted(names)] == [probed[n] for n in sorted(names)]
 
 
+@pytest.mark.parametrize(("source", "count"), [("", 6), ("digits", 40)])
+def test_however_few_are_trained_on_probes_learn_from_as_many(tmp_path, source, count):
+    few = {"data__source": "digits", "data__num_images": 6, "evaluate__source": source}
+    given = tiny.resolve("mae", **{**SMALL, **few, "evaluate__knn_k": (3,)})
+    judge = Judge(given, PLAN, tiny.mesh_of(), tmp_path, lambda: False)
+    assert len(judge.learned[1]) == count
+
+
 def test_images_that_cannot_be_probed_with_are_one_line(unlabelled, tmp_path):
     place, none = unlabelled["data__source"], f"folder:{tmp_path}/none"
     for source, told in (
@@ -208,9 +216,8 @@ def test_images_that_cannot_be_probed_with_are_one_line(unlabelled, tmp_path):
 
 def test_images_of_an_encoder_that_stays_are_not_kept(tmp_path, monkeypatch):
     """They are read in blocks, of which the features are the same."""
-    kept = Judge(
-        tiny.resolve("mae", **SMALL), PLAN, tiny.mesh_of(), tmp_path, lambda: 0
-    )
+    given = tiny.resolve("mae", **SMALL)
+    kept = Judge(given, PLAN, tiny.mesh_of(), tmp_path, lambda: False)
     monkeypatch.setattr(judging, "BLOCK", 17)  # of batches of 16: one a block
     given = tiny.resolve("linear", **SMALL, optim__frozen=("encoder",))
     judge = Judge(given, PLAN, tiny.mesh_of(), tmp_path, lambda: False)

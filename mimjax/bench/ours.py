@@ -32,8 +32,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
                 spent.append(duration_secs)
 
         jax.monitoring.register_event_duration_secs_listener(heard)
-        lowered = train.trace_step(config, plan, mesh).lower()
-        step = lowered.compile(compiler_options=options_of(spec["options"]))
+        step = train.trace_step(config, plan, mesh).lower().compile(spec["options"])
         whole, compiled = laps.end("trace"), sum(spent)
         laps.seconds |= {"trace": whole - compiled, "compile": compiled}
         setup.give_back_memory()
@@ -68,12 +67,6 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "peak": flops.peak_flops(device),
         "probe": probe(config.encoder.dtype),
     }
-
-
-def options_of(given: dict[str, str]) -> dict[str, Any]:
-    """Options of XLA as JAX takes them: a text for all but what is true or false."""
-    said = {"true": True, "false": False}
-    return {name: said.get(value.lower(), value) for name, value in given.items()}
 
 
 def probe(dtype: str) -> float:

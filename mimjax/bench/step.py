@@ -69,10 +69,16 @@ def spec_of(
         "config": config,
         "changes": changes,
         "alike": bool(against),
-        "options": options or {},
+        "options": options_of(options or {}),
         "checked": CHECKED,
         "seconds": seconds,
     }
+
+
+def options_of(given: dict[str, str]) -> dict[str, Any]:
+    """Options of XLA as JAX takes them: a text for all but what is true or false."""
+    said = {"true": True, "false": False}
+    return {name: said.get(value.lower(), value) for name, value in given.items()}
 
 
 def measure(

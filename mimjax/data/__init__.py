@@ -186,11 +186,11 @@ def held_out(
     left out are also those that are not read yet when `should_stop` says so. Raises
     BadDataError where not one can be read.
     """
-    from mimjax.data import sources
+    from mimjax.data import unchanged
 
     sizes = image_size, channels, split, limit, size or max(limit, 1)
     wanted = *sizes, should_stop, workdir, mask_values
-    return sources.evaluation_images(data, *wanted)
+    return unchanged.images(data, *wanted)
 
 
 def labelled(data: Data) -> int:

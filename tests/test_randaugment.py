@@ -68,3 +68,63 @@ def test_the_numbers_drawn_before_are_what_they_were():
         whole = order.uniforms(position, 3, augment.NUM_UNIFORMS).numpy()
         np.testing.assert_array_equal(order.uniforms(position, 3, 50), whole[:50])
     assert augment.RANDAUGMENT.start == 50
+
+
+# What each change does, by the constants of timm 0.3.2 and numpy alone.
+SIGNS = pytest.mark.parametrize("sign", [-1, 1])
+NOISE = np.random.default_rng(3).integers(0, 256, (21, 41, 3), dtype=np.uint8)
+
+
+def changed(number, strength, image):
+    mean = np.full(image.shape[2], 0.5)
+    change = randaugment.OPERATIONS[number], strength
+    return randaugment.apply(image, [change], mean, "bilinear").astype(int)
+
+
+def dot(x, y):
+    """A bright spot on black, 61 x 101."""
+    image = np.zeros((61, 101, 1), np.uint8)
+    image[y - 1 : y + 2, x - 1 : x + 2] = 255
+    return image
+
+
+def place(image):
+    """Where the spot is: what comes from outside is half as bright."""
+    y, x = np.nonzero(image[..., 0] > 200)
+    return x.mean(), y.mean()
+
+
+@SIGNS
+@pytest.mark.parametrize("level", [5, 9])
+def test_spots_move_as_far_as_told(sign, level):
+    """30 degrees, 0.3 of the other side and 0.45 of the own one, at level 10."""
+    share = sign * level / 10
+    x, y = place(changed(3, share, dot(70, 30)))
+    angle = np.degrees(np.arctan2(30 - y, x - 50))
+    assert angle == pytest.approx(30 * share, abs=1.5)
+    assert np.hypot(x - 50, y - 30) == pytest.approx(20, abs=0.7)
+    moved = {11: (0.3 * 20, 0), 12: (0, 0.3 * 50), 13: (0.45 * 101, 0)}
+    for number, by in {**moved, 14: (0, 0.45 * 61)}.items():
+        # A spot that stays inside whichever way it goes.
+        start = (50, 20 if number == 11 else 30)
+        found = np.subtract(start, place(changed(number, share, dot(*start))))
+        np.testing.assert_allclose(found, share * np.asarray(by), atol=1.1)
+
+
+@SIGNS
+@pytest.mark.parametrize("level", [0, 5, 9])
+def test_pixels_become_what_is_told(sign, level):
+    strength, pixels = sign * level / 10, NOISE.astype(int)
+    wanted = {
+        2: 255 - pixels,
+        4: pixels >> (4 + int(0.4 * level)) << (4 + int(0.4 * level)),
+        5: np.where(pixels < 256 - int(25.6 * level), pixels, 255 - pixels),
+        6: np.where(pixels < 128, np.minimum(pixels + 11 * level, 255), pixels),
+    }
+    for number, image in wanted.items():
+        np.testing.assert_array_equal(changed(number, strength, NOISE), image)
+    # Of what is left of an image: of no colour, of its mean, of black.
+    grey = (pixels @ [0.299, 0.587, 0.114])[..., None]
+    for number, other in {7: grey, 8: grey.mean(), 9: 0}.items():
+        image = np.clip(other + (1 + 0.9 * strength) * (pixels - other), 0, 255)
+        np.testing.assert_allclose(changed(number, strength, NOISE), image, atol=2)

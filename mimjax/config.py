@@ -151,7 +151,7 @@ def of_workdir(workdir: str) -> Config:
 @functools.cache
 def model_of(workdir: str) -> frozen.Model:
     """The model of another run; ValueError saying why there is none."""
-    config = of_workdir(workdir).by_xla()
+    config = of_workdir(workdir).plain()
     constants = data_module.normalise_constants(config.data, config.encoder.channels)
     return frozen.Model(config.objective, *constants, workdir)
 

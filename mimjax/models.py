@@ -97,7 +97,7 @@ def load(path: str | pathlib.Path) -> Model:
 
 def of_workdir(workdir: pathlib.Path) -> Model:
     """The newest checkpoint of a run, or what a file was made into."""
-    given = config.of_workdir(str(workdir)).by_xla()
+    given = config.of_workdir(str(workdir)).plain()
     return complete(given, origins.of_workdir(workdir))
 
 

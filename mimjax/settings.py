@@ -106,8 +106,16 @@ class Config:
 
     def by_xla(self) -> "Config":
         """The same without kernels that only some devices have."""
-        fused = getattr(self.encoder, "attention", "xla") != "xla"
-        return self.with_encoder(attention="xla") if fused else self
+        return self._with_own(attention="xla")
+
+    def plain(self) -> "Config":
+        """The same for whoever takes the model: by XLA, no factor of eight bits."""
+        return self._with_own(attention="xla", float8=False)
+
+    def _with_own(self, **fields: Any) -> "Config":
+        """With those fields that the encoder has, and has another value of."""
+        own = {n: x for n, x in fields.items() if getattr(self.encoder, n, x) != x}
+        return self.with_encoder(**own) if own else self
 
     def steps(self, num_images: int) -> int:
         """Updates of the run over a source of that many images."""

@@ -524,15 +524,25 @@ def test_a_share_of_the_only_split_is_held_out(tiny, monkeypatch):
     assert test.path(0).endswith("#36")
 
 
-def test_a_bad_record_is_replaced_and_listed(tmp_path):
-    """TFRecord by hand, the fourth image cut short."""
+@pytest.mark.parametrize(("limit", "lengths"), [(99, [15, 15, 10]), (30, [15, 15])])
+def test_named_data_sets_come_in_blocks(tiny, limit, lengths):
+    asked = {"image_size": (16, 16), "channels": 3, "split": "probe_train"}
+    blocks = [*data.held_out(tiny, **asked, limit=limit, size=15)]
+    assert [len(labels) for _, labels in blocks] == lengths
+    (whole,) = data.held_out(tiny, **asked, limit=limit)
+    for parts, found in zip(zip(*blocks, strict=True), whole, strict=True):
+        np.testing.assert_array_equal(np.concatenate(parts), found)
+
+
+def records_by_hand(tmp_path, cut):
+    """A TFRecord file of sixteen images, some of them cut short."""
     directory = tmp_path / "cut" / "1.0.0"
     directory.mkdir(parents=True)
     with tf.io.TFRecordWriter(
         str(directory / "cut-train.tfrecord-00000-of-00001")
     ) as w:
         for n in range(16):
-            image = jpeg(n)[:300] if n == 3 else jpeg(n)
+            image = jpeg(n)[:300] if n in cut else jpeg(n)
             feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image]))
             example = tf.train.Features(feature={"image": feature})
             w.write(tf.train.Example(features=example).SerializeToString())
@@ -549,15 +559,30 @@ def test_a_bad_record_is_replaced_and_listed(tmp_path):
     (directory / "dataset_info.json").write_text(
         json.dumps({**info, "splits": [split]})
     )
-    settings = Data(
+    return Data(
         source="tfds:cut", tfds_dir=str(tmp_path), holdout_fraction=0.0, bad_minimum=1
     )
+
+
+def test_a_bad_record_is_replaced_and_listed(tmp_path):
+    settings = records_by_hand(tmp_path, [3])
     batches = read(settings, 4, tmp_path)
     assert all((batch["label"] == -1).all() for batch in batches)
     assert all(image.std() > 5 for batch in batches for image in batch["image"])
     (entry,) = listed(tmp_path)
     assert entry["path"].endswith("cut-train.tfrecord-00000-of-00001#3")
     assert entry["reason"] == "truncated"
+
+
+@pytest.mark.parametrize("size", [0, 4, 5])
+def test_bad_records_of_all_blocks_are_told_apart(tmp_path, size):
+    settings = records_by_hand(tmp_path, range(16))
+    asked = {"image_size": (16, 16), "channels": 3, "split": "probe_train"}
+    asked |= {"limit": 10, "size": size, "workdir": tmp_path}
+    with pytest.raises(data.BadDataError, match="none of 10 images of tfds:cut"):
+        [*data.held_out(settings, **asked)]
+    numbers = [entry["path"].partition("#")[2] for entry in listed(tmp_path)]
+    assert numbers == [str(n) for n in range(10)]
 
 
 # ---------------------------------------------------------------------- checks

@@ -128,3 +128,26 @@ def test_pixels_become_what_is_told(sign, level):
     for number, other in {7: grey, 8: grey.mean(), 9: 0}.items():
         image = np.clip(other + (1 + 0.9 * strength) * (pixels - other), 0, 255)
         np.testing.assert_allclose(changed(number, strength, NOISE), image, atol=2)
+
+
+@SIGNS
+def test_blur_is_mixed_with_and_histograms_are_stretched(sign):
+    """The three that remain; Pillow's blur has weights 1, 5 in the middle, over 13."""
+    strength = 0.9 * sign
+    pixels = NOISE.astype(int)
+    near = np.pad(pixels, ((1, 1), (1, 1), (0, 0)))
+    rows, columns = pixels.shape[:2]
+    sums = sum(near[i : i + rows, j : j + columns] for i in range(3) for j in range(3))
+    blurred = (sums + 4 * pixels) / 13
+    image = np.clip(blurred + (1 + 0.9 * strength) * (pixels - blurred), 0, 255)
+    inside = slice(1, -1), slice(1, -1)  # at the edges Pillow does not blur
+    found = changed(10, strength, NOISE)
+    np.testing.assert_allclose(found[inside], image[inside], atol=2)
+    narrow = (50 + NOISE // 4).astype(np.uint8)
+    low, high = narrow.min((0, 1)).astype(int), narrow.max((0, 1)).astype(int)
+    stretched = (narrow - low) * 255 / (high - low)
+    np.testing.assert_allclose(changed(0, strength, narrow), stretched, atol=1)
+    many = np.tile(narrow, (8, 8, 1))  # it counts in 255ths of the pixels
+    for channel in np.moveaxis(changed(1, strength, many), -1, 0):
+        counts = np.histogram(channel, bins=4, range=(0, 256))[0]
+        assert abs(counts / channel.size - 0.25).max() < 0.05

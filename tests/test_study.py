@@ -576,7 +576,7 @@ def test_the_guide_names_studies_that_are_there_and_shows_one(tmp_path, monkeypa
     named = re.findall(r"^python -m mimjax\.study (.*)$", text, re.MULTILINE)
     assert len(named) == 3
     for flags in named:
-        file, workdir = (x.partition("=")[2] for x in flags.split())
+        file, workdir, *_ = (x.partition("=")[2] for x in flags.split())
         assert not plan.load(file, pathlib.Path(workdir)).found
     (block,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "shown.py").write_text(block)

@@ -2,7 +2,8 @@
 
 Two formats (arXiv 2209.05433): E4M3 on the way forth, E5M2, which reaches farther, for
 gradients. Each array is scaled as a whole so that its largest number is the largest
-there is; sums are float32. On other devices it is emulated, and slow.
+there is, by which images of a batch depend a little on each other; sums are float32.
+On other devices it is emulated, and slow.
 """
 
 import functools
@@ -21,7 +22,8 @@ FORTH, BACK = jnp.float8_e4m3fn, jnp.float8_e5m2
 def scaled(x: Float[Array, "*s"], kind: Any) -> tuple[Array, Float[Array, ""]]:
     """x as large as `kind` can be, and what to multiply it by to have it back."""
     most = jnp.abs(x).max().astype(jnp.float32)
-    back = jnp.where(most > 0, most / float(jnp.finfo(kind).max), 1.0)
+    back = most / float(jnp.finfo(kind).max)
+    back = jnp.maximum(back, jnp.finfo(jnp.float32).tiny)  # of zeros too
     return (wide(x) / back).astype(kind), back
 
 

@@ -244,6 +244,6 @@ class Encoder(nn.Module, backbones.Patched):
         if self.registers:
             front.append(self.register_tokens)
         if front:
-            front = [jnp.broadcast_to(y, (len(x), *y.shape[1:])) for y in front]
+            front = [jnp.broadcast_to(y, (x.shape[0], *y.shape[1:])) for y in front]
             x = jnp.concatenate([*(y.astype(self.dtype) for y in front), x], axis=1)
         return x.astype(self.dtype)

@@ -96,16 +96,15 @@ class InOrder(NamedTuple):
     def head(self, limit: int, size: int) -> Iterator["Listed"]:
         """The first records, read into memory, so many at a time."""
         records = self._records(tf.range(len(self.stretches)), files_at_once=1)
-        left = records.take(limit).as_numpy_iterator()
-        while True:
+        count = min(limit, self.length)
+        left = records.take(count).as_numpy_iterator()
+        for first in range(0, max(count, 1), size):
             try:
                 found = [*itertools.islice(left, size)]
             except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-                first = str(error.message).partition("\n")[0]
-                raise BadDataError(f"the data cannot be read: {first}") from error
-            yield Listed([self.parse(record) for _, record in found])
-            if len(found) < size:
-                return
+                told = str(error.message).partition("\n")[0]
+                raise BadDataError(f"the data cannot be read: {told}") from error
+            yield Listed([self.parse(record) for _, record in found], first, self)
 
     def parse(self, record: bytes) -> tuple[bytes, int]:
         """Encoded image and label of one record."""
@@ -133,16 +132,18 @@ class InOrder(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """Records in memory."""
+    """Records in memory, the first of which has that number in their source."""
 
     pairs: list[tuple[bytes, int]]
+    first: int
+    source: InOrder
 
     @property
     def length(self) -> int:
         return len(self.pairs)
 
     def path(self, index: int) -> str:
-        return str(index)
+        return self.source.path(self.first + index)
 
     def read(self, index: int) -> tuple[bytes, int]:
         return self.pairs[index]

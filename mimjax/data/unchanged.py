@@ -56,12 +56,10 @@ def _numbered(
 ) -> Iterator[tuple[sources.Records, list[int], bool]]:
     """Images to read, so many at a time, and whether they are the last."""
     if isinstance(found, sources.Streamed):
-        heads = found.head(limit, size)
-        block = next(heads)
-        while block is not None:
-            after = next(heads, None)
-            yield block, list(range(block.length)), after is None
-            block = after
+        count = min(limit, found.length)
+        starts = range(0, max(count, 1), size)
+        for start, block in zip(starts, found.head(count, size), strict=True):
+            yield block, list(range(block.length)), start + size >= count
         return
     chosen = folder.spread(found.length, limit).tolist()
     for start in range(0, max(len(chosen), 1), size):

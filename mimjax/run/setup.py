@@ -224,7 +224,7 @@ def step_flops(
 ) -> int:
     """FLOPs of the loss and its gradient for a batch, without what remat repeats.
 
-    Where nothing is repeated, those of the update, if it is `traced` already.
+    Where nothing is, and all is by XLA, those of the update if it is `traced` already.
     """
     whole = config.by_xla()  # the products of other kernels are not seen
     if whole.encoder.remat != "none":

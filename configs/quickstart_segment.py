@@ -2,7 +2,8 @@
 
     python -m mimjax.main --config=configs/quickstart_segment.py --workdir=runs/pixels
 
-Hardware: two CPU cores. Time: not yet measured. Expected: not yet measured.
+Hardware: two CPU cores. Time: 1 minute. Expected: mean IoU 13.5 %, of a random encoder
+11.0 %; most pixels are ground, so that 77 % of them are right either way.
 Every pixel is to be named: a digit where it has ink, else the ground behind it. The
 encoder is looked for in runs/quickstart; for another one add
 --config.init_from=WORKDIR, for a random one --config.init_from=.

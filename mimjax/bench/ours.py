@@ -4,6 +4,7 @@ import gc
 from typing import Any
 
 from mimjax.bench import child
+from mimjax.schema import ConfigError
 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
@@ -32,9 +33,9 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
                 spent.append(duration_secs)
 
         jax.monitoring.register_event_duration_secs_listener(heard)
-        step = train.trace_step(config, plan, mesh).lower().compile(spec["options"])
-        whole, compiled = laps.end("trace"), sum(spent)
-        laps.seconds |= {"trace": whole - compiled, "compile": compiled}
+        step = compiled(train.trace_step(config, plan, mesh), spec["options"])
+        whole, took = laps.end("trace"), sum(spent)
+        laps.seconds |= {"trace": whole - took, "compile": took}
         setup.give_back_memory()
 
         def update() -> Any:
@@ -67,6 +68,19 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "peak": flops.peak_flops(device),
         "probe": probe(config.encoder.dtype),
     }
+
+
+def compiled(traced: Any, options: dict[str, Any]) -> Any:
+    """The program; ConfigError where an option of XLA's is none."""
+    import jax
+
+    try:
+        return traced.lower().compile(options)
+    except jax.errors.JaxRuntimeError as error:
+        if not options or "INVALID_ARGUMENT" not in str(error):
+            raise
+        told = str(error).partition("INVALID_ARGUMENT: ")[2].partition("\n")[0]
+        raise ConfigError([f"--xla: {told}"]) from None
 
 
 def probe(dtype: str) -> float:

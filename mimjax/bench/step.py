@@ -139,7 +139,10 @@ def fastest(
             tell(f"{way}: {error}")
     row: Answer = {"ways": found, "failed": failed}
     if not found:
-        return row | {"no_peer": f"no way to run it works ({failed[ways[-1]]})"}
+        why = "; ".join(dict.fromkeys(failed.values()))
+        if "ModuleNotFoundError" in why:
+            why += ": pip install torch 'transformers>=5.23,<5.24'"
+        return {"no_peer": f"no way to run it works ({why})"}
     return row | {"way": min(found, key=lambda way: found[way]["median"])}
 
 

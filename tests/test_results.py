@@ -136,3 +136,16 @@ def test_the_laws_are_those_of_the_runs():
         assert not law.why and law.exponent > 3 * law.exponent_error
         few = losses[:6]  # of more images there is little left to gain
         assert list(few) == sorted(few, reverse=True)
+
+
+def test_what_pretraining_varies_by_is_that_of_three_seeds():
+    _, rows = tables("docs/results.md", "Other seeds of pretraining")
+    assert [row[0] for row in rows] == ["mae", "aim"]
+    values = ("eval/loss", "eval/knn", "eval/linear", "eval/accuracy")
+    for method, *told in rows:
+        parts = ("pretrain", "attentive", "attentive", "attentive")
+        for text, part, value in zip(told, parts, values, strict=True):
+            paths = [LOGS / "digits" / method / f"{part}.jsonl"]
+            paths += [LOGS / "seeds" / f"{method}{s}_{part}.jsonl" for s in (1, 2)]
+            found = [last(path)[value] for path in paths]
+            assert text == f"{np.mean(found):.4f} ± {np.std(found, ddof=1):.4f}"

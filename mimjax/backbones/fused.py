@@ -1,6 +1,5 @@
 """Attention by cuDNN on NVIDIA GPUs: it keeps no scores (arXiv 2205.14135)."""
 
-import functools
 from typing import Any
 
 import jax
@@ -44,9 +43,15 @@ def attend(
         # Lengths are told where they say nothing new too: without, some versions of
         # cuDNN give NaN. They are cut as the batch is, which JAX does not see to.
         lengths = by_sample(lengths)
-        both = {"query_seq_lengths": lengths, "key_value_seq_lengths": lengths}
-        function = functools.partial(jax.nn.dot_product_attention, **both, **more)
-        return function(q, k, v, implementation="cudnn")
+        return jax.nn.dot_product_attention(
+            q,
+            k,
+            v,
+            query_seq_lengths=lengths,
+            key_value_seq_lengths=lengths,
+            implementation="cudnn",
+            **more,
+        )
 
     whole = jnp.full(batch, length, jnp.int32)
     if prefix is None:

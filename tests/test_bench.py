@@ -6,6 +6,8 @@ import pathlib
 import re
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny
 
@@ -13,6 +15,7 @@ from mimjax import config, flops, gradients, train
 from mimjax.bench import __main__ as bench
 from mimjax.bench import child, given, grow, pages, rows, step, work
 from mimjax.run import setup
+from mimjax.tokenizers.dvae import Encoder
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -265,3 +268,16 @@ def test_growth_is_told_beside_that_of_flops(monkeypatch):
     text = pages.of_growth({"hidden patches": [one, two], "size": "no"}, machine)
     assert "3.00 | 2.00 | 150% |" in text and "size: failed: no" in text
     assert json.dumps([one, two])
+
+
+def test_tokens_that_take_no_time():
+    """They are of the vocabulary, differ, and are the same however they are asked."""
+    encoder = Encoder(width=4, groups=1, blocks=1, num_codes=512, image_size=(16, 16))
+    tokenizer = given.Instant(encoder)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    image = jnp.asarray(pixels) / 255
+    found = tokenizer.apply({}, image, method="tokens")
+    assert found.shape == (2, encoder.num_tokens)
+    assert ((found >= 0) & (found < 512)).all() and len(np.unique(found)) > 4
+    again = jax.jit(lambda x: tokenizer.apply({}, x, method="tokens"))(image)
+    np.testing.assert_array_equal(found, again)

@@ -4,6 +4,8 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from mimjax import batches, config, frozen, sharding, train
 from mimjax.batches import Batch
@@ -59,12 +61,25 @@ def unlike(spec: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+class Instant(dvae.Objective):
+    """A tokenizer that takes no time."""
+
+    def tokens(self, image: Float[Array, "B H W C"]) -> Int[Array, "B N"]:
+        """A number made of the bytes of one pixel of each place."""
+        rows, columns = self.encoder.grid
+        _, height, width, channels = image.shape
+        pixels = image[:, :: height // rows, :: width // columns]
+        levels = jnp.round(255 * pixels).astype(jnp.int32)
+        found = (levels * 61 ** jnp.arange(channels)).sum(axis=-1) % self.num_codes
+        return found.reshape(-1, rows * columns)
+
+
 def cheap(given: Config) -> Config:
     """With a tokenizer that costs nothing: the peer is handed its tokens."""
     if not isinstance(getattr(given.objective, "tokenizer", None), frozen.Model):
         return given
     codes = given.objective.tokenizer.objective.num_codes
-    small = dvae.Objective(Encoder(width=4, groups=1, blocks=1, num_codes=codes))
+    small = Instant(Encoder(width=4, groups=1, blocks=1, num_codes=codes))
     objective = given.objective.clone(tokenizer=frozen.Model(small, (0.0,), (1.0,)))
     return dataclasses.replace(given, objective=objective)
 

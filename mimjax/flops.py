@@ -65,10 +65,6 @@ PEAKS = {
 }
 
 
-# A function that writes a sum as a product (backbones/primitives.py).
-NOT_COUNTED = "sum_of_rows"
-
-
 @runtime_checkable
 class Device(Protocol):
     """What is asked of a jax.Device."""
@@ -96,8 +92,8 @@ def matmul_flops(fn: Callable[..., Any], *args: Any) -> int:
     A product of [M, K] and [K, N] counts 2 M N K. The trace of `fn` is followed into
     calls, scans (times their length), remat (once) and custom derivatives; of the
     branches of a condition the cheapest counts, for the dearer is what happens once,
-    such as the start of a codebook; a `while` loop does not, for its number of rounds
-    is not known.
+    such as the start of a codebook, or a sum that a kind of device takes as a product
+    (reductions.py); a `while` loop does not, for its number of rounds is not known.
 
     Args:
       fn: traced, not run.
@@ -127,7 +123,7 @@ def _equation(eqn: JaxprEqn) -> int:
         kernel, out = _shape(eqn.invars[1]), _shape(eqn.outvars[0])
         outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
         return 2 * math.prod(out) * (math.prod(kernel) // outputs)
-    if name == "while" or params.get("name") == NOT_COUNTED:
+    if name == "while":
         return 0
     inner = [_count(jaxpr) for jaxpr in _inner(params)]
     if name == "cond":

@@ -14,6 +14,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from mimjax import reductions
+
 # Numbers kept for each parameter that is trained, beside itself.
 MOMENTS = {"adamw": 2, "sgd": 1, "lars": 1}
 
@@ -156,6 +158,27 @@ def rate_scale(
     return scale[-shape[0] :].reshape(-1, *(1,) * (len(shape) - 1))
 
 
+def norm_of(grads: Any) -> Float[Array, ""]:
+    """The length of all gradients as one vector."""
+    squares = map(reductions.sum_of_squares, jax.tree.leaves(grads))
+    return jnp.sqrt(sum(squares, jnp.float32(0)))
+
+
+def clip_by_norm(most: float) -> optax.GradientTransformation:
+    """Scales gradients of a `norm_of` more than `most` down to that.
+
+    As optax does, by the norm that is computed anyway.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        length = norm_of(updates)
+        rate = jnp.where(length > most, most / length, 1)
+        return jax.tree.map(lambda x: x * rate, updates), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
 def transform(optim: Optim, encoder: Any = None) -> optax.GradientTransformation:
     """Gradient to update, before the learning rate.
 
@@ -172,7 +195,7 @@ def transform(optim: Optim, encoder: Any = None) -> optax.GradientTransformation
             lambda path, _: decays(optim, path), params
         )
 
-    steps = [optax.clip_by_global_norm(optim.clip)] if optim.clip else []
+    steps = [clip_by_norm(optim.clip)] if optim.clip else []
     decay = optax.add_decayed_weights(optim.weight_decay, mask)
     if optim.name == "adamw":
         steps += [optax.scale_by_adam(optim.b1, optim.b2, optim.eps), decay]

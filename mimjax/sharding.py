@@ -171,6 +171,12 @@ def by_sample(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(("data", "fsdp"), *free))
 
 
+def tensors_are_whole() -> bool:
+    """Whether nothing is cut over the axis "tensor", so that axes may be merged."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or mesh.shape["tensor"] == 1
+
+
 def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
     """The rows of a batch that the devices of this process hold, in order."""
     indices = batch(mesh).addressable_devices_indices_map((batch_size,))

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array
 
 from mimjax import batches, gradients, grid, optim, sharding, trainable
@@ -128,7 +127,7 @@ def make_step(
         found: Any, lr: Array, learned: Any, opt: Any, averaged: Any, going: Array
     ) -> tuple[Any, Array, Metrics]:
         loss, metrics, grads = found
-        norm = optax.tree.norm(grads)
+        norm = optim.norm_of(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm) & going
         updates, moments = transform.update(grads, opt, learned)
         params = jax.tree.map(lambda p, u: p - lr * u, learned, updates)

@@ -1,6 +1,7 @@
 """Gradients written by hand, beside those of plain forms and differences in float64."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mimjax.backbones import primitives
+from mimjax.backbones import attention, primitives
 
 
 def drawn(*shapes, dtype=np.float64, seed=0):
@@ -70,22 +71,35 @@ CASES = {
         [(7, 9)],
         [],
     ),
+    "gelu by tanh": (
+        lambda x: primitives.gelu(x, True),
+        lambda x: jax.nn.gelu(x, approximate=True),
+        [(7, 9)],
+        [],
+    ),
+    "scale": (primitives.scaled, lambda x, scale: x * scale, [(2, 5, 8), (8,)], []),
+    "joined": (
+        attention.joined,
+        lambda q, v: jnp.stack([q, 0 * q, v]),
+        [(2, 4), (2, 4)],
+        [],
+    ),
     "norm": (primitives.layer_norm, plain_norm, [(2, 5, 8), (8,), (8,)], [1e-6]),
-    "attention": (primitives.attend, plain_attend, [(4, 5, 3, 2, 4)], [None, None]),
+    "attention": (attention.attend, plain_attend, [(4, 5, 3, 2, 4)], [None, None]),
     "attention, biased": (
-        lambda qkv, bias: primitives.attend(qkv, bias, None),
+        lambda qkv, bias: attention.attend(qkv, bias, None),
         lambda qkv, bias: plain_attend(qkv, bias, None),
         [(4, 5, 3, 2, 4), (2, 2, 5, 5)],
         [],
     ),
     "attention, biased and masked": (
-        lambda qkv, bias: primitives.attend(qkv, bias, SEEN),
+        lambda qkv, bias: attention.attend(qkv, bias, SEEN),
         lambda qkv, bias: plain_attend(qkv, bias, SEEN),
         [(2, 5, 3, 2, 4), (1, 2, 5, 5)],
         [],
     ),
     "attention, masked": (
-        primitives.attend,
+        attention.attend,
         plain_attend,
         [(2, 5, 3, 2, 4)],
         [None, SEEN],
@@ -135,6 +149,39 @@ def test_without_a_bias_it_has_no_gradient():
     )
 
 
+@pytest.mark.parametrize("tanh", [False, True])
+def test_slope_of_gelu_is_that_of_its_formula(tanh):
+    """Which is known in float64 by automatic differentiation."""
+    x = np.linspace(-12, 12, 48001)
+    with jax.enable_x64(True):
+        plain = jax.grad(lambda x: jax.nn.gelu(x, approximate=tanh).sum())
+        known = np.asarray(plain(jnp.asarray(x)))
+    found = primitives.slope_of_gelu(jnp.asarray(x, jnp.float32), tanh)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, known, rtol=0, atol=5e-7)
+    far = jnp.asarray([-np.inf, -1e30, 1e30, np.inf, np.nan], jnp.float32)
+    found = primitives.slope_of_gelu(far, tanh)
+    np.testing.assert_allclose(found, [0, 0, 1, 1, np.nan], rtol=0, atol=5e-7)
+
+
+def test_what_is_not_rounded_has_factors_that_are():
+    x, kernel, bias = drawn((2, 5, 64), (64, 8), (8,), dtype=np.float32)
+    narrow = x.astype(jnp.bfloat16)
+    y = primitives.linear(narrow, kernel, bias, 1, False)
+    assert y.dtype == np.float32
+    left, right = (
+        np.asarray(z, np.float64) for z in (narrow, kernel.astype(jnp.bfloat16))
+    )
+    np.testing.assert_allclose(y, left @ right + bias, rtol=1e-5, atol=1e-5)
+    _, back = jax.vjp(lambda *x: primitives.linear(*x, 1, False), narrow, kernel, bias)
+    dx, d_kernel, d_bias = back(jnp.ones_like(y))
+    assert [z.dtype for z in (dx, d_kernel, d_bias)] == [
+        jnp.bfloat16,
+        *[np.float32] * 2,
+    ]
+    np.testing.assert_array_equal(d_bias, np.full(8, 10.0))
+
+
 def close(found, known):
     """Within what a few roundings to bfloat16 make of it."""
     scale = float(np.abs(known).max())
@@ -161,9 +208,11 @@ def run_in_bfloat16():
             "linear to heads": [(rows, tokens, width), (width, *qkv[2:]), qkv[2:]],
             "linear of heads": [(*qkv[:2], *qkv[3:]), (*qkv[3:], width), (width,)],
             "gelu": [(rows, tokens, width)],
+            "gelu by tanh": [(rows, tokens, width)],
+            "scale": [(rows, tokens, width), (width,)],
             "norm": [(rows, tokens, width), (width,), (width,)],
             "attention": [qkv],
-            "attention, biased": [qkv, (1, heads, tokens, tokens)],
+            "attention, biased": [qkv, (rows, heads, tokens, tokens)],
         }
         # Parameters are float32 always.
         wide = {name: drawn(*given, dtype=np.float32) for name, given in shapes.items()}
@@ -186,6 +235,33 @@ def run_in_bfloat16():
                 close(x, y)
 
 
+def factors_of(function, *x):
+    """The types of the factors of all products in the program."""
+    text = jax.jit(function).lower(*x).compile().as_text()
+    shapes = dict(re.findall(r"%?([\w.\-]+) = (\w+)\[", text))
+    found = re.findall(r" dot\(%?([\w.\-]+), %?([\w.\-]+)\)", text)
+    return [shapes[name] for pair in found for name in pair]
+
+
+def run_in_products_of_bfloat16():
+    """Attention's seven, where a plain one is; for a process of its own.
+
+    A product whose form its library does not know XLA makes one of float32.
+    """
+    (x,) = drawn((64, 64), dtype=jnp.bfloat16)
+    kinds = set(factors_of(lambda x: primitives.product(x, x, (1,), (0,)), x))
+    (qkv,) = drawn((2, 50, 3, 4, 32), dtype=jnp.bfloat16)
+    (g,) = drawn((2, 50, 4, 32), dtype=jnp.bfloat16, seed=1)
+
+    def both(qkv, g):
+        y, back = jax.vjp(lambda x: attention.attend(x, None, None), qkv)
+        return y, back(g)
+
+    found = factors_of(both, qkv, g)
+    assert len(found) == 14
+    assert set(found) == kinds, (found, kinds)
+
+
 def test_bfloat16_as_a_run_compiles_it():
     """Elsewhere the tests leave out the compiler's rewriting of products.
 
@@ -193,8 +269,9 @@ def test_bfloat16_as_a_run_compiles_it():
     """
     left_out = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
     environment = {k: v for k, v in os.environ.items() if k not in left_out}
+    code = "import test_primitives as t; t.run_in_bfloat16()"
     ran = subprocess.run(
-        [sys.executable, "-c", "import test_primitives as t; t.run_in_bfloat16()"],
+        [sys.executable, "-c", f"{code}; t.run_in_products_of_bfloat16()"],
         env={**environment, "PYTHONPATH": os.path.dirname(__file__)},
         capture_output=True,
         text=True,

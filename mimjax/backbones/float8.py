@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from mimjax.backbones.primitives import PRODUCT, sum_of_rows, wide
+from mimjax import reductions
+from mimjax.backbones.primitives import PRODUCT
+from mimjax.reductions import wide
 
 FORTH, BACK = jnp.float8_e4m3fn, jnp.float8_e5m2
 
@@ -60,7 +62,7 @@ def _linear_back(axes: int, kept: Any, dy: Array) -> tuple[Array, Array, Any]:
     slope = scaled(dy, BACK)
     dx = product(slope, weights, range(lead, dy.ndim), ends).astype(dy.dtype)
     d_kernel = product(small, slope, range(lead), range(lead))
-    return dx, d_kernel, None if bias is None else sum_of_rows(dy, lead)
+    return dx, d_kernel, None if bias is None else reductions.sum_of_rows(dy, lead)
 
 
 linear.defvjp(_linear, _linear_back)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mimjax.backbones import float8, fused, primitives, starts
+from mimjax.backbones import attention, float8, fused, primitives, starts
 from mimjax.masking import AttnMask, PrefixCausal
-from mimjax.sharding import by_sample
+from mimjax.sharding import by_sample, tensors_are_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Dense(nn.Module):
     """A dense layer over the last `axes` of what comes in, to `shape`.
 
     Its parameters are those of flax's: a kernel [*in, *shape], which starts as the
-    matrix it is used as, and a bias [*shape]. Products are of `dtype`, in which the
-    result comes out, or of eight bits; sums, the bias among them, are float32. A `bias`
-    made of others' parameters takes the place of its own.
+    matrix it is used as, and a bias [*shape]. Products are of `dtype` or of eight bits;
+    sums, the bias among them, are float32, and the result is of `dtype` if it `rounds`.
+    A `bias` made of others' parameters takes the place of its own.
     """
 
     shape: tuple[int, ...]
@@ -75,6 +75,7 @@ class Dense(nn.Module):
     use_bias: bool = True
     dtype: Any = jnp.float32
     axes: int = 1
+    rounds: bool = True
     float8: bool = False
 
     @nn.compact
@@ -91,8 +92,16 @@ class Dense(nn.Module):
         if self.use_bias:
             bias = jnp.asarray(self.param("bias", self.bias_init, self.shape))
         x, kernel = x.astype(self.dtype), jnp.asarray(kernel)
-        linear = float8.linear if self.float8 else primitives.linear
-        return linear(x, kernel, bias, self.axes)
+        batch, axes = x.shape[: x.ndim - self.axes], self.axes
+        if tensors_are_whole():
+            # XLA on CPU takes longer over several axes than over one.
+            x, kernel, axes = x.reshape(*batch, flat[0]), kernel.reshape(flat), 1
+            bias = None if bias is None else bias.reshape(-1)
+        if self.float8:
+            y = float8.linear(x, kernel, bias, axes)
+        else:
+            y = primitives.linear(x, kernel, bias, axes, self.rounds)
+        return y.reshape(*batch, *self.shape)
 
 
 class Attention(nn.Module):
@@ -115,9 +124,8 @@ class Attention(nn.Module):
         shape = (spec.heads, spec.width // spec.heads)
         joined = None
         if spec.qkv_bias == "qv":
-            zeros = nn.initializers.zeros
-            q_bias, v_bias = (self.param(f"{n}_bias", zeros, shape) for n in "qv")
-            joined = jnp.stack([q_bias, jnp.zeros(shape), v_bias])
+            own = (self.param(f"{n}_bias", nn.initializers.zeros, shape) for n in "qv")
+            joined = attention.joined(*map(jnp.asarray, own))
         qkv = Dense(
             (3, *shape),
             use_bias=spec.qkv_bias == "all",
@@ -132,13 +140,13 @@ class Attention(nn.Module):
             prefix, attn_mask = attn_mask.lengths, attn_mask.allowed(x.shape[1])
         # For those who ask what happens inside (evaluate/inside.py).
         if self.is_mutable_collection("intermediates"):
-            shares, total = primitives.shares_of(qkv, bias, attn_mask)
+            shares, total = attention.shares_of(qkv, bias, attn_mask)
             self.sow("intermediates", "attention", shares / total)
         in_pairs = bias is not None or (attn_mask is not None and prefix is None)
         if spec.attention == "cudnn" and fused.takes(qkv) and not in_pairs:
             mixed = fused.attend(qkv, prefix)
         else:
-            mixed = primitives.attend(qkv, bias, attn_mask)
+            mixed = attention.attend(qkv, bias, attn_mask)
         mixed = by_sample(mixed)
         return Dense(
             (spec.width,),
@@ -180,7 +188,7 @@ class Mlp(nn.Module):
             gate, x = jnp.split(x, 2, axis=-1)
             x = nn.silu(gate) * x
         else:
-            x = nn.gelu(x) if spec.gelu_tanh else primitives.gelu(x)
+            x = primitives.gelu(x, spec.gelu_tanh)
         x = dropout(spec)(x, deterministic=not train)
         return dense(x, spec.width, spec.start.branch_end(number), "down")
 
@@ -233,7 +241,8 @@ class Block(nn.Module):
         y = dropout(self.spec)(y, deterministic=not self.train)
         if self.spec.layer_scale:
             start = nn.initializers.constant(self.spec.layer_scale)
-            y = y * self.param(scale, start, (self.spec.width,)).astype(y.dtype)
+            own = self.param(scale, start, (self.spec.width,))
+            y = primitives.scaled(y, jnp.asarray(own))
         if self.drops_path:
             keep = 1.0 - drop_rate
             kept = jax.random.bernoulli(self.make_rng("drop"), keep, (y.shape[0], 1, 1))

@@ -13,69 +13,57 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
+
+from mimjax import reductions
+from mimjax.reductions import wide
 
 # The name of what `linear` gives.
 PRODUCT = "product"
 
 
-def wide(x: Array) -> Array:
-    """In float32, or float64 if it is."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def product(
-    x: Array, y: Array, over_x: Any, over_y: Any, precision: Any = None
-) -> Array:
+def product(x: Array, y: Array, over_x: Any, over_y: Any) -> Array:
     """The sum over axes of x and of y of one type, in a wide one."""
     axes = tuple(over_x), tuple(over_y)
     kind = jnp.promote_types(x.dtype, jnp.float32)
-    return jax.lax.dot_general(
-        x, y, (axes, ((), ())), precision=precision, preferred_element_type=kind
-    )
+    return jax.lax.dot_general(x, y, (axes, ((), ())), preferred_element_type=kind)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def linear(
     x: Float[Array, "*b_c"],
     kernel: Float[Array, "*c_d"],
     bias: Float[Array, "*d"] | None,
     axes: int = 1,
+    rounds: bool = True,
 ) -> Float[Array, "*b_d"]:
     """x times kernel over the last `axes` of x and the first of the kernel, plus bias.
 
-    The result is of the type of x, and so are the factors of all products; sums are
-    float32, and so are the gradients of kernel and bias.
+    The factors of all products are of the type of x, and so is the result unless it is
+    not rounded; sums are float32, and so are the gradients of kernel and bias.
     """
-    return _linear(x, kernel, bias, axes)[0]
+    return _linear(x, kernel, bias, axes, rounds)[0]
 
 
-def _linear(x: Array, kernel: Array, bias: Any, axes: int) -> tuple[Array, Any]:
+def _linear(
+    x: Array, kernel: Array, bias: Any, axes: int, rounds: bool
+) -> tuple[Array, Any]:
     y = product(x, kernel.astype(x.dtype), range(x.ndim - axes, x.ndim), range(axes))
-    y = (y if bias is None else y + bias).astype(x.dtype)
+    y = y if bias is None else y + bias
+    y = y.astype(x.dtype) if rounds else y
     # What blocks.REMAT keeps.
     return checkpoint_name(y, PRODUCT), (x, kernel, bias)
 
 
-def _linear_back(axes: int, kept: Any, dy: Array) -> tuple[Array, Array, Any]:
+def _linear_back(axes: int, _: bool, kept: Any, dy: Array) -> tuple[Array, Array, Any]:
     x, kernel, bias = kept
     lead = x.ndim - axes
+    d_bias = None if bias is None else reductions.sum_of_rows(dy, lead)
+    dy = dy.astype(x.dtype)
     out = range(lead, dy.ndim), range(axes, kernel.ndim)
     dx = product(dy, kernel.astype(x.dtype), *out).astype(x.dtype)
     d_kernel = _kernel_gradient(x, dy, lead).reshape(kernel.shape)
-    return dx, d_kernel, None if bias is None else sum_of_rows(dy, lead)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def sum_of_rows(dy: Float[Array, "*b_d"], lead: int) -> Float[Array, "*d"]:
-    """The sum over the first `lead` axes, as a product with a few rows of ones.
-
-    A sum XLA on CPU computes column by column, and with it anew all that makes dy. It
-    is called by a name of its own so that flops.py leaves it out.
-    """
-    ones = jnp.ones((4, *dy.shape[:lead]), dy.dtype)
-    exact = jax.lax.Precision.HIGHEST  # as a sum is
-    return product(ones, dy, range(1, lead + 1), range(lead), exact)[0]
+    return dx, d_kernel, d_bias
 
 
 def _kernel_gradient(x: Array, dy: Array, lead: int) -> Array:
@@ -98,26 +86,65 @@ def _kernel_gradient(x: Array, dy: Array, lead: int) -> Array:
 linear.defvjp(_linear, _linear_back)
 
 
-@jax.custom_vjp
-def gelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """x times the normal distribution up to x (arXiv 1606.08415), exact, in float32."""
-    return _gelu(x)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gelu(x: Float[Array, "*s"], tanh: bool = False) -> Float[Array, "*s"]:
+    """x times the normal distribution up to x, in float32 (arXiv 1606.08415).
+
+    Exact, or by the approximation with tanh of section 2 there.
+    """
+    return _gelu(x, tanh)[0]
 
 
-def _normal(x: Array) -> Array:
+def _normal(x: Array, tanh: bool) -> Array:
+    if tanh:
+        return 0.5 + 0.5 * jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
     return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
 
 
-def _gelu(x: Array) -> tuple[Array, Array]:
-    y = wide(x)
-    return (y * _normal(y)).astype(x.dtype), x
+# The slope of GELU is 1/2 + x P(x^2) / Q(x^2) within 4e-7 for |x| up to EDGE, and stays
+# what it is there. Coefficients of P and of Q from the lowest power on, of the exact
+# form and of the other: fits of our own to the least greatest error. It is less to
+# compute than erf and exp, for which XLA on CPU takes three times as long, and it would
+# keep erf in float32 from the way forth.
+EDGE = 5.8, 5.4
+# fmt: off
+OVER = (
+    (0.797885361, -3.09958686e-2, 1.42303068e-2, 1.92202937e-5, 3.59559447e-5,
+     1.92929289e-7),
+    (0.797884394, -9.88989976e-3, 1.11798354e-2, 3.84202178e-4, 1.63086044e-5,
+     1.64816187e-6, 1.17218314e-8),
+)
+UNDER = (
+    (1.0, 0.294494024, 4.09802068e-2, 3.52303443e-3, 1.92036347e-4, 8.95241984e-6),
+    (1.0, 0.322586102, 4.53633172e-2, 3.38757787e-3, 2.23530907e-4, 9.82450972e-6,
+     4.71369275e-7),
+)
+# fmt: on
 
 
-def _gelu_back(x: Array, dy: Array) -> tuple[Array]:
+def slope_of_gelu(x: Float[Array, "*s"], tanh: bool) -> Float[Array, "*s"]:
+    """The derivative of GELU, in float32; by its formula where x is float64."""
+    if x.dtype == jnp.float64:
+        return jax.jvp(lambda x: x * _normal(x, tanh), (x,), (jnp.ones_like(x),))[1]
+    x = jnp.clip(x, -EDGE[tanh], EDGE[tanh])
+    square = x * x
+
+    def polynomial(coefficients: tuple[float, ...]) -> Array:
+        total = jnp.full_like(x, coefficients[-1])
+        for coefficient in coefficients[-2::-1]:
+            total = total * square + coefficient
+        return total
+
+    return 0.5 + x * polynomial(OVER[tanh]) / polynomial(UNDER[tanh])
+
+
+def _gelu(x: Array, tanh: bool) -> tuple[Array, Array]:
     y = wide(x)
-    density = jnp.exp(-0.5 * y * y) / math.sqrt(2 * math.pi)
-    slope = _normal(y) + y * density
-    return ((slope * wide(dy)).astype(x.dtype),)
+    return (y * _normal(y, tanh)).astype(x.dtype), x
+
+
+def _gelu_back(tanh: bool, x: Array, dy: Array) -> tuple[Array]:
+    return ((slope_of_gelu(wide(x), tanh) * wide(dy)).astype(x.dtype),)
 
 
 gelu.defvjp(_gelu, _gelu_back)
@@ -153,83 +180,33 @@ def _layer_norm_back(
 ) -> tuple[Array, Array, Array]:
     x, scale = kept
     y, rate = _standard(x, eps)
-    dy = wide(dy)
-    rows = tuple(range(x.ndim - 1))
-    g = dy * scale
+    lead, g = x.ndim - 1, wide(dy) * scale
     along = y * (g * y).mean(axis=-1, keepdims=True)
     dx = rate * (g - g.mean(axis=-1, keepdims=True) - along)
-    return dx.astype(x.dtype), (dy * y).sum(rows), dy.sum(rows)
+    return (
+        dx.astype(x.dtype),
+        reductions.sum_of_rows(wide(dy) * y, lead),
+        reductions.sum_of_rows(dy, lead),
+    )
 
 
 layer_norm.defvjp(_layer_norm, _layer_norm_back)
 
 
-def shares_of(
-    qkv: Float[Array, "B T 3 A h"],
-    bias: Float[Array, "n A T T"] | None,
-    allowed: Bool[Array, "B T T"] | None,
-) -> tuple[Float[Array, "B A T T"], Float[Array, "B A T 1"]]:
-    """What every query takes of each key, to be divided by the sum that is returned.
-
-    Of a row the largest is 1. Scores and softmax are float32; sample i takes row i mod
-    n of the bias.
-    """
-    q, k, _ = qkv.transpose(2, 0, 3, 1, 4)
-    scores = _batched("baqh,bakh->baqk", q * q.dtype.type(q.shape[-1] ** -0.5), k)
-    if bias is not None:
-        groups = scores.reshape(-1, *bias.shape) + bias
-        scores = groups.reshape(scores.shape)
-    if allowed is not None:
-        lowest = jnp.finfo(scores.dtype).min
-        scores = jnp.where(allowed[:, None], scores, lowest)
-    shares = jnp.exp(scores - scores.max(axis=-1, keepdims=True)).astype(qkv.dtype)
-    return shares, wide(shares).sum(axis=-1, keepdims=True)
-
-
-def _batched(axes: str, x: Array, y: Array) -> Array:
-    kind = jnp.promote_types(x.dtype, jnp.float32)
-    return jnp.einsum(axes, x, y, preferred_element_type=kind)
-
-
 @jax.custom_vjp
-def attend(
-    qkv: Float[Array, "B T 3 A h"],
-    bias: Float[Array, "n A T T"] | None,
-    allowed: Bool[Array, "B T T"] | None,
-) -> Float[Array, "B T A h"]:
-    """Softmax attention of all heads; `bias` and `allowed` as `shares_of` takes them.
-
-    The division by the sum comes after the values are mixed, and the way back needs no
-    sum over keys (as in arXiv 2205.14135, appendix B). Axes are moved of all three at
-    once: of one alone XLA on CPU makes part of the product, in float32. A query that is
-    allowed nothing takes of all keys alike.
-    """
-    return _attend(qkv, bias, allowed)[0]
+def scaled(x: Float[Array, "*s D"], scale: Float[Array, " D"]) -> Float[Array, "*s D"]:
+    """Every column times a number of its own, rounded to the type of x."""
+    return _scaled(x, scale)[0]
 
 
-def _attend(qkv: Array, bias: Any, allowed: Any) -> tuple[Array, Any]:
-    shares, total = shares_of(qkv, bias, allowed)
-    v = qkv.transpose(2, 0, 3, 1, 4)[2]
-    mixed = _batched("baqk,bakh->baqh", shares, v) / total
-    mixed = mixed.astype(qkv.dtype).transpose(0, 2, 1, 3)
-    return mixed, (qkv, bias, shares, total, mixed)
+def _scaled(x: Array, scale: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x * scale.astype(x.dtype), (x, scale)
 
 
-def _attend_back(kept: Any, g: Array) -> tuple[Array, Any, None]:
-    qkv, bias, shares, total, mixed = kept
-    q, k, v = qkv.transpose(2, 0, 3, 1, 4)
-    scale, part = qkv.shape[-1] ** -0.5, g.transpose(0, 2, 1, 3)
-    along = (wide(g) * wide(mixed)).sum(axis=-1).transpose(0, 2, 1)[..., None]
-    slope = (_batched("baqh,bakh->baqk", part, v) - along) * (wide(shares) / total)
-    d_scores = slope.astype(qkv.dtype)
-    dq = _batched("baqk,bakh->baqh", d_scores, k) * scale
-    dk = _batched("baqk,baqh->bakh", d_scores, q * q.dtype.type(scale))
-    dv = _batched("baqk,baqh->bakh", shares, (part / total).astype(qkv.dtype))
-    d_qkv = jnp.stack([dq, dk, dv]).astype(qkv.dtype).transpose(1, 3, 0, 2, 4)
-    d_bias = None
-    if bias is not None:
-        d_bias = slope.reshape(-1, *bias.shape).sum(axis=0)
-    return d_qkv, d_bias, None
+def _scaled_back(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, scale = kept
+    d_scale = reductions.sum_of_rows(wide(dy) * wide(x), x.ndim - 1)
+    return dy * scale.astype(x.dtype), d_scale
 
 
-attend.defvjp(_attend, _attend_back)
+scaled.defvjp(_scaled, _scaled_back)

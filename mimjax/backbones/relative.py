@@ -3,10 +3,12 @@
 import dataclasses
 from typing import cast
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mimjax import posembed
+from mimjax import posembed, reductions
 from mimjax.backbones import layers
 from mimjax.masking import AttnMask
 
@@ -15,7 +17,19 @@ def added(
     table: Float[Array, "R A"], grid: tuple[int, int], cls: bool
 ) -> Float[Array, "1 A T T"]:
     """What a table adds to the scores of every pair of tokens."""
-    return table[posembed.relative_index(grid, cls)].transpose(2, 0, 1)[None]
+    index = posembed.relative_index(grid, cls)
+
+    def by_head(table: Array) -> Array:
+        # XLA on CPU would move the axes anew wherever this is used; not of a product.
+        rows = table[index.reshape(-1)]
+        same = jnp.eye(rows.shape[1], dtype=rows.dtype)
+        moved = reductions.exact_product(same, rows, (1,), (1,))
+        return moved.reshape(1, -1, *index.shape)
+
+    def by_row(table: Array) -> Array:
+        return table[index].transpose(2, 0, 1)[None]
+
+    return jax.lax.platform_dependent(table, cpu=by_head, default=by_row)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Objective(nn.Module):
         encoder = self.encoder
         xavier = nn.initializers.xavier_uniform()
         self.head_pred = layers.Dense(
-            (encoder.patch_values,), xavier, dtype=jnp.float32
+            (encoder.patch_values,), xavier, dtype=encoder.dtype, rounds=False
         )
         if self.head == "none":
             return

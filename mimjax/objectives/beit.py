@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mimjax import frozen, masking, tokenizers
 from mimjax.backbones import layers, starts, vit
 from mimjax.objectives import dvae
+from mimjax.reductions import place_of_largest
 from mimjax.tokenizers.dvae import Encoder
 
 SAMPLING = ("block", "random")
@@ -68,7 +69,10 @@ class Objective(tokenizers.Predicted, nn.Module):
         shape = (1, 1, self.encoder.width)
         self.mask_token = self.param("mask_token", start.cls, shape)
         self.head = layers.Dense(
-            (self.teacher.objective.num_codes,), start.dense, dtype=jnp.float32
+            (self.teacher.objective.num_codes,),
+            start.dense,
+            dtype=self.encoder.dtype,
+            rounds=False,
         )
         self.teacher.declare(self, "tokenizer", tokenizers.read_and_drawn)
 
@@ -79,7 +83,7 @@ class Objective(tokenizers.Predicted, nn.Module):
         logits = self.predict(batch["image"], hidden, train=train)
         tokens = self.tokens(batch)
         target, counted = self.targets(tokens, hidden)
-        right = (logits.argmax(axis=-1) == target).astype(jnp.float32)
+        right = (place_of_largest(logits) == target).astype(jnp.float32)
         metrics = {"accuracy": masking.masked_mean(right, counted)}
         return self.loss(tokens, logits, hidden), metrics
 

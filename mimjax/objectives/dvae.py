@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mimjax.backbones import sizes
+from mimjax.reductions import place_of_largest
 from mimjax.tokenizers import dvae
 
 
@@ -78,7 +79,7 @@ class Objective(nn.Module):
         self, batch: dict[str, Array], *, train: bool
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         logits = self.encoder.logits(batch["image"])
-        ids = logits.argmax(axis=-1)
+        ids = place_of_largest(logits)
         chosen = jax.nn.one_hot(ids, self.num_codes)
         weight = self.kl_weight
         if train:
@@ -131,7 +132,7 @@ class Objective(nn.Module):
 
     def tokens(self, image: Float[Array, "B H W C"]) -> Int[Array, "B N"]:
         """The likeliest token of each place."""
-        return self.encoder.logits(image).argmax(axis=-1)
+        return place_of_largest(self.encoder.logits(image))
 
     def decode(self, ids: Int[Array, "B N"]) -> Float[Array, "B H W C"]:
         """The image, from 0 to 1, that tokens stand for."""

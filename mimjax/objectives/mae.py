@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from mimjax import frozen, masking, patches, posembed, tokenizers
 from mimjax.backbones import blocks, layers, sizes, vit
+from mimjax.reductions import place_of_largest
 
 SAMPLING = ("random", "block", "grid")
 
@@ -124,17 +125,15 @@ class Objective(tokenizers.Predicted, nn.Module):
             dropout=0.0,
         )
         self.decoder = blocks.Blocks(
-            spec,
-            self.decoder_depth,
-            remat=encoder.remat,
-            unroll=encoder.unroll,
+            spec, self.decoder_depth, remat=encoder.remat, unroll=encoder.unroll
         )
         self.decoder_norm = layers.LayerNorm(encoder.norm_eps, encoder.dtype)
         codes = self.teacher.objective.num_codes if self.tokenizer else 0
         self.decoder_pred = layers.Dense(
             (codes or encoder.patch_values,),
             kernel_init=nn.initializers.xavier_uniform(),
-            dtype=jnp.float32,
+            dtype=encoder.dtype,
+            rounds=False,
         )
         if self.tokenizer:
             self.teacher.declare(self, "tokenizer", tokenizers.read_and_drawn)
@@ -147,7 +146,7 @@ class Objective(tokenizers.Predicted, nn.Module):
         if self.tokenizer:
             ids = jnp.take_along_axis(self.tokens(batch), drop, axis=1)
             logits = predicted[:, -drop.shape[1] :]
-            accuracy = (logits.argmax(axis=-1) == ids).mean()
+            accuracy = (place_of_largest(logits) == ids).mean()
             loss = masking.cross_entropy(logits, ids).mean()
             return loss, {"accuracy": accuracy}
         return self.loss(batch["image"], predicted, drop), {}

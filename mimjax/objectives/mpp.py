@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from mimjax import masking, patches
 from mimjax.backbones import layers, starts, vit
+from mimjax.reductions import place_of_largest
 
 # Levels of a colour channel: three bits.
 LEVELS = 8
@@ -90,7 +91,8 @@ class Objective(nn.Module):
         self.head = layers.Dense(
             (encoder.patch_values if self.target == "pixels" else classes,),
             kernel_init=nn.initializers.zeros,
-            dtype=jnp.float32,
+            dtype=encoder.dtype,
+            rounds=False,
         )
 
     def __call__(
@@ -100,7 +102,7 @@ class Objective(nn.Module):
         predicted = self.predict(batch["image"], ids, kind, other, train=train)
         if self.target == "pixels":
             return self.loss(batch["pixels"], predicted, ids), {}
-        right = predicted.argmax(axis=-1) == self.classes(batch["pixels"], ids)
+        right = place_of_largest(predicted) == self.classes(batch["pixels"], ids)
         loss = self.loss(batch["pixels"], predicted, ids)
         return loss, {"accuracy": right.mean()}
 

@@ -84,7 +84,8 @@ class Objective(nn.Module):
             (encoder.cell[0] * encoder.cell[1] * encoder.channels,),
             kernel_init=starts.torch_dense,
             bias_init=starts.uniform_fan_in(encoder.out_width),
-            dtype=jnp.float32,
+            dtype=encoder.dtype,
+            rounds=False,
         )
 
     def __call__(

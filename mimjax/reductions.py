@@ -1,0 +1,91 @@
+"""Reductions of large arrays, as every kind of device does them fast.
+
+XLA on CPU computes a sum in steps, with an array of all terms before it, or anew for
+every column; so there it is a product with a few rows or columns of ones.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+# Columns of ones, of which one is used: with fewer the product is a slower kind.
+FEW = 4
+
+
+def wide(x: Array) -> Array:
+    """In float32, or float64 if it is."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def exact_product(
+    x: Array, y: Array, over_x: tuple[int, ...], over_y: tuple[int, ...]
+) -> Array:
+    """The product over axes of x and y, of one type, in a wide one, exact as a sum."""
+    return jax.lax.dot_general(
+        x,
+        y,
+        ((over_x, over_y), ((), ())),
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+    )
+
+
+def sum_of_rows(x: Float[Array, "*b_d"], lead: int) -> Float[Array, "*d"]:
+    """The sum over the first `lead` axes, in a wide type."""
+    rows = tuple(range(lead))
+
+    def by_ones(x: Array) -> Array:
+        ones = jnp.ones((FEW, *x.shape[:lead]), x.dtype)
+        return exact_product(ones, x, tuple(range(1, lead + 1)), rows)[0]
+
+    def plainly(x: Array) -> Array:
+        return wide(x).sum(axis=rows)
+
+    return jax.lax.platform_dependent(x, cpu=by_ones, default=plainly)
+
+
+def sum_of_last(x: Float[Array, "*b k"]) -> Float[Array, "*b 1"]:
+    """The sum over the last axis, in a wide type."""
+
+    def by_ones(x: Array) -> Array:
+        ones = jnp.ones((x.shape[-1], FEW), x.dtype)
+        return exact_product(x, ones, (x.ndim - 1,), (0,))[..., :1]
+
+    def plainly(x: Array) -> Array:
+        return wide(x).sum(axis=-1, keepdims=True)
+
+    return jax.lax.platform_dependent(x, cpu=by_ones, default=plainly)
+
+
+def sum_of_squares(x: Float[Array, "*s"]) -> Float[Array, ""]:
+    """The sum over all axes of the squares, in a wide type."""
+
+    def by_ones(x: Array) -> Array:
+        return sum_of_last(jnp.square(wide(x))).sum()
+
+    def plainly(x: Array) -> Array:
+        return jnp.square(wide(x)).sum()
+
+    if not x.ndim:
+        return plainly(x)
+    return jax.lax.platform_dependent(x, cpu=by_ones, default=plainly)
+
+
+def place_of_largest(x: Float[Array, "*b k"]) -> Int[Array, "*b"]:
+    """Where the largest of the last axis is; of equals the first, with a NaN anywhere.
+
+    As argmax, for which XLA on CPU carries places along and takes five times as long.
+    """
+
+    def by_value(x: Array) -> Array:
+        # Of float32, whose least XLA finds faster; exact up to 2^24.
+        count = x.shape[-1]
+        places = jax.lax.broadcasted_iota(jnp.float32, x.shape, x.ndim - 1)
+        largest = x == x.max(axis=-1, keepdims=True)
+        first = jnp.where(largest, places, count - 1).min(axis=-1)
+        return first.astype(jnp.int32)
+
+    def plainly(x: Array) -> Array:
+        return x.argmax(axis=-1).astype(jnp.int32)
+
+    return jax.lax.platform_dependent(x, cpu=by_value, default=plainly)

@@ -176,7 +176,7 @@ def clip_by_norm(most: float) -> optax.GradientTransformation:
         rate = jnp.where(length > most, most / length, 1)
         return jax.tree.map(lambda x: x * rate, updates), state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(optax.identity().init, update)
 
 
 def transform(optim: Optim, encoder: Any = None) -> optax.GradientTransformation:

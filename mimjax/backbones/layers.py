@@ -101,7 +101,7 @@ class Dense(nn.Module):
             y = float8.linear(x, kernel, bias, axes)
         else:
             y = primitives.linear(x, kernel, bias, axes, self.rounds)
-        return y.reshape(*batch, *self.shape)
+        return jnp.asarray(y).reshape(*batch, *self.shape)
 
 
 class Attention(nn.Module):

@@ -2,10 +2,10 @@
 
 XLA on CPU leaves a product of bfloat16 to its library only if both factors are stored
 in the order of their axes and the product turns neither; else it makes one of float32.
-Axes that were just moved are not stored, but looked up by the product; a slice of them
-is, and so is what a stored array is multiplied by them, in this order. So the axes of
-query, key and value are moved at once, and on CPU the gradients of all three are made
-with their axes turned, rather than by products that would turn the scores.
+An array whose axes were just moved is not stored so. A slice of it is, and so is its
+product with an array that is, if that stands first. So the axes of query, key and value
+are moved at once, and on CPU the gradients of all three are made with their axes
+turned, rather than by products that would turn the scores.
 """
 
 from typing import Any
@@ -89,7 +89,7 @@ def _attend_back(kept: Any, g: Array) -> tuple[Array, Any, None]:
     along = wide(part) * wide(mixed).transpose(0, 2, 1, 3)
     slope = _batched("baqh,bakh->baqk", part, v) - along.sum(axis=-1, keepdims=True)
     d_scores = (slope * wide(shares)).astype(qkv.dtype)
-    # Of bfloat16 both gradients are of scores that are rounded.
+    # In bfloat16 the gradient of the bias, too, is of slopes that are rounded.
     given = qkv, g, rate, shares, d_scores
     d_qkv = jax.lax.platform_dependent(*given, cpu=_turned, default=_straight)
     d_bias = None

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import platform
 
 import jax
 import jax.numpy as jnp
@@ -263,10 +262,3 @@ def test_the_first_state_is_the_same_bits_unrolled():
     given = tiny.resolve("mae", encoder__unroll=2)
     whole = jax.jit(functools.partial(train.init_state, given))(np.uint32(0))
     assert tiny.bits(train.start_state(given, tiny.mesh_of())) == tiny.bits(whole)
-
-
-def test_the_c_library_has_what_is_asked_of_it():
-    """Or nothing would be kept or given back, and nobody told."""
-    known = platform.libc_ver()[0] == "glibc"
-    for name in ("mallopt", "malloc_trim"):
-        assert bool(setup.glibc(name)) == known

@@ -14,7 +14,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
 
     from mimjax import flops, train
     from mimjax.bench import given, work
-    from mimjax.run import setup
+    from mimjax.run import heap, setup
 
     laps.end("import")
     config, mesh, plan = given.settle(spec)
@@ -36,7 +36,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         step = compiled(train.trace_step(config, plan, mesh), spec["options"])
         whole, took = laps.end("trace"), sum(spent)
         laps.seconds |= {"trace": whole - took, "compile": took}
-        setup.give_back_memory()
+        heap.give_back()
 
         def update() -> Any:
             nonlocal state

@@ -1,6 +1,5 @@
 """What a run needs before its first update: devices, plan, state, compiled step."""
 
-import ctypes
 import functools
 import os
 import pathlib
@@ -24,7 +23,7 @@ from mimjax.backbones import fused
 from mimjax.backbones.sizes import MOST_DEPTH
 from mimjax.config import Config, ConfigError
 from mimjax.report.progress import Progress
-from mimjax.run import feed
+from mimjax.run import feed, heap
 from mimjax.settings import profile_problems
 
 # Bytes for each parameter: itself, the gradient and moments, by the optimiser's name;
@@ -33,41 +32,13 @@ STATE_BYTES = {name: 4 * (2 + count) for name, count in optim.MOMENTS.items()}
 FROZEN_BYTES = 4
 
 
-def glibc(name: str) -> Any:
-    """A function of malloc.h that the GNU C library alone has; None elsewhere."""
-    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
-
-
-def keep_memory() -> None:
-    """Lets a process keep the memory of an update for the next, where it can.
-
-    The C library gives large blocks back at once, and the system then clears every page
-    of them anew: 15 to 24 % of the CPU time of small models.
-    """
-    mallopt = glibc("mallopt")
-    if mallopt:
-        # M_MMAP_MAX, no block apart; M_TRIM_THRESHOLD.
-        mallopt(-4, 0)
-        mallopt(-1, 2**31 - 1)
-
-
-def give_back_memory() -> None:
-    """Gives back what a compiler has left free, where it can: hundreds of megabytes.
-
-    It is in pieces too small for an update, which would take its memory on top of them.
-    """
-    trim = glibc("malloc_trim")
-    if trim:
-        trim(0)
-
-
 def settle_cpu() -> None:
     """What makes updates on a CPU faster; before the first use of a device."""
     # There is nothing to run ahead of; and so one thread takes and gives back what an
     # update needs, which it can then keep.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.default_backend() == "cpu":
-        keep_memory()
+        heap.keep()
 
 
 def place(
@@ -141,7 +112,7 @@ def compile_step(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise ConfigError([too_large(str(error))]) from error
-    give_back_memory()
+    heap.give_back()
     seconds = time.perf_counter() - start
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     progress.note(

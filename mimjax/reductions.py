@@ -4,6 +4,9 @@ XLA on CPU computes a sum in steps, with an array of all terms before it, or ane
 every column; so there it is a product with a few rows or columns of ones.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -32,6 +35,13 @@ def exact_product(
 
 def sum_of_rows(x: Float[Array, "*b_d"], lead: int) -> Float[Array, "*d"]:
     """The sum over the first `lead` axes, in a wide type."""
+    by_ones, plainly = _sums_of_rows(lead)
+    return jax.lax.platform_dependent(x, cpu=by_ones, default=plainly)
+
+
+# The same functions for the same axes: JAX traces a function it knows once.
+@functools.cache
+def _sums_of_rows(lead: int) -> tuple[Callable[[Array], Array], ...]:
     rows = tuple(range(lead))
 
     def by_ones(x: Array) -> Array:
@@ -41,34 +51,36 @@ def sum_of_rows(x: Float[Array, "*b_d"], lead: int) -> Float[Array, "*d"]:
     def plainly(x: Array) -> Array:
         return wide(x).sum(axis=rows)
 
-    return jax.lax.platform_dependent(x, cpu=by_ones, default=plainly)
+    return by_ones, plainly
 
 
 def sum_of_last(x: Float[Array, "*b k"]) -> Float[Array, "*b 1"]:
     """The sum over the last axis, in a wide type."""
+    return jax.lax.platform_dependent(x, cpu=_last_by_ones, default=_last_plainly)
 
-    def by_ones(x: Array) -> Array:
-        ones = jnp.ones((x.shape[-1], FEW), x.dtype)
-        return exact_product(x, ones, (x.ndim - 1,), (0,))[..., :1]
 
-    def plainly(x: Array) -> Array:
-        return wide(x).sum(axis=-1, keepdims=True)
+def _last_by_ones(x: Array) -> Array:
+    ones = jnp.ones((x.shape[-1], FEW), x.dtype)
+    return exact_product(x, ones, (x.ndim - 1,), (0,))[..., :1]
 
-    return jax.lax.platform_dependent(x, cpu=by_ones, default=plainly)
+
+def _last_plainly(x: Array) -> Array:
+    return wide(x).sum(axis=-1, keepdims=True)
 
 
 def sum_of_squares(x: Float[Array, "*s"]) -> Float[Array, ""]:
     """The sum over all axes of the squares, in a wide type."""
-
-    def by_ones(x: Array) -> Array:
-        return sum_of_last(jnp.square(wide(x))).sum()
-
-    def plainly(x: Array) -> Array:
-        return jnp.square(wide(x)).sum()
-
     if not x.ndim:
-        return plainly(x)
-    return jax.lax.platform_dependent(x, cpu=by_ones, default=plainly)
+        return _squares_plainly(x)
+    return jax.lax.platform_dependent(x, cpu=_squares_by_ones, default=_squares_plainly)
+
+
+def _squares_by_ones(x: Array) -> Array:
+    return sum_of_last(jnp.square(wide(x))).sum()
+
+
+def _squares_plainly(x: Array) -> Array:
+    return jnp.square(wide(x)).sum()
 
 
 def place_of_largest(x: Float[Array, "*b k"]) -> Int[Array, "*b"]:

@@ -1,6 +1,7 @@
 """A transformer layer: attention and MLP."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -85,9 +86,7 @@ class Dense(nn.Module):
         inner = x.shape[x.ndim - self.axes :]
         flat = math.prod(inner), math.prod(self.shape)
 
-        def start(key: Array, shape: tuple[int, ...]) -> Array:
-            return jnp.reshape(self.kernel_init(key, flat), shape)
-
+        start = functools.partial(starts.reshaped, self.kernel_init, flat)
         kernel = self.param("kernel", start, (*inner, *self.shape))
         if self.use_bias:
             bias = jnp.asarray(self.param("bias", self.bias_init, self.shape))

@@ -20,6 +20,13 @@ from jaxtyping import Array
 Init = Callable[..., Any]
 
 
+def reshaped(
+    init: Init, drawn: tuple[int, ...], key: Array, shape: tuple[int, ...]
+) -> Array:
+    """What starts as one of another shape does, as many numbers of it."""
+    return jnp.reshape(init(key, drawn), shape)
+
+
 def _truncated(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     """Normal of deviation 0.02 cut at one deviation (the result's is 0.0108)."""
     return 0.02 * jax.random.truncated_normal(key, -1.0, 1.0, shape, dtype)

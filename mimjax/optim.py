@@ -1,20 +1,17 @@
-"""The optimisers, schedules and sets of decayed weights of each paper.
+"""The optimisers' numbers, schedules and sets of decayed weights of each paper.
 
-Five schedule shapes are in use (`Optim.schedule`); what is decayed is decided by the
-parameter's name, because under a layer scan the biases have two axes.
+What they make of a gradient is in `updates.py`. Five schedule shapes are in use
+(`Optim.schedule`); what is decayed is decided by the parameter's name, because under a
+layer scan the biases have two axes.
 """
 
 import dataclasses
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int
-
-from mimjax import reductions
 
 # Numbers kept for each parameter that is trained, beside itself.
 MOMENTS = {"adamw": 2, "sgd": 1, "lars": 1}
@@ -110,110 +107,6 @@ def decays(optim: Optim, path: tuple[Any, ...]) -> bool:
     """Whether weight decay applies to the parameter at a tree path."""
     name = str(path[-1].key)
     return name == "kernel" or name in optim.decay_also
-
-
-def by_trust(optim: Optim) -> optax.GradientTransformation:
-    """Scales the gradient of what is decayed by trust * |parameter| / |gradient|.
-
-    The norms are those of a tensor, in a stack of a layer's; where one of them is 0 the
-    gradient stays.
-    """
-
-    def scaled(path: Any, g: Float[Array, "*s"], p: Float[Array, "*s"]) -> Array:
-        if not decays(optim, path):
-            return g
-        first = 1 if "layers" in (key.key for key in path) else 0
-        axes = tuple(range(first, p.ndim))
-        norm, length = (
-            jnp.linalg.vector_norm(x, axis=axes, keepdims=True) for x in (p, g)
-        )
-        usable = (norm > 0) & (length > 0)
-        return g * jnp.where(
-            usable, optim.trust * norm / jnp.where(usable, length, 1), 1
-        )
-
-    return optax.stateless(
-        lambda updates, params: jax.tree_util.tree_map_with_path(
-            scaled, updates, params
-        )
-    )
-
-
-def rate_scale(
-    optim: Optim, encoder: Any, path: tuple[Any, ...], shape: tuple[int, ...]
-) -> np.ndarray:
-    """What the update of a parameter is multiplied by: a number, in a stack a layer's.
-
-    So `warmup_lr` and `min_lr` are scaled as well, as in the official code of MAE and
-    BEiT; in SimMIM's they are the same for all layers. What is not of the encoder, such
-    as a head, is not scaled.
-    """
-    last = len(encoder.layer_widths) + 1
-    names = tuple(key.key for key in path)
-    layer = encoder.layer_of(names[1:]) if names[0] == "encoder" else last
-    scale = np.asarray(optim.layer_decay ** (last - layer), np.float32)
-    if not scale.ndim:
-        return scale
-    # Where the first layers of a stack are frozen, these are the last.
-    return scale[-shape[0] :].reshape(-1, *(1,) * (len(shape) - 1))
-
-
-def norm_of(grads: Any) -> Float[Array, ""]:
-    """The length of all gradients as one vector."""
-    squares = map(reductions.sum_of_squares, jax.tree.leaves(grads))
-    return jnp.sqrt(sum(squares, jnp.float32(0)))
-
-
-def clip_by_norm(most: float) -> optax.GradientTransformation:
-    """Scales gradients of a `norm_of` more than `most` down to that.
-
-    As optax does, by the norm that is computed anyway.
-    """
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        del params
-        length = norm_of(updates)
-        rate = jnp.where(length > most, most / length, 1)
-        return jax.tree.map(lambda x: x * rate, updates), state
-
-    return optax.GradientTransformation(optax.identity().init, update)
-
-
-def transform(optim: Optim, encoder: Any = None) -> optax.GradientTransformation:
-    """Gradient to update, before the learning rate.
-
-    `encoder` says which layer a parameter is of; without `layer_decay` it is not asked.
-
-    "adamw" is the same as torch's once multiplied by the rate: p <- p (1 - lr wd), eps
-    outside the root; the other two add the decay to the gradient. The rate is left out
-    so that it follows the step counter alone: a step that is skipped moves the schedule
-    on but not the moments (as in the official runs).
-    """
-
-    def mask(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: decays(optim, path), params
-        )
-
-    steps = [clip_by_norm(optim.clip)] if optim.clip else []
-    decay = optax.add_decayed_weights(optim.weight_decay, mask)
-    if optim.name == "adamw":
-        steps += [optax.scale_by_adam(optim.b1, optim.b2, optim.eps), decay]
-    else:
-        steps += [decay, *([by_trust(optim)] if optim.name == "lars" else [])]
-        steps.append(optax.trace(optim.momentum))
-    chain = optax.chain(*steps)
-    if optim.layer_decay == 1:
-        return chain
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        updates, state = chain.update(updates, state, params)
-        scaled = jax.tree_util.tree_map_with_path(
-            lambda path, u: u * rate_scale(optim, encoder, path, u.shape), updates
-        )
-        return scaled, state
-
-    return optax.GradientTransformation(chain.init, update)
 
 
 def problems(optim: Optim) -> list[str]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mimjax import batches, gradients, grid, optim, sharding, trainable
+from mimjax import batches, gradients, grid, optim, sharding, trainable, updates
 from mimjax.batches import Batch
 from mimjax.config import Config
 from mimjax.objectives import MOVING
@@ -75,10 +75,11 @@ def init_state(config: Config, seed: Array | None = None) -> State:
     variables = dict(config.objective.init(rngs, batch, train=False))
     params = variables.pop("params")
     zero = jnp.zeros((), jnp.int32)
+    learned = trainable.trained(config.optim, params)
     state = State(
         params=params,
         frozen=variables,
-        opt=optim.transform(config.optim).init(trainable.trained(config.optim, params)),
+        opt=updates.chain(config.optim).init(learned),
         # A copy: a donated buffer may stand in one place only.
         ema=jax.tree.map(jnp.copy, params) if config.optim.ema else {},
         step=zero,
@@ -114,7 +115,6 @@ def make_step(
     grid each member is left as it was for itself, and what counts as bad is an update
     of none; what is reported is of the member with the lowest loss.
     """
-    transform = optim.transform(config.optim, config.encoder)
     gradient = gradients.make(config, plan.mean, plan.std)
 
     def lr_of(given: optim.Optim, step: Array) -> Array:
@@ -127,15 +127,10 @@ def make_step(
         found: Any, lr: Array, learned: Any, opt: Any, averaged: Any, going: Array
     ) -> tuple[Any, Array, Metrics]:
         loss, metrics, grads = found
-        norm = optim.norm_of(grads)
+        norm = updates.norm_of(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm) & going
-        updates, moments = transform.update(grads, opt, learned)
-        params = jax.tree.map(lambda p, u: p - lr * u, learned, updates)
-        decay = config.optim.ema
-        ema = jax.tree.map(
-            lambda e, p: decay * e + (1 - decay) * p, averaged, params if decay else {}
-        )
-        kept = chosen(good, (params, moments, ema), (learned, opt, averaged))
+        before = learned, opt, averaged
+        kept = updates.apply(config.optim, config.encoder, lr, grads, before, good)
         return kept, good, {"loss": loss, "lr": lr, "grad_norm": norm, **metrics}
 
     def step(state: State, batch: Batch, seed: Array) -> tuple[State, Metrics]:
@@ -156,7 +151,7 @@ def make_step(
         good = good.any()
         state = State(
             params=trainable.restored(params, state.params),
-            frozen={**state.frozen, **chosen(good, moving, before)},
+            frozen={**state.frozen, **updates.chosen(good, moving, before)},
             opt=opt,
             ema=trainable.restored(ema, state.ema),
             step=state.step + 1,
@@ -167,11 +162,6 @@ def make_step(
         return state, {**grid.best(config.optim, values), **counts}
 
     return step
-
-
-def chosen(good: Array, new: Any, old: Any) -> Any:
-    """The new tree where it is good, else the old one."""
-    return jax.tree.map(lambda x, y: jnp.where(good, x, y), new, old)
 
 
 @functools.lru_cache(maxsize=4)

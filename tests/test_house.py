@@ -50,7 +50,7 @@ LAYERS = [
     "convert/names.py convert/resize.py convert/tables.py convert/schemes.py "
     "convert/writing.py convert/plain.py",
     "backbones/ tokenizers/ convert/shapes.py convert/layouts/",
-    "objectives/ data/ optim.py trainable.py grid.py evaluate/",
+    "objectives/ data/ optim.py updates.py trainable.py grid.py evaluate/",
     "settings.py standins.py checks.py config.py",
     "batches.py gradients.py train.py report/",
     "checkpoint.py run/workdir.py run/feed.py",

@@ -1,12 +1,14 @@
 """Optimisers beside PyTorch's, a rate for each parameter."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mimjax import optim
+from mimjax import optim, updates
 from mimjax.backbones import vit
 
 
@@ -48,14 +50,13 @@ def test_layer_decay_is_that_of_torch_with_a_group_for_each_layer():
         for p, scale in zip(theirs[name], scales[name], strict=True)
     ]
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99))
-    transform = optim.transform(settings, encoder)
-    ours, update = tree(start), jax.jit(transform.update)
-    state = transform.init(ours)
+    update = jax.jit(functools.partial(updates.apply, settings, encoder))
+    ours = tree(start)
+    state = updates.chain(settings).init(ours)
     for step in range(6):
         rate = optim.schedule(settings, peak=0.1, warmup=2, steps=6, step=step)
         grads = {name: draw(shape) for name, shape in shapes.items()}
-        updates, state = update(tree(grads), state, ours)
-        ours = jax.tree.map(lambda p, u, r=rate: p - r * u, ours, updates)
+        ours, state, _ = update(rate, tree(grads), (ours, state, {}), True)
         for group in optimiser.param_groups:
             group["lr"] = float(rate) * group["scale"]
         for name, grad in grads.items():
@@ -71,9 +72,9 @@ def test_sgd_is_that_of_torch():
     draw = np.random.default_rng(1).standard_normal
     params = {"kernel": draw((3, 4)), "bias": draw(4)}
     settings = optim.Optim(name="sgd", momentum=0.8, weight_decay=0.3)
-    transform = optim.transform(settings)
+    update = jax.jit(functools.partial(updates.apply, settings, None, 0.1))
     ours = jax.tree.map(jnp.asarray, params)
-    state, update = transform.init(ours), jax.jit(transform.update)
+    state = updates.chain(settings).init(ours)
     theirs = {n: torch.nn.Parameter(torch.tensor(x)) for n, x in params.items()}
     groups = [
         {"params": [theirs["kernel"]], "weight_decay": 0.3},
@@ -82,8 +83,8 @@ def test_sgd_is_that_of_torch():
     optimiser = torch.optim.SGD(groups, lr=0.1, momentum=0.8)
     for _ in range(4):
         grads = {name: draw(x.shape) for name, x in params.items()}
-        updates, state = update(jax.tree.map(jnp.asarray, grads), state, ours)
-        ours = jax.tree.map(lambda p, u: p - 0.1 * u, ours, updates)
+        given = jax.tree.map(jnp.asarray, grads), (ours, state, {}), True
+        ours, state, _ = update(*given)
         for name, parameter in theirs.items():
             parameter.grad = torch.tensor(grads[name])
         optimiser.step()

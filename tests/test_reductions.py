@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from mimjax import flops, optim, posembed, reductions
+from mimjax import flops, posembed, reductions, updates
 from mimjax.backbones import attention, relative
 
 X = np.random.default_rng(0).normal(size=(3, 50, 40)).astype(np.float32)
@@ -110,9 +110,9 @@ def test_gradients_of_attention_are_alike_everywhere(on_cpu, monkeypatch):
 def test_norm_of_all_gradients_and_the_clip_are_those_of_optax():
     grads = {"a": jnp.asarray(X), "b": [jnp.asarray(X[0, 0]), jnp.float32(2.0)]}
     norm = optax.tree.norm(grads)
-    np.testing.assert_allclose(optim.norm_of(grads), norm, rtol=1e-6)
+    np.testing.assert_allclose(updates.norm_of(grads), norm, rtol=1e-6)
     for most in (1.0, 1e3):
-        ours, theirs = optim.clip_by_norm(most), optax.clip_by_global_norm(most)
+        ours, theirs = updates.clip_by_norm(most), optax.clip_by_global_norm(most)
         # A checkpoint holds the state of either.
         assert ours.init(grads) == theirs.init(grads)
         found, _ = ours.update(grads, ours.init(grads))

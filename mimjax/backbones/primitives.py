@@ -70,13 +70,16 @@ def _kernel_gradient(x: Array, dy: Array, lead: int) -> Array:
     """The product of x and dy over their leading axes, in the form XLA on CPU likes.
 
     Of float32 that is one over a single axis. Of bfloat16 it is one over several: of
-    those it first turns the axes of the left factor, which had better be the smaller.
+    those it first turns the axes of the left factor. That had better be the smaller,
+    unless there is more in the gradient, which then comes out turned.
     """
     both = range(lead), range(lead)
     if x.dtype != jnp.bfloat16:
         x, dy = (y.reshape(-1, *y.shape[lead:]) for y in (x, dy))
         return product(x, dy, (0,), (0,))
-    if dy.size < x.size and x.shape[-1] % 2 == 0 and x.ndim == lead + 1 == dy.ndim:
+    flat = x.ndim == lead + 1 == dy.ndim
+    turned = dy.size + x.shape[-1] * dy.shape[-1]
+    if flat and turned < x.size and x.shape[-1] % 2 == 0:
         # In halves, or XLA would swap the factors back.
         halves = x.reshape(*x.shape[:-1], 2, -1)
         return jnp.moveaxis(product(dy, halves, *both), 0, 2)

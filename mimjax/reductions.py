@@ -14,6 +14,9 @@ from jaxtyping import Array, Float, Int
 # Columns of ones, of which one is used: with fewer the product is a slower kind.
 FEW = 4
 
+# Parts of the rows that are read side by side: of more a processor loses track.
+PARTS = 8
+
 # The longest stack whose layers are added one by one.
 LAYERS = 64
 
@@ -51,10 +54,20 @@ def _sums_of_rows(lead: int) -> tuple[Callable[[Array], Array], ...]:
         ones = jnp.ones((FEW, *x.shape[:lead]), x.dtype)
         return exact_product(ones, x, tuple(range(1, lead + 1)), rows)[0]
 
+    def in_parts(x: Array) -> Array:
+        # The first axis may be cut over devices.
+        length = x.shape[rows[-1]] // PARTS if lead > 1 else 0
+        if not length:
+            return by_ones(x)
+        # Parts are added as they are read; an eighth of the rows is left to multiply.
+        cut = functools.partial(jax.lax.slice_in_dim, x, axis=rows[-1])
+        parts = [cut(i * length, (i + 1) * length) for i in range(PARTS)]
+        return by_ones(sum(map(wide, parts))) + by_ones(cut(PARTS * length, None))
+
     def plainly(x: Array) -> Array:
         return wide(x).sum(axis=rows)
 
-    return by_ones, plainly
+    return in_parts, plainly
 
 
 def sum_of_last(x: Float[Array, "*b k"]) -> Float[Array, "*b 1"]:

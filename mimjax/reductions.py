@@ -1,11 +1,13 @@
 """Reductions of large arrays, as every kind of device does them fast.
 
 XLA on CPU computes a sum in steps, with an array of all terms before it, or anew for
-every column; so there it is a product with a few rows or columns of ones.
+every column; so there it is a product with a few rows or columns of ones, of what is
+left where a few parts can be added up first.
 """
 
 import functools
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +41,10 @@ def exact_product(
     )
 
 
+def _added(parts: Sequence[Array]) -> Array:
+    return functools.reduce(operator.add, map(wide, parts))
+
+
 def sum_of_rows(x: Float[Array, "*b_d"], lead: int) -> Float[Array, "*d"]:
     """The sum over the first `lead` axes, in a wide type."""
     by_ones, plainly = _sums_of_rows(lead)
@@ -55,14 +61,14 @@ def _sums_of_rows(lead: int) -> tuple[Callable[[Array], Array], ...]:
         return exact_product(ones, x, tuple(range(1, lead + 1)), rows)[0]
 
     def in_parts(x: Array) -> Array:
-        # The first axis may be cut over devices.
+        # Parts of the last of the axes: the first may be cut over devices.
         length = x.shape[rows[-1]] // PARTS if lead > 1 else 0
         if not length:
             return by_ones(x)
         # Parts are added as they are read; an eighth of the rows is left to multiply.
         cut = functools.partial(jax.lax.slice_in_dim, x, axis=rows[-1])
         parts = [cut(i * length, (i + 1) * length) for i in range(PARTS)]
-        return by_ones(sum(map(wide, parts))) + by_ones(cut(PARTS * length, None))
+        return by_ones(_added(parts)) + by_ones(cut(PARTS * length, None))
 
     def plainly(x: Array) -> Array:
         return wide(x).sum(axis=rows)
@@ -92,9 +98,10 @@ def sum_of_squares(x: Float[Array, "*s"]) -> Float[Array, ""]:
 
 
 def _squares_by_ones(x: Array) -> Array:
-    if x.ndim > 2 and len(x) <= LAYERS:
-        # A stack is read once, and what is left to sum is as large as one layer.
-        return sum_of_last(sum(jnp.square(wide(layer)) for layer in x)).sum()
+    if x.ndim > 2 and 0 < len(x) <= LAYERS:
+        # Of a stack, what is left to multiply is as large as one layer.
+        x = _added([jnp.square(wide(layer)) for layer in x])
+        return sum_of_last(x).sum()
     return sum_of_last(jnp.square(wide(x))).sum()
 
 

@@ -81,7 +81,10 @@ def clip_by_norm(most: float) -> optax.GradientTransformation:
 
 
 def chain(optim: Optim) -> optax.GradientTransformation:
-    """What keeps the moments as its state; they come to a `direction`."""
+    """Keeps the moments as its state.
+
+    Its updates are not used, for `direction` makes them, with `eps` and `layer_decay`.
+    """
 
     def mask(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
@@ -91,7 +94,7 @@ def chain(optim: Optim) -> optax.GradientTransformation:
     steps = [clip_by_norm(optim.clip)] if optim.clip else []
     decay = optax.add_decayed_weights(optim.weight_decay, mask)
     if optim.name == "adamw":
-        # The decay changes no moment here; it has its place in checkpoints.
+        # The decay changes no moment here; checkpoints have a place for it.
         steps += [optax.scale_by_adam(optim.b1, optim.b2), decay]
     else:
         steps += [decay, *([by_trust(optim)] if optim.name == "lars" else [])]
@@ -116,16 +119,15 @@ def direction(optim: Optim, encoder: Any, moments: Any, params: Any) -> Any:
             return u
         return u * rate_scale(optim, encoder, path, u.shape)
 
-    get = optax.tree_utils.tree_get
     if optim.name == "adamw":
+        adam = moments[-2]
         unbiased = functools.partial(
-            optax.tree_utils.tree_bias_correction, count=get(moments, "count")
+            optax.tree_utils.tree_bias_correction, count=adam.count
         )
-        mean = unbiased(get(moments, "mu"), optim.b1)
-        square = unbiased(get(moments, "nu"), optim.b2)
+        mean, square = unbiased(adam.mu, optim.b1), unbiased(adam.nu, optim.b2)
         found = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + optim.eps), mean, square)
     else:
-        found = get(moments, "trace")
+        found = moments[-1].trace
     return jax.tree_util.tree_map_with_path(of, found, params)
 
 

@@ -23,6 +23,20 @@ def test_sums(dtype):
     np.testing.assert_allclose(last, known.sum(axis=2, keepdims=True), atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(3, 48, 4), (3, 5, 4), (2, 3, 17, 4), (9, 4), (4,)])
+def test_sums_of_rows_of_any_number(shape):
+    """Whole parts, none, axes before and behind; and stacks too long to be one."""
+    lead = len(shape) - 1
+    x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    found = reductions.sum_of_rows(jnp.asarray(x), lead)
+    known = x.sum(axis=tuple(range(lead)), dtype=np.float64)
+    np.testing.assert_allclose(found, known, rtol=1e-5, atol=1e-6)
+    for stack in (x, x[:0], x[None], np.stack([x] * (reductions.LAYERS + 1))):
+        found = reductions.sum_of_squares(jnp.asarray(stack))
+        known = np.square(stack, dtype=np.float64).sum()
+        np.testing.assert_allclose(found, known, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_place_of_largest(dtype):
     x = np.round(2 * X)  # the largest is there several times

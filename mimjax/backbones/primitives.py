@@ -70,8 +70,8 @@ def _kernel_gradient(x: Array, dy: Array, lead: int) -> Array:
     """The product of x and dy over their leading axes, in the form XLA on CPU likes.
 
     Of float32 that is one over a single axis. Of bfloat16 it is one over several: of
-    those it first turns the axes of the left factor. That had better be the smaller,
-    unless there is more in the gradient, which then comes out turned.
+    those it first turns the axes of the left factor, x, or dy where that has less to
+    turn: then the gradient is turned as well.
     """
     both = range(lead), range(lead)
     if x.dtype != jnp.bfloat16:

@@ -23,7 +23,7 @@ Init = Callable[..., Any]
 def reshaped(
     init: Init, drawn: tuple[int, ...], key: Array, shape: tuple[int, ...]
 ) -> Array:
-    """What starts as one of another shape does, as many numbers of it."""
+    """The first value of an array that is `drawn` in another shape."""
     return jnp.reshape(init(key, drawn), shape)
 
 

@@ -17,8 +17,8 @@ from mimjax.schema import ConfigError
 CHECKED = 8
 # Ways to run the peer, and their attention; the fastest is measured.
 WAYS = ("eager-eager", "eager-sdpa", "compile-eager", "compile-sdpa")
-# What heap.keep asks of the C library, for a process that does not call it.
-KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+# What heap.keep asks of the C library, but for huge pages, for a process that does not.
+KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**63 - 1)}
 
 Answer = dict[str, Any]
 

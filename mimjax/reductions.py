@@ -42,7 +42,7 @@ def exact_product(
 
 
 def _added(parts: Sequence[Array]) -> Array:
-    return functools.reduce(operator.add, map(wide, parts))
+    return functools.reduce(operator.add, parts)
 
 
 def sum_of_rows(x: Float[Array, "*b_d"], lead: int) -> Float[Array, "*d"]:
@@ -67,7 +67,7 @@ def _sums_of_rows(lead: int) -> tuple[Callable[[Array], Array], ...]:
             return by_ones(x)
         # Parts are added as they are read; an eighth of the rows is left to multiply.
         cut = functools.partial(jax.lax.slice_in_dim, x, axis=rows[-1])
-        parts = [cut(i * length, (i + 1) * length) for i in range(PARTS)]
+        parts = [wide(cut(i * length, (i + 1) * length)) for i in range(PARTS)]
         return by_ones(_added(parts)) + by_ones(cut(PARTS * length, None))
 
     def plainly(x: Array) -> Array:
@@ -100,8 +100,7 @@ def sum_of_squares(x: Float[Array, "*s"]) -> Float[Array, ""]:
 def _squares_by_ones(x: Array) -> Array:
     if x.ndim > 2 and 0 < len(x) <= LAYERS:
         # Of a stack, what is left to multiply is as large as one layer.
-        x = _added([jnp.square(wide(layer)) for layer in x])
-        return sum_of_last(x).sum()
+        return sum_of_last(_added([jnp.square(wide(layer)) for layer in x])).sum()
     return sum_of_last(jnp.square(wide(x))).sum()
 
 

@@ -44,7 +44,9 @@ class Row(rows.Row):
 
 def measured(objective, **more):
     """What a row of it comes to."""
-    changes = [(name.replace("__", "."), str(value)) for name, value in more.items()]
+    # At the highest rate at once, which shows more.
+    changes = [("optim.warmup_steps", "0")]
+    changes += [(name.replace("__", "."), str(value)) for name, value in more.items()]
     return step.measure(
         f"{tiny.CONFIG}:{objective}",
         changes,

@@ -7,10 +7,11 @@ Hardware: not yet measured. Time: not yet measured. Expected: not yet measured; 
 ViT-B the DINO protocol is not published.
 
 All that is of interest comes before the first and only update: kNN as DINO has it
-(arXiv 2104.14294), a linear layer by L-BFGS and few shots as ViT's paper (arXiv
-2010.11929). Features of all training images are 4 GB, which a process holds twice, its
-devices twice more between them; held-out images stay, 150 kB each. For BEiT and others
-add the fields of their encoder; features are config.evaluate.pool of .layers.
+(arXiv 2104.14294; its features are class tokens: --config.evaluate.pool=cls), a linear
+layer by L-BFGS and few shots as ViT's paper (arXiv 2010.11929). Features of all
+training images are 4 GB, which a process holds twice, its devices twice more between
+them; held-out images stay, 150 kB each. For BEiT and others add the fields of their
+encoder; features are config.evaluate.pool of .layers.
 Data: ImageNet-1k as `tfds build imagenet2012 --file_format=array_record` prepares it;
 for your own labelled images, one sub-folder a class, add
 --config.data.source=folder:/path/to/images --config.objective.num_classes=N.

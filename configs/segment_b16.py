@@ -8,9 +8,10 @@ Expected: not yet measured. The paper's (table 10), on whole images where this c
 33.3 % of MAE's ViT-H/14, 47.3 % of DINOv2's ViT-B/14.
 
 The encoder is that of the run or of the converted weights in config.init_from; without
-it a random one is probed. Batch, updates, optimiser and schedule are those of the
-official `dinov2_vitb14_ade20k_linear_config.py`; crop and jitter are ours, after its
-resizing from 0.5 to 2 and its PhotoMetricDistortion.
+it a random one is probed. Batch, updates and optimiser are those of the official
+`dinov2_vitb14_ade20k_linear_config.py`, whose rate falls from the first update on, here
+from the end of the warm-up, 4 % above it; crop and jitter are ours, after its resizing
+from 0.5 to 2 and its PhotoMetricDistortion.
 Data: ADEChallengeData2016 as it is unpacked, images/training and annotations/training,
 images/validation and annotations/validation; for your own, images/ and masks/, add
 --config.data.source=masks:/path/to/data --config.objective.num_classes=N

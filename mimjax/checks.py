@@ -9,12 +9,15 @@ from mimjax.backbones import sizes
 from mimjax.settings import Config, profile_problems
 
 
-def problems(config: Config, devices: int | None, with_data: bool) -> list[str]:
+def problems(
+    config: Config, devices: int | None, with_data: bool, workdir: str
+) -> list[str]:
     """Of the whole config, by full path."""
     encoder, data, run = config.encoder, config.data, config.run
     if not with_data:
         # Everything but the source and other runs, which need not be there.
         data = dataclasses.replace(data, source="synthetic")
+    if not with_data or (workdir and settings.has_checkpoint(workdir)):
         run = dataclasses.replace(run, init_from="")
     return [
         *("config." + line for line in settings.problems(run)),
@@ -35,8 +38,12 @@ def probed_problems(config: Config) -> list[str]:
     encoder, source = config.encoder, config.evaluate.source
     lines = data_module.check(config.probed, encoder.image_size, encoder.channels)
     own = [line for line in lines if line.startswith("config.data.source: ")]
-    if not own and not data_module.labelled(config.probed):
-        own = [f"config.data.source: {source} has no labels (one sub-folder a class)"]
+    try:
+        if not own and not data_module.labelled(config.probed):
+            told = f"config.data.source: {source} has no labels"
+            own = [f"{told} (one sub-folder a class)"]
+    except data_module.BadDataError as error:
+        own = [str(error)]
     return [line.replace("config.data.", "config.evaluate.") for line in own]
 
 

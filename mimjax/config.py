@@ -87,11 +87,13 @@ def resolve(
     devices: int | None,
     *,
     with_data: bool = True,
+    workdir: str = "",
 ) -> Config:
     """The checked config of a file with `changes` ("optim.clip", "1.0") on top.
 
     `devices` is how many the run has, None where that is not known yet; the data is
-    looked for only `with_data`. Raises ConfigError with every problem there is.
+    looked for only `with_data`, and what to start from not where `workdir` holds a
+    checkpoint to go on from. Raises ConfigError with every problem there is.
     """
     given = overlaid(load(path), {tuple(n.split(".")): text for n, text in changes})
     encoder, objective, missing, stands_in = together(given)
@@ -104,7 +106,7 @@ def resolve(
     found += unmentioned(doubtful, lines)
     config = build(values, models)
     found += unmentioned(
-        doubtful | repaired, checks.problems(config, devices, with_data)
+        doubtful | repaired, checks.problems(config, devices, with_data, workdir)
     )
     if found:
         raise ConfigError(found)

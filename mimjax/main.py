@@ -93,7 +93,13 @@ def main(arguments: list[str] | None = None) -> int:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return BAD_CONFIG
-    except Exception:
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            # JAX says so when it compiles, or only when it runs.
+            from mimjax.run.setup import too_large
+
+            print(too_large(str(error)), file=sys.stderr)
+            return BAD_CONFIG
         traceback.print_exc()
         return INTERNAL
 
@@ -112,7 +118,7 @@ def start(
     from mimjax.run import compiled, loop, setup
 
     # Before any host or device is touched; what depends on their number comes after.
-    resolved = config.resolve(flags.config, changes, None)
+    resolved = config.resolve(flags.config, changes, None, workdir=flags.workdir)
     if flags.distributed:
         from mimjax import hosts
 

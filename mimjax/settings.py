@@ -15,7 +15,7 @@ MOST_EPOCHS = 1_000_000
 class Run:
     """The top fields. Periods are in steps, 0 for never; set `steps` or `epochs`.
 
-    `keep_last` checkpoints are kept, and one every `keep_every` steps for good.
+    `keep_last` checkpoints are kept, and those of every `keep_every` steps for good.
     `init_from` names the workdir of another run, or a file of another project that
     `python -m mimjax.convert` reads; `init_scope` says whether its "encoder" or "all"
     its parameters start this one.
@@ -178,6 +178,11 @@ def problems(run: Run) -> list[str]:
     for name in ("seed", "steps", "epochs", *periods):
         if getattr(run, name) < 0:
             found.append(f"{name}: {getattr(run, name)} must not be negative")
+    if run.checkpoint_every > 0 and run.keep_every % run.checkpoint_every:
+        found.append(
+            f"keep_every: {run.keep_every} must be a multiple of checkpoint_every "
+            f"({run.checkpoint_every})"
+        )
     if run.epochs > MOST_EPOCHS:
         found.append(f"epochs: {run.epochs} is more than {MOST_EPOCHS}")
     if run.init_from and not (holds_model(run.init_from) or is_file(run.init_from)):

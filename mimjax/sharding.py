@@ -30,7 +30,8 @@ TENSOR_CUTS = {
 # Arrays below this many values are cheaper to copy than to gather.
 SMALLEST_CUT = 2**14
 
-# Above this many bytes of parameters and moments a device, they are cut over fsdp.
+# Above this many bytes of parameters, gradients and moments a device, they are cut
+# over fsdp.
 AUTO_FSDP_BYTES = 2 * 2**30
 
 
@@ -39,7 +40,7 @@ class Mesh:
     """Devices along each axis; 0 lets the program choose.
 
     By default all devices share the batch; they also share the parameters (fsdp) where
-    parameters and moments take more than 2 GiB.
+    these, their gradients and moments take more than 2 GiB.
     """
 
     data: int = 0

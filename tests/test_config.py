@@ -147,6 +147,12 @@ ONE = [
     ("objective.mask_ratio=1e-17", "objective.mask_ratio: 1e-17 keeps 196 of the 196"),
     ("objective.decoder_heads=5", "objective.decoder_heads: 5 does not divide decode"),
     ("objective.decoder_width=6 objective.decoder_heads=1", "objective.decoder_width"),
+    ("keep_every=1500", "keep_every: 1500 must be a multiple of checkpoint_every (10"),
+    (
+        "objective.name=beit encoder.image_size=(16,224) objective.num_hidden=5 "
+        "objective.min_block=1",
+        "objective.min_block: no block of 1 patches lies within 1 x 14",
+    ),
     ("objective.sampling=blocks", "objective.sampling: 'blocks' is none of random, b"),
     (
         "objective.name=beit objective.sampling=grid",

@@ -24,6 +24,7 @@ from mimjax.data import (
     order,
     prepared,
     samples,
+    scaled,
 )
 from mimjax.data.quiet import tf
 
@@ -262,6 +263,27 @@ def test_held_out_images_are_centre_crops(tmp_path):
     np.testing.assert_array_equal(image, np.asarray(resized)[4:60, 20:76])
 
 
+@pytest.mark.parametrize(
+    ("height", "width"), [(392, 500), (500, 392), (49, 53), (374, 374), (301, 200)]
+)
+def test_sides_of_held_out_images_are_rounded_as_by_torchvision(height, width):
+    """Resize(256, bicubic) and CenterCrop(224), whatever training images are."""
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    short, long = min(height, width), max(height, width)
+    sides = {short: 256, long: int(256 * long / short)}
+    size = sides[width], sides[height]
+    whole = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+    left, top = (round((side - 224) / 2) for side in size)
+    wanted = np.asarray(whole.crop((left, top, left + 224, top + 224)))
+    for interpolation in ("bicubic", "bilinear"):
+        image = scaled.centre(noise, (224, 224), Data(interpolation=interpolation))
+        np.testing.assert_array_equal(image, wanted)
+    mask = noise[..., 0]
+    grey = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
+    wanted = np.asarray(grey.crop((left, top, left + 224, top + 224)))
+    np.testing.assert_array_equal(scaled.centre_of_mask(mask, (224, 224)), wanted)
+
+
 @pytest.mark.parametrize("source", ["folder", "digits", "synthetic"])
 def test_held_out_images_come_in_blocks_too(tmp_path, source):
     """What cannot be read is left out of its block, be that all of it."""
@@ -414,6 +436,25 @@ def test_past_the_limit_the_run_stops_with_one_line(tmp_path):
     assert "11 images are unreadable (11 empty), more than the 10" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert data.error_counts(tmp_path) == {"empty": 11}
+
+
+def test_what_an_evaluation_cannot_read_is_listed_and_ends_no_training(tmp_path):
+    """Neither before a run is resumed nor after; an image of both is counted once."""
+    write_tree(
+        tmp_path, *(f"{part}/a/{n}.jpg" for part in ("train", "val") for n in range(9))
+    )
+    for part in ("train", "val"):
+        for n in range(3):
+            (tmp_path / part / "a" / f"{n}.jpg").write_bytes(b"")
+    settings = Data(source=f"folder:{tmp_path}", bad_minimum=3)
+    asked = {"image_size": (16, 16), "channels": 3, "limit": 9, "workdir": tmp_path}
+    for _ in range(2):
+        for split in ("probe_train", "test"):
+            next(data.held_out(settings, split=split, **asked))
+        read(settings, 5, tmp_path)
+    parts = [entry["part"] for entry in listed(tmp_path)]
+    assert [parts.count(part) for part in ("train", "probe_train", "test")] == [3] * 3
+    assert data.error_counts(tmp_path) == {"empty": 6}
 
 
 def test_a_folder_of_nothing_readable_stops_at_once(tmp_path):
@@ -646,6 +687,13 @@ def test_an_empty_folder_and_a_missing_split_are_noticed(tmp_path, tiny):
     wrong = dataclasses.replace(tiny, source="tfds:tiny:valid")
     (problem,) = data.check(wrong, (32, 32), 3)
     assert "no split 'valid'; it has train, test" in problem
+    for cut in ("[:50%", "[abc]", "[:99]"):
+        wrong = dataclasses.replace(tiny, source=f"tfds:tiny:train{cut}")
+        with pytest.raises(data.BadDataError) as caught:
+            data.fingerprint(wrong)
+        said = str(caught.value)
+        assert said.startswith(f"config.data.source: 'train{cut}': ")
+        assert "\n" not in said
 
 
 def test_images_have_one_or_three_channels():

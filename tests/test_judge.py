@@ -214,6 +214,22 @@ def test_images_that_cannot_be_probed_with_are_one_line(unlabelled, tmp_path):
         assert "data.source" not in line
 
 
+def test_images_whose_class_is_not_said_are_left_out_of_classes(tmp_path):
+    given = tiny.resolve("mae", **SMALL)
+    judge = Judge(given, PLAN, tiny.mesh_of(), tmp_path, lambda: False)
+    params = tiny.start(given, tiny.mesh_of()).params
+    whole = judge.frozen(params)
+    for labels in (judge.learned[1], judge.test["label"]):
+        labels[5:] = -1
+    assert len(judge.known(params)[0]) == 5
+    some = judge.frozen(params)
+    assert some["knn"] * 5 == round(some["knn"] * 5)
+    assert some["rankme"] == whole["rankme"], "which knows no classes"
+    judge.learned[1][:] = -1
+    none = judge.frozen(params)
+    assert none.keys() < whole.keys() and "knn" not in none
+
+
 def test_images_of_an_encoder_that_stays_are_not_kept(tmp_path, monkeypatch):
     """They are read in blocks, of which the features are the same."""
     given = tiny.resolve("mae", **SMALL)

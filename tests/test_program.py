@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 from program import CONFIG, ROOT, Program
 
@@ -171,6 +172,13 @@ def test_the_flags_are_read_without_the_libraries():
         (BadDataError("step 3: too many"), 78, "step 3: too many\n"),
         (StorageError("cannot save step 4: full"), 74, "cannot save step 4: full\n"),
         (OSError(28, "No space left"), 74, "[Errno 28] No space left\n"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory.\nUsed"),
+            78,
+            "config.batch_size: the step does not fit into memory; try a smaller "
+            "batch, config.optim.accumulate, config.encoder.remat=full or more devices "
+            "on config.mesh.fsdp\n",
+        ),
     ],
 )
 def test_what_goes_wrong_is_told_in_lines(monkeypatch, capsys, error, status, told):

@@ -7,8 +7,10 @@ import pytest
 import tiny
 from PIL import Image
 
+from mimjax import config
 from mimjax.config import ConfigError
 from mimjax.data import BadDataError
+from mimjax.data import folder as folders
 from mimjax.run import loop, source, workdir
 from mimjax.schema import flatten
 
@@ -46,6 +48,45 @@ def test_a_first_image_that_cannot_be_read_refuses_no_run(tmp_path):
         source.check_images(given, 3)
 
 
+def test_images_to_probe_with_of_which_none_is_held_out_are_one_line(tmp_path):
+    photos(tmp_path / "train" / "a", 3)
+    for name in ("train/a", "train/b", "val/c", "val/d"):
+        photos(tmp_path / "other" / name, 3)
+    asked = {"evaluate__source": f"folder:{tmp_path}/other", "eval_every": 5}
+    with pytest.raises(ConfigError, match=r"config\.evaluate\.source: .* no held-out"):
+        source.check_images(folder_config(tmp_path, **asked), 3)
+
+
+def test_processes_that_see_other_images_do_not_start(tmp_path, monkeypatch):
+    photos(tmp_path / "train" / "a", 3)
+    given, seen = folder_config(tmp_path), []
+    found = source.fingerprint(given, tmp_path / "run")
+    assert found["length"] == 2, "and one held out"
+    monkeypatch.setattr(source, "same", lambda number: seen.append(number))
+    with pytest.raises(BadDataError, match="do not see the same images of folder:"):
+        source.fingerprint(given, tmp_path / "run")
+    photos(tmp_path / "more" / "train" / "a", 5)
+    with pytest.raises(BadDataError):
+        source.fingerprint(folder_config(tmp_path / "more"), tmp_path / "run")
+    assert len({*seen}) == 2
+
+
+def test_a_folder_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    photos(tmp_path / "train" / "a", 3)
+
+    def forbidden(*_):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "lost+found"))
+
+    given = folder_config(tmp_path)
+    monkeypatch.setattr(folders, "scan", forbidden)
+    with pytest.raises(BadDataError, match=r"config\.data\.source: .*lost\+found"):
+        source.check_labels(given)
+    with pytest.raises(ConfigError) as caught:
+        tiny.resolve("mae", evaluate__source=f"folder:{tmp_path}")
+    (line,) = caught.value.problems
+    assert line.startswith("config.evaluate.source: ") and "lost+found" in line
+
+
 def test_what_is_trained_on_is_told(tmp_path):
     for name, count in (("a", 3), ("b", 2)):
         photos(tmp_path / "train" / name, count)
@@ -70,6 +111,26 @@ def test_a_run_that_its_data_ends_says_so_in_its_record(tmp_path):
     assert "bad data" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_a_finished_run_that_lost_its_report_is_given_one(tmp_path):
+    given = tiny.resolve("mae", steps=2, optim__warmup_steps=1)
+    for _ in range(2):
+        assert loop.run(given, tmp_path / "run", ["mimjax"]) == loop.DONE
+        (tmp_path / "run" / "report.html").unlink()
+
+
+def test_a_warm_up_too_long_for_the_images_names_its_field():
+    given = {"steps": 0, "epochs": 1, "optim__warmup_steps": 1000}
+    for changes, told in (
+        (given, r"warmup_steps: a warm-up of 1000 steps .* run of 50 \(0 for none\)"),
+        (
+            {**given, "optim__warmup_steps": 0, "optim__warmup_epochs": 0.999},
+            r"warmup_epochs: a warm-up of 50 steps .* or set config.optim.warmup_steps",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            tiny.setup.make_plan(tiny.resolve("mae", **changes), 50 * 8)
+
+
 def test_a_field_that_is_new_since_must_have_its_default(tmp_path):
     """An older version wrote a config.json without it."""
 
@@ -90,6 +151,40 @@ def test_a_field_that_is_new_since_must_have_its_default(tmp_path):
     assert line == f"config.optim.clip: 1.0 here, not set in {tmp_path}"
     assert hint.startswith("--workdir: ")
     claim()
+
+
+def test_a_workdir_of_another_model_or_without_locks_is_not_taken(
+    tmp_path, monkeypatch
+):
+    def claim(**changes):
+        with workdir.claim(tiny.resolve("mae", **changes), tmp_path):
+            pass
+
+    claim()
+    claim(seed=1)  # nothing was begun
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"config\.seed: 0 here, 1 in"):
+        claim()
+    (tmp_path / "params.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match=f"--config.init_from={tmp_path} in another"):
+        claim(seed=1)
+    (tmp_path / "params.safetensors").unlink()
+
+    def without(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(workdir.fcntl, "flock", without)
+    with pytest.raises(ConfigError, match=r"cannot lock .*: Function not implemented"):
+        claim(seed=1)
+
+
+def test_what_a_run_began_from_may_be_gone_when_it_goes_on(tmp_path):
+    changes = [("init_from", "/nowhere")]
+    with pytest.raises(ConfigError, match="holds no checkpoint"):
+        config.resolve(f"{tiny.CONFIG}:mae", changes, 1, workdir=str(tmp_path))
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    found = config.resolve(f"{tiny.CONFIG}:mae", changes, 1, workdir=str(tmp_path))
+    assert found.run.init_from == "/nowhere"
 
 
 def test_other_images_than_at_the_start_are_refused_before_anything_moves(tmp_path):

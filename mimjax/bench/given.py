@@ -14,8 +14,8 @@ from mimjax.objectives import dvae
 from mimjax.run import compiled, setup
 from mimjax.tokenizers.dvae import Encoder
 
-# A run's first updates, whose rates rise from 0. At the highest rate at once BEiT's loss
-# leaps, and which way is decided by rounding, so that nothing could be compared.
+# A run's first updates, whose rates rise from 0. At the highest rate at once BEiT's
+# loss leaps, and which way is decided by rounding: nothing could be compared.
 ALWAYS = (("steps", "10000"), ("optim.warmup_steps", "100"))
 # What is drawn by chance beside the masks, or is done another way there.
 ALIKE = {

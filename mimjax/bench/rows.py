@@ -81,14 +81,19 @@ def growth(platform: str) -> dict[str, list[Row]]:
         changes = {f"objective.{field}": value for field, value in more.items()}
         return Row(name, "mae_b16", batch, fields, changes, against="")
 
-    return {
+    def deep(**encoder: str) -> list[Row]:
+        return [
+            mae(f"{depth} layers", {"size": sizes[0], "depth": str(depth), **encoder})
+            for depth in (12, 24, 32)
+        ]
+
+    found = {
         "hidden patches": [
             mae(f"MAE-{middle}", {"size": middle}),
             mae(f"MAE-{middle}, all patches", {"size": middle}, mask_in_encoder="True"),
         ],
         "size": [mae(f"MAE-{size}", {"size": size}) for size in sizes],
-        "depth": [
-            mae(f"{depth} layers", {"size": sizes[0], "depth": str(depth)})
-            for depth in (12, 24, 32)
-        ],
+        "depth": deep(),
     }
+    # A CPU compiles every layer by itself, unless it is told not to.
+    return found | ({"depth, scanned": deep(unroll="1")} if cpu else {})

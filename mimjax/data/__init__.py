@@ -78,7 +78,7 @@ class Data:
       min_side: an image with a shorter side counts as bad, in pixels.
       max_pixels: an image with more pixels counts as bad and is not decoded.
       bad_fraction, bad_minimum: a run stops when the number of distinct bad images
-        exceeds both this share of all images of the source and this number.
+        exceeds both this share of all images to train on and this number.
       tfds_dir: where prepared data sets lie; empty: $TFDS_DATA_DIR or
         ~/tensorflow_datasets.
       shuffle_buffer: undecoded records shuffled together, for TFRecord files only.
@@ -199,10 +199,16 @@ def labelled(data: Data) -> int:
 
 
 def class_names(data: Data) -> list[str]:
-    """Names of the classes in the order of the labels, [] where there are none."""
+    """Names of the classes in the order of the labels, [] where there are none.
+
+    Raises BadDataError where a part of the source cannot be listed.
+    """
     from mimjax.data import sources
 
-    return sources.class_names(data)
+    try:
+        return sources.class_names(data)
+    except OSError as error:
+        raise BadDataError(f"config.data.source: {error}") from error
 
 
 def mask_names(data: Data) -> list[str]:

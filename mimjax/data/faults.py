@@ -26,14 +26,19 @@ class Ledger:
 
     Paths already listed in the workdir, by an earlier attempt of the run or another
     process, are not listed again. Each process counts what stands in the file at its
-    start and what it meets itself.
+    start and what it meets itself, of its own part alone: "train", or "probe_train" and
+    "test" of an evaluation.
     """
 
-    def __init__(self, workdir: Path | None, limit: float, process: int):
+    def __init__(
+        self, workdir: Path | None, limit: float, process: int, part: str = "train"
+    ):
         self._file = None if workdir is None else workdir / FILE_NAME
         self._limit = limit
         self._process = process
-        self._reasons = dict(_listed(self._file)) if self._file else {}
+        self._part = part
+        before = _listed(self._file) if self._file else {}
+        self._reasons = {path: why for (of, path), why in before.items() if of == part}
 
     def note(self, path: str, reason: str, step: int) -> None:
         """Count one image; raises BadDataError past the limit."""
@@ -42,7 +47,8 @@ class Ledger:
         self._reasons[path] = reason
         if self._file:
             entry = {"path": path, "reason": reason, "step": step}
-            line = json.dumps({**entry, "process": self._process}) + "\n"
+            entry |= {"process": self._process, "part": self._part}
+            line = json.dumps(entry) + "\n"
             with open(self._file, "a", encoding="utf-8") as out:
                 out.write(line)
         if len(self._reasons) > self._limit:
@@ -72,17 +78,22 @@ def told(path: str, reason: str) -> str:
 
 def error_counts(workdir: Path) -> dict[str, int]:
     """How many distinct images of a run were unreadable, by reason."""
-    return dict(collections.Counter(r for _, r in _listed(workdir / FILE_NAME)))
+    found = _listed(workdir / FILE_NAME).items()
+    # Those that a probe learns from are trained on as well.
+    images = {(part == "test", path): reason for (part, path), reason in found}
+    return dict(collections.Counter(images.values()))
 
 
-def _listed(file: Path) -> list[tuple[str, str]]:
+def _listed(file: Path) -> dict[tuple[str, str], str]:
+    """The reasons by part and path."""
+    found: dict[tuple[str, str], str] = {}
     if not file.exists():
-        return []
-    found = {}
+        return found
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
-            found.setdefault(str(entry["path"]), str(entry["reason"]))
-        except (ValueError, KeyError, TypeError):
+            which = str(entry.get("part", "train")), str(entry["path"])
+            found.setdefault(which, str(entry["reason"]))
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue  # a line cut short when an earlier attempt was killed
-    return list(found.items())
+    return found

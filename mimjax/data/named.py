@@ -155,7 +155,11 @@ def open_records(data: Data, part: Literal["train", "test"]) -> Numbered | InOrd
     builder = _builder(prepared)
     apart = part == "test" and prepared.held_out
     split = prepared.held_out if apart else prepared.split
-    found = builder.info.splits[split].file_instructions
+    try:
+        found = builder.info.splits[split].file_instructions
+    except (ValueError, KeyError) as error:
+        first = str(error).strip("\"'").partition("\n")[0]
+        raise BadDataError(f"config.data.source: {split!r}: {first}") from None
     stretches = [Stretch(str(f.filename), f.skip, f.take) for f in found]
     total = sum(stretch.take for stretch in stretches)
     start, stop = 0, total

@@ -1,6 +1,5 @@
 """Images at another size: by Pillow or, without antialiasing, by TensorFlow."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -36,12 +35,28 @@ def resize(
 def centre(
     image: UInt8[np.ndarray, "h w C"], size: tuple[int, int], data: Data
 ) -> UInt8[np.ndarray, "H W C"]:
-    """A held-out image: the shorter side at 256/224 of the size, then the centre."""
+    """A held-out image: the shorter side at 256/224 of the size, then the centre.
+
+    Bicubic however training images are resized, as all official evaluations are (BEiT
+    and DINO train their probes on bilinear ones); but for vit_jax, which antialiases
+    nothing.
+    """
+    how = "bicubic" if data.antialias else data.interpolation
+    return _middle(image, size, how, data.antialias)
+
+
+def _middle(
+    image: UInt8[np.ndarray, "h w C"],
+    size: tuple[int, int],
+    interpolation: str,
+    antialias: bool,
+) -> UInt8[np.ndarray, "H W C"]:
+    """The centre, sides and place rounded as torchvision's Resize and CenterCrop do."""
     (height, width), (h, w) = size, image.shape[:2]
-    scale = max(height * 256 // 224 / h, width * 256 // 224 / w)
-    whole = (max(int(h * scale), height), max(int(w * scale), width))
-    image = resize(image, whole, data.interpolation, data.antialias)
-    top, left = (whole[0] - height) // 2, (whole[1] - width) // 2
+    tall, wide = height * 256 // 224, width * 256 // 224
+    whole = (tall, w * tall // h) if tall * w >= wide * h else (h * wide // w, wide)
+    image = resize(image, whole, interpolation, antialias)
+    top, left = round((whole[0] - height) / 2), round((whole[1] - width) / 2)
     return image[top : top + height, left : left + width]
 
 
@@ -53,11 +68,10 @@ def nearest(
 
 
 def centre_of_mask(
-    mask: UInt8[np.ndarray, "h w"], size: tuple[int, int], data: Data
+    mask: UInt8[np.ndarray, "h w"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "H W"]:
     """What `centre` shows of the image of a mask."""
-    plain = dataclasses.replace(data, interpolation="nearest", antialias=True)
-    return centre(mask[..., None], size, plain)[..., 0]
+    return _middle(mask[..., None], size, "nearest", True)[..., 0]
 
 
 def second_view(

@@ -36,7 +36,7 @@ def images(
             numbers = np.arange(start, min(start + size, count))
             yield _drawn(data, part, numbers, *sizes)
         return
-    ledger = Ledger(workdir, math.inf, 0)  # training alone ends by some
+    ledger = Ledger(workdir, math.inf, 0, split)  # training alone ends by some
     faults: dict[str, str] = {}
     done, found = 0, sources.records(data, part)
     for block, numbers, last in _numbered(found, limit, size):
@@ -150,4 +150,4 @@ def _image(
     whole = image.shape[:2]
     content = sources.mask_of(found, index)
     mask = upright.read_mask(content, whole, mask_values, data.max_pixels)
-    return *shown, scaled.centre_of_mask(mask, image_size, data)
+    return *shown, scaled.centre_of_mask(mask, image_size)

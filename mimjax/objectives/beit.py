@@ -8,6 +8,7 @@ over those of each GPU).
 """
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
@@ -21,6 +22,13 @@ SAMPLING = ("block", "random")
 
 # What stands in until a tokenizer is named: the sizes of the public one of DALL-E.
 PUBLIC = frozen.Model(dvae.Objective(Encoder()), (0.0,), (1.0,))
+
+
+def fits(area: int, grid: tuple[int, int]) -> bool:
+    """Whether a block of so many patches is ever found by `masking.block_wise`."""
+    ratios = np.geomspace(masking.BLOCK_RATIO, 1 / masking.BLOCK_RATIO, 99)
+    height, width = (np.round(np.sqrt(area * x)) for x in (ratios, 1 / ratios))
+    return bool(((height < grid[0]) & (width < grid[1])).any())
 
 
 class Objective(tokenizers.Predicted, nn.Module):
@@ -58,6 +66,12 @@ class Objective(tokenizers.Predicted, nn.Module):
             found.append(
                 f"min_block: {self.min_block} must be from 1 to num_hidden "
                 f"({self.num_hidden})"
+            )
+        elif blocks and not fits(self.min_block, encoder.grid):
+            rows, columns = encoder.grid
+            found.append(
+                f"min_block: no block of {self.min_block} patches lies within "
+                f"{rows} x {columns} (use a smaller one, or sampling='random')"
             )
         if self.sampling not in SAMPLING:
             known = ", ".join(SAMPLING)

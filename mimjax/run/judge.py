@@ -58,7 +58,7 @@ class Judge:
         return "encoder" in self.config.optim.frozen
 
     def known(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Features to learn from, and their labels.
+        """Features to learn from, and their labels, of images that have one.
 
         Images that are not needed again are let go, block by block.
         """
@@ -75,8 +75,8 @@ class Judge:
                 found.append((rows, labels))
         if not found:
             raise ValueError("no images to take features of")
-        rows, labels = zip(*found, strict=True)
-        return np.concatenate(rows), np.concatenate(labels)
+        rows, labels = map(np.concatenate, zip(*found, strict=True))
+        return rows[labels >= 0], labels[labels >= 0]
 
     @functools.cached_property
     def asked(self) -> tuple[np.ndarray, ...]:
@@ -171,10 +171,12 @@ class Judge:
             return values
         images, labels = self.asked
         asked = self.extract(self.embed, params, images, wanted.batch_size)
-        if self.num_classes:
+        # Some sets have classes, but say of no image, or not of all, which it is of.
+        known, told = self.known(params) if self.num_classes else None, labels >= 0
+        if known and len(known[1]) and told.any():
             values |= evaluate.frozen_accuracy(
-                self.known(params),
-                (asked, labels),
+                known,
+                (asked[told], labels[told]),
                 self.num_classes,
                 wanted,
                 self.mesh,

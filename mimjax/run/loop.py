@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from mimjax import checkpoint, data, metrics, report, train
+from mimjax import checkpoint, metrics, report, train
 from mimjax.config import Config
 from mimjax.data.faults import BadDataError
 from mimjax.evaluate import Interrupted
@@ -62,8 +62,7 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         config, mesh = setup.place(config)
         stack.enter_context(jax.set_mesh(mesh))
         source.check_labels(config)
-        found = data.fingerprint(config.data)
-        workdir.check_data(folder, found)
+        found = source.fingerprint(config, folder)
         source.check_images(config, found["length"])
         plan = setup.make_plan(config, found["length"])
         progress = Progress(plan.steps, silent=not first)
@@ -76,6 +75,8 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         judge = Judge(config, plan, mesh, folder, signals.asked)
         drawing = Drawing(config, plan, mesh, folder, signals.asked, lambda: judge.test)
         if start == plan.steps and complete(config, judge, drawing, start):
+            if not (folder / report.REPORT).exists():
+                drawing.report()
             progress.note(f"finished before; see {folder / report.REPORT}")
             return DONE
         batches = setup.make_feed(config, mesh, plan, start, folder)
@@ -100,9 +101,7 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         gc.enable()
         with failing(record, drawing):
             status, last = advance(session, update, state, start)
-            checkpoints.wait()
-        unread = source.unread(folder)
-        if unread:
+        if unread := source.unread(folder):
             progress.note(unread)
         if record:
             record.finish(status=status, step=last)
@@ -176,6 +175,7 @@ def advance(
         ends = step == plan.steps
         if ends or session.signals.agreed(step):
             session.checkpoints.save(state, step)
+            session.checkpoints.wait()
             if ends and seen:
                 return DONE, step
             session.progress.note(
@@ -231,14 +231,14 @@ def look(session: Session, state: train.State, step: int) -> bool:
 
 def log(session: Session, step: int, values: dict[str, float]) -> None:
     """One line to the progress bar, one record to the files."""
-    skipped = values.pop("skipped")
-    values |= {**session.meter.read(step), "skipped": int(skipped)}
+    values |= {**session.meter.read(step), "skipped": int(values.pop("skipped"))}
     session.writer.write(step, values)
     session.progress.update(step, values)
 
 
 def give_up(session: Session, step: int) -> int:
     """Says why the run ends; the last checkpoint holds the last good parameters."""
+    session.checkpoints.wait()
     kept = session.checkpoints.steps()
     last = f"checkpoint {kept[-1]} is the last good one" if kept else "nothing is saved"
     session.progress.note(

@@ -86,11 +86,13 @@ def make_plan(config: Config, num_images: int) -> train.Plan:
     """Steps, warm-up and pixel constants, once the number of images is known."""
     steps, warmup = config.steps(num_images), config.warmup(num_images)
     if warmup >= steps:
+        unit, hint = "epochs", ", or set config.optim.warmup_steps"
+        if config.optim.warmup_steps:
+            unit, hint = "steps", ""
         raise ConfigError(
             [
-                f"config.optim.warmup_epochs: a warm-up of {warmup} steps must be "
-                f"shorter than the run of {steps} (0 for none, or set "
-                "config.optim.warmup_steps)"
+                f"config.optim.warmup_{unit}: a warm-up of {warmup} steps must be "
+                f"shorter than the run of {steps} (0 for none{hint})"
             ]
         )
     found = profile_problems(config.profile, steps)
@@ -106,12 +108,7 @@ def compile_step(
     """The update, compiled and traced; says what it took and what it will take."""
     start = time.perf_counter()
     traced = train.trace_step(config, plan, mesh)
-    try:
-        step = traced.lower().compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise ConfigError([too_large(str(error))]) from error
+    step = traced.lower().compile()
     heap.give_back()
     seconds = time.perf_counter() - start
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())

@@ -1,12 +1,32 @@
 """What the data of a run must offer, once its images are counted."""
 
+import json
 import pathlib
+import zlib
+from typing import Any
 
 from mimjax import data, train
 from mimjax.config import Config, ConfigError
+from mimjax.data.faults import BadDataError
+from mimjax.hosts.agree import same
+from mimjax.run import workdir
 
 # Held-out images that may all be unreadable before a run is refused.
 LOOKED_AT = 16
+
+
+def fingerprint(config: Config, folder: pathlib.Path) -> dict[str, Any]:
+    """What identifies the training images: for all processes, and ever, the same.
+
+    Raises BadDataError where they see others or a part cannot be listed, ConfigError
+    where the run in the workdir `folder` saw others before.
+    """
+    found = data.fingerprint(config.data)
+    if not same(zlib.crc32(json.dumps(found, sort_keys=True).encode())):
+        told = f"the processes do not see the same images of {config.data.source}"
+        raise BadDataError(f"config.data.source: {told}")
+    workdir.check_data(folder, found)
+    return found
 
 
 def check_images(config: Config, length: int) -> None:
@@ -14,22 +34,26 @@ def check_images(config: Config, length: int) -> None:
     run, source = config.run, config.data.source
     if length == 0:
         raise ConfigError([f"config.data.source: {source} has no image to train on"])
+    judged = {}
     if run.eval_every or run.picture_every:
-        size, channels = config.encoder.image_size, config.encoder.channels
+        judged["data"] = config.data, config.mask_values
+    if run.eval_every and config.evaluate.source:
+        judged["evaluate"] = config.probed, 0
+    for group, (given, masks) in judged.items():
         images, *_ = next(
             data.held_out(
-                config.data,
-                image_size=size,
-                channels=channels,
+                given,
+                image_size=config.encoder.image_size,
+                channels=config.encoder.channels,
                 split="test",
                 limit=LOOKED_AT,
-                mask_values=config.mask_values,
+                mask_values=masks,
             )
         )
         if len(images) == 0:
             raise ConfigError(
                 [
-                    f"config.data.source: {source} has no held-out image to "
+                    f"config.{group}.source: {given.source} has no held-out image to "
                     "evaluate and draw; add images, or set config.data.holdout_fraction"
                     " above 0, or config.eval_every and config.picture_every to 0"
                 ]

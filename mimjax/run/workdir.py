@@ -14,7 +14,7 @@ from mimjax import __version__
 from mimjax.config import Config, defaults
 from mimjax.metrics import METRICS, replacing
 from mimjax.schema import ConfigError
-from mimjax.settings import has_checkpoint
+from mimjax.settings import PARAMS, has_checkpoint
 
 # Fields that may differ between a run and its resumption: they change what is written
 # down or how fast, not what is computed.
@@ -43,8 +43,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tens
 def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
     """Makes the workdir this run's, as long as it runs.
 
-    Raises ConfigError where another run's config lies there, or another process is at
-    work in it.
+    Raises ConfigError where another run's config or converted weights lie there, or
+    another process is at work in it.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -55,13 +55,21 @@ def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ConfigError(
                 [f"--workdir: another process is at work in {workdir}; choose another"]
             ) from None
+        except OSError as error:
+            told = f"--workdir: cannot lock {workdir}: {error.strerror}; choose another"
+            raise ConfigError([told + " on a file system that has locks"]) from error
+        if (workdir / PARAMS).exists():
+            told = f"--workdir: {workdir} holds converted weights; start from them with"
+            more = f"--config.init_from={workdir} in another --workdir"
+            raise ConfigError([f"{told} {more}"])
         path = workdir / "config.json"
         # The metrics are opened last: what failed before them has nothing to lose.
-        if path.exists() and (workdir / METRICS).exists():
+        begun = (workdir / METRICS).exists() or has_checkpoint(str(workdir))
+        if path.exists() and begun:
             found = differences(config, json.loads(path.read_text()), workdir)
             if found:
                 hint = (

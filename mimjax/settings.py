@@ -178,10 +178,11 @@ def problems(run: Run) -> list[str]:
     for name in ("seed", "steps", "epochs", *periods):
         if getattr(run, name) < 0:
             found.append(f"{name}: {getattr(run, name)} must not be negative")
-    if run.checkpoint_every > 0 and run.keep_every % run.checkpoint_every:
+    saves = run.checkpoint_every
+    if run.keep_every > 0 and (saves == 0 or run.keep_every % saves):
         found.append(
             f"keep_every: {run.keep_every} must be a multiple of checkpoint_every "
-            f"({run.checkpoint_every})"
+            f"({saves})"
         )
     if run.epochs > MOST_EPOCHS:
         found.append(f"epochs: {run.epochs} is more than {MOST_EPOCHS}")

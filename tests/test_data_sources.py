@@ -452,9 +452,15 @@ def test_what_an_evaluation_cannot_read_is_listed_and_ends_no_training(tmp_path)
         for split in ("probe_train", "test"):
             next(data.held_out(settings, split=split, **asked))
         read(settings, 5, tmp_path)
-    parts = [entry["part"] for entry in listed(tmp_path)]
+    entries = listed(tmp_path)
+    parts = [entry["part"] for entry in entries]
     assert [parts.count(part) for part in ("train", "probe_train", "test")] == [3] * 3
+    assert {entry["source"] for entry in entries} == {settings.source}
     assert data.error_counts(tmp_path) == {"empty": 6}
+    # The same names in another source are other images.
+    other = dataclasses.replace(settings, source=f"folder:{tmp_path}/val")
+    next(data.held_out(other, split="probe_train", **asked))
+    assert data.error_counts(tmp_path)["empty"] > 6
 
 
 def test_a_folder_of_nothing_readable_stops_at_once(tmp_path):

@@ -175,9 +175,10 @@ def test_the_flags_are_read_without_the_libraries():
         (
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory.\nUsed"),
             78,
-            "config.batch_size: the step does not fit into memory; try a smaller "
-            "batch, config.optim.accumulate, config.encoder.remat=full or more devices "
-            "on config.mesh.fsdp\n",
+            "config.batch_size: a device has not enough memory (Out of memory); try a "
+            "smaller batch (config.evaluate.batch_size where it was evaluating), "
+            "config.optim.accumulate, config.encoder.remat=full or more devices on "
+            "config.mesh.fsdp\n",
         ),
     ],
 )

@@ -60,7 +60,8 @@ class Data:
       crop_ratio: least and greatest width/height of the crop, relative to the shape
         of the image that is trained on. With scales (1, 1) and ratios (1, 1) an image
         that already has the size asked for is passed on untouched.
-      interpolation: `bicubic` or `bilinear`.
+      interpolation: `bicubic` or `bilinear`; held-out images are always bicubic, but
+        without antialias.
       antialias: shrink as Pillow does, with a filter as wide as the reduction; without,
         pixels are only interpolated between, which is faster and leaves aliases.
       flip: mirror half of the images.

@@ -26,19 +26,26 @@ class Ledger:
 
     Paths already listed in the workdir, by an earlier attempt of the run or another
     process, are not listed again. Each process counts what stands in the file at its
-    start and what it meets itself, of its own part alone: "train", or "probe_train" and
-    "test" of an evaluation.
+    start and what it meets itself, of its own source and part alone: "train", or
+    "probe_train" and "test" of an evaluation.
     """
 
     def __init__(
-        self, workdir: Path | None, limit: float, process: int, part: str = "train"
+        self,
+        workdir: Path | None,
+        limit: float,
+        process: int,
+        source: str,
+        part: str = "train",
     ):
         self._file = None if workdir is None else workdir / FILE_NAME
         self._limit = limit
         self._process = process
-        self._part = part
+        self._of = {"source": source, "part": part}
         before = _listed(self._file) if self._file else {}
-        self._reasons = {path: why for (of, path), why in before.items() if of == part}
+        self._reasons = {
+            path: why for (*of, path), why in before.items() if of == [source, part]
+        }
 
     def note(self, path: str, reason: str, step: int) -> None:
         """Count one image; raises BadDataError past the limit."""
@@ -47,8 +54,7 @@ class Ledger:
         self._reasons[path] = reason
         if self._file:
             entry = {"path": path, "reason": reason, "step": step}
-            entry |= {"process": self._process, "part": self._part}
-            line = json.dumps(entry) + "\n"
+            line = json.dumps({**entry, "process": self._process, **self._of}) + "\n"
             with open(self._file, "a", encoding="utf-8") as out:
                 out.write(line)
         if len(self._reasons) > self._limit:
@@ -79,20 +85,21 @@ def told(path: str, reason: str) -> str:
 def error_counts(workdir: Path) -> dict[str, int]:
     """How many distinct images of a run were unreadable, by reason."""
     found = _listed(workdir / FILE_NAME).items()
-    # Those that a probe learns from are trained on as well.
-    images = {(part == "test", path): reason for (part, path), reason in found}
+    # Those of a source that a probe learns from are those that are trained on.
+    images = {(of, part == "test", path): why for (of, part, path), why in found}
     return dict(collections.Counter(images.values()))
 
 
-def _listed(file: Path) -> dict[tuple[str, str], str]:
-    """The reasons by part and path."""
-    found: dict[tuple[str, str], str] = {}
+def _listed(file: Path) -> dict[tuple[str, str, str], str]:
+    """The reasons by source, part and path."""
+    found: dict[tuple[str, str, str], str] = {}
     if not file.exists():
         return found
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
-            which = str(entry.get("part", "train")), str(entry["path"])
+            source, part = entry.get("source", ""), entry.get("part", "")
+            which = str(source), str(part), str(entry["path"])
             found.setdefault(which, str(entry["reason"]))
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # a line cut short when an earlier attempt was killed

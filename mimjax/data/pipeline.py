@@ -56,7 +56,8 @@ def _batches(
         else:
             groups = samples.from_numbered(data, wanted, *steps, found)
     limit = max(data.bad_minimum, int(data.bad_fraction * length))
-    ledger = Ledger(workdir, limit, int(wanted.rows[0]) // len(wanted.rows))
+    process = int(wanted.rows[0]) // len(wanted.rows)
+    ledger = Ledger(workdir, limit, process, data.source)
     iterator = _batched(data, wanted, groups).as_numpy_iterator()
     try:
         for step in range(*steps):

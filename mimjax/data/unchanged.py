@@ -36,7 +36,8 @@ def images(
             numbers = np.arange(start, min(start + size, count))
             yield _drawn(data, part, numbers, *sizes)
         return
-    ledger = Ledger(workdir, math.inf, 0, split)  # training alone ends by some
+    # Training alone ends by some.
+    ledger = Ledger(workdir, math.inf, 0, data.source, split)
     faults: dict[str, str] = {}
     done, found = 0, sources.records(data, part)
     for block, numbers, last in _numbered(found, limit, size):

@@ -72,11 +72,12 @@ class Judge:
         for images, labels in blocks:
             if len(images):
                 rows = self.extract(self.embed, params, images, size)
-                found.append((rows, labels))
+                told = labels >= 0
+                found.append((rows[told], labels[told]))
         if not found:
             raise ValueError("no images to take features of")
-        rows, labels = map(np.concatenate, zip(*found, strict=True))
-        return rows[labels >= 0], labels[labels >= 0]
+        rows, labels = zip(*found, strict=True)
+        return np.concatenate(rows), np.concatenate(labels)
 
     @functools.cached_property
     def asked(self) -> tuple[np.ndarray, ...]:

@@ -238,7 +238,6 @@ def log(session: Session, step: int, values: dict[str, float]) -> None:
 
 def give_up(session: Session, step: int) -> int:
     """Says why the run ends; the last checkpoint holds the last good parameters."""
-    session.checkpoints.wait()
     kept = session.checkpoints.steps()
     last = f"checkpoint {kept[-1]} is the last good one" if kept else "nothing is saved"
     session.progress.note(
@@ -247,4 +246,5 @@ def give_up(session: Session, step: int) -> int:
         "config.optim.clip=1.0 in another --workdir, from there on with "
         "config.init_from and config.init_scope=all)"
     )
+    session.checkpoints.wait()
     return NOT_FINITE

@@ -120,12 +120,14 @@ def compile_step(
 
 
 def too_large(text: str) -> str:
-    """The compiler's long account of running out of memory, as one line."""
+    """The long account of a device without memory, as one line."""
     used = re.search(r"Used (\S+) of (\S+) hbm", text)
-    amount = f" ({used[1]} of {used[2]} a device)" if used else ""
+    first = text.partition("RESOURCE_EXHAUSTED: ")[2].partition("\n")[0][:200]
+    amount = f"{used[1]} of {used[2]} a device" if used else first.rstrip(". ")
     return (
-        f"config.batch_size: the step does not fit into memory{amount}; try a smaller "
-        "batch, config.optim.accumulate, config.encoder.remat=full or more devices on "
+        f"config.batch_size: a device has not enough memory ({amount}); try a smaller "
+        "batch (config.evaluate.batch_size where it was evaluating), "
+        "config.optim.accumulate, config.encoder.remat=full or more devices on "
         "config.mesh.fsdp"
     )
 

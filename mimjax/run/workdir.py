@@ -67,9 +67,7 @@ def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
             more = f"--config.init_from={workdir} in another --workdir"
             raise ConfigError([f"{told} {more}"])
         path = workdir / "config.json"
-        # The metrics are opened last: what failed before them has nothing to lose.
-        begun = (workdir / METRICS).exists() or has_checkpoint(str(workdir))
-        if path.exists() and begun:
+        if path.exists() and begun(workdir):
             found = differences(config, json.loads(path.read_text()), workdir)
             if found:
                 hint = (
@@ -79,6 +77,11 @@ def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
                 raise ConfigError([*found, hint])
         write(path, config.values)
         yield
+
+
+def begun(workdir: pathlib.Path) -> bool:
+    """Whether a run has something to lose there: its metrics are opened last."""
+    return (workdir / METRICS).exists() or has_checkpoint(str(workdir))
 
 
 def differences(

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from mimjax import config
-from mimjax.metrics import METRICS
 from mimjax.run import workdir as workdirs
 from mimjax.schema import ConfigError, called, shown
 
@@ -195,14 +194,16 @@ def check(study: Study) -> None:
 def start_problems(study: Study, run: Run) -> Iterable[str]:
     """What would keep one run from starting."""
     try:
-        wanted = config.resolve(run.file, run.texts(study.workdir), None)
+        where = str(run.folder)
+        texts = run.texts(study.workdir)
+        wanted = config.resolve(run.file, texts, None, workdir=where)
     except ConfigError as error:
         changes = run.changes.items()
         seen = [f for f, x in changes if f in run.needs or not isinstance(x, VALUES)]
         told = tuple(f"config.{field}: " for field in seen)
         return [line for line in error.problems if not line.startswith(told)]
     path = run.folder / "config.json"
-    if not path.exists() or not (run.folder / METRICS).exists():
+    if not path.exists() or not workdirs.begun(run.folder):
         return []
     lines = workdirs.differences(wanted, json.loads(path.read_text()), run.folder)
     hint = "(change the study back, or remove that workdir to make the run again)"

@@ -191,4 +191,4 @@ def lay(
     if bar:
         page.paste(Image.fromarray(bar[1]), strip)
     with replacing(path) as temp:
-        page.save(temp, format="PNG", optimize=True)
+        page.save(temp, format="PNG")

@@ -22,6 +22,8 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = "tfds:imagenet2012"
     config.data.normalise = "pixels"
+    config.data.crop_scale = (0.79, 1.0)
+    config.data.crop_ratio = (1.0, 1.0)
 
     config.encoder = ConfigDict()
     config.encoder.name = "dvae"

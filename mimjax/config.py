@@ -32,16 +32,13 @@ from mimjax.standins import together, unmentioned, working
 
 __all__ = ["Config", "ConfigError", "Run", "resolve"]
 
-# A change on the command line to the first replaces what the file says of the others.
+# A change on the command line to the first replaces what the file says of the others;
+# to a size, what the file says of the fields that it stands for.
 REPLACES: dict[Place, tuple[Place, ...]] = {
     ("steps",): (("epochs",),),
     ("epochs",): (("steps",),),
     ("optim", "warmup_steps"): (("optim", "warmup_epochs"),),
     ("optim", "warmup_epochs"): (("optim", "warmup_steps"),),
-    ("encoder", "size"): tuple(
-        ("encoder", name)
-        for name in ("width", "depth", "depths", "heads", "groups", "blocks", "stages")
-    ),
 }
 
 
@@ -180,6 +177,11 @@ def fit(config: Config, devices: int) -> None:
 def overlaid(given: dict[Place, Any], changes: dict[Place, Any]) -> dict[Place, Any]:
     """What the file and the command line say together."""
     gone = {place for first in changes for place in REPLACES.get(first, ())}
+    size = changes.get(("encoder", "size"))
+    if size is not None:
+        name = {**given, **changes}.get(("encoder", "name"), "vit")
+        known = backbones.load(name).SIZES if name in [*backbones.NAMES] else {}
+        gone |= {("encoder", field) for field in known.get(size, ())}
     return {**{p: v for p, v in given.items() if p not in gone}, **changes}
 
 

@@ -79,8 +79,8 @@ class Device(Protocol):
 def peak_flops(device: Device) -> float | None:
     """Dense bfloat16 peak of one device in FLOP/s; None for CPU and unknown devices."""
     kind = device.device_kind
-    # A laptop's part and a slice of a partitioned one reach less than their namesake.
-    if device.platform == "cpu" or re.search(r"\b(Laptop|MIG)\b", kind):
+    # A laptop's part, a slice of one and a variant are not their namesake.
+    if device.platform == "cpu" or re.search(r"\b(Laptop|MIG|Ti|D)\b", kind):
         return None
     fits = [words for words in PEAKS if re.search(rf"\b{words}\b", kind)]
     return PEAKS[max(fits, key=len)] if fits else None
@@ -122,7 +122,9 @@ def _equation(eqn: JaxprEqn) -> int:
     if name == "conv_general_dilated":
         kernel, out = _shape(eqn.invars[1]), _shape(eqn.outvars[0])
         outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * math.prod(out) * (math.prod(kernel) // outputs)
+        # The way back through a stride puts zeros between the values.
+        spread = math.prod(params["lhs_dilation"])
+        return 2 * math.prod(out) * (math.prod(kernel) // outputs) // spread
     if name == "while":
         return 0
     inner = [_count(jaxpr) for jaxpr in _inner(params)]

@@ -15,6 +15,9 @@ from mimjax.trees import named_leaves, nested, shapes_of
 # A path, and how many of the first layers below it, or all but how many of the last.
 SLICE = re.compile(r"(.+)\[:(-?\d+)\]")
 
+# Decayed in some papers, and not in every model: a config may name them all the same.
+ALSO = {"cls_token", "mask_token", "relative_table"}
+
 
 def slices(optim: Optim) -> dict[str, int]:
     """Where only the first layers are not trained: their number by path."""
@@ -94,7 +97,12 @@ def part_of(params: dict[str, Any], path: str) -> Any:
 
 
 def problems(optim: Optim, params: dict[str, Any]) -> list[str]:
-    """What cannot work in the paths of what is not trained, one line each."""
+    """What cannot work in the names of parameters, one line each."""
+    names = {path[-1] for path in named_leaves(params)}
+    for name in optim.decay_also:
+        if name not in names | ALSO:
+            told = ", ".join(sorted(names))
+            return [f"decay_also: {name!r} is the name of no parameter ({told})"]
     some = slices(optim)
     whole = tuple(path for path in optim.frozen if not SLICE.fullmatch(path))
     for path in (*whole, *some):

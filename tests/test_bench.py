@@ -245,6 +245,20 @@ def test_wrong_flags_are_a_line(capsys, flags, told):
     assert told in line
 
 
+def test_what_no_formula_counts_is_traced():
+    """A frozen part has no way back, a hybrid has convolutions first."""
+    assert work.training(resolved("classify"))
+    assert work.training(resolved("classify", optim__frozen=("encoder/patch",))) is None
+    hybrid = {"encoder__name": "hybrid", "encoder__stages": "1,"}
+    assert work.training(resolved("classify", **hybrid, encoder__swiglu=False)) is None
+
+
+def test_the_length_of_the_run_may_be_told():
+    found = resolved("mae", epochs=3, optim__warmup_epochs=1)
+    assert (found.run.epochs, found.optim.warmup_epochs) == (3.0, 1.0)
+    assert (found.run.steps, found.optim.warmup_steps) == (0, 0)
+
+
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_the_rows_are_of_configs_that_are_fine(platform):
     listed = rows.on_cpu() if platform == "cpu" else rows.on_gpu()

@@ -490,6 +490,14 @@ def test_the_command_line_replaces_what_means_the_same(written):
     small = written(setting("config.encoder.width = 96; config.encoder.depth = 2"))
     encoder = resolved(small, "encoder.size=Ti", "encoder.heads=6").encoder
     assert (encoder.width, encoder.depth, encoder.heads) == (192, 12, 6)
+    hybrid = str(ROOT / "configs" / "quickstart_vit.py")
+    encoder = resolved(hybrid, "encoder.size=R50+B/16").encoder
+    assert (encoder.stages, encoder.stem_width) == ((3, 4, 9), 64)
+    assert encoder.patch_size == (16, 16)
+    tokenizer = str(ROOT / "configs" / "quickstart_tokenizer.py")
+    assert resolved(tokenizer, "encoder.size=DALL-E").encoder.num_codes == 8192
+    encoder = resolved(MAE, "encoder.size=L", "encoder.patch_size=32").encoder
+    assert (encoder.width, encoder.patch_size) == (1024, (32, 32))
     found = resolved(MAE, "steps=50", "optim.warmup_steps=7")
     assert (found.steps(1000), found.warmup(1000)) == (50, 7)
     assert (found.run.epochs, found.optim.warmup_epochs) == (0.0, 0.0)

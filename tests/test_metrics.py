@@ -346,6 +346,12 @@ def test_flops_of_convolutions_custom_rules_and_branches():
     expected = 2 * (2 * 4 * 4 * 9) * (3 * 3 * 2)
     assert flops.matmul_flops(convolve, image, kernel) == expected
 
+    def back(x, k):
+        return jax.vjp(convolve, x, k)[1](convolve(x, k))
+
+    # The forward pass, and a product for the gradient of each of the two.
+    assert flops.matmul_flops(back, image, kernel) == 3 * expected
+
     @jax.custom_vjp
     def product(x):
         return x @ x
@@ -378,6 +384,8 @@ def test_flops_of_convolutions_custom_rules_and_branches():
         ("NVIDIA L4", 121),
         ("NVIDIA GeForce RTX 4090", 165.2),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
         ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
         ("NVIDIA RTX A4000", None),
         ("Something new", None),

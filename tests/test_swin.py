@@ -118,6 +118,27 @@ def test_drop_path_rises_over_all_stages():
     assert (dropped != output(encoder, start(encoder))).any()
 
 
+def test_tokens_are_dropped_before_the_first_stage():
+    """Half of them, and the others count twice; layers that give 0 leave them so."""
+    encoder = small(depths=(1,), heads=(2,), dropout=0.5)
+    params = start(encoder)
+    params["stages_0"] = jax.tree.map(jnp.zeros_like, params["stages_0"])
+
+    @jax.jit
+    def run(params):
+        def call(module):
+            tokens = module.embed(IMAGE)
+            return tokens, module.run(tokens, train=True)[0]
+
+        rngs = {"drop": jax.random.key(5)}
+        return encoder.apply({"params": params}, method=call, rngs=rngs)
+
+    tokens, dropped = run(params)
+    left = dropped != 0
+    assert 0.4 < left.mean() < 0.6
+    np.testing.assert_allclose(dropped, jnp.where(left, 2 * tokens, 0.0), rtol=1e-6)
+
+
 def test_grids_need_not_be_square_and_tokens_stand_for_cells():
     encoder = swin.Encoder((32, 64), **SMALL)
     assert (encoder.grid, encoder.cell, encoder.out_width) == ((8, 16), (8, 8), 32)

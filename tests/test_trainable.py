@@ -62,6 +62,13 @@ def test_what_cannot_be_frozen_is_one_line(frozen, told):
     assert line.startswith("frozen: ") and line.endswith(told)
 
 
+def test_what_is_decayed_has_to_be_there():
+    named = optim.Optim(decay_also=("relative_table", "query"))
+    assert trainable.problems(named, TREE) == []
+    (line,) = trainable.problems(optim.Optim(decay_also=("relative_tabel",)), TREE)
+    assert line.startswith("decay_also: 'relative_tabel' is the name of no parameter (")
+
+
 STACK = {
     "encoder": {
         "patch": {"kernel": np.ones((4, 2))},

@@ -19,9 +19,12 @@ from mimjax.sharding import by_sample
 
 # Official `configs/models.py`; a token stands for as many pixels as in the name.
 SIZES: dict[str, dict[str, Any]] = {
-    "R26+S/32": {"stages": (2, 2, 2, 2), "patch_size": (32, 32), **vit.SIZES["S"]},
-    "R50+B/16": {"stages": (3, 4, 9), "patch_size": (16, 16), **vit.SIZES["B"]},
-    "R50+L/32": {"stages": (3, 4, 6, 3), "patch_size": (32, 32), **vit.SIZES["L"]},
+    name: {"stages": stages, "stem_width": 64, "patch_size": patch, **vit.SIZES[size]}
+    for name, stages, patch, size in [
+        ("R26+S/32", (2, 2, 2, 2), (32, 32), "S"),
+        ("R50+B/16", (3, 4, 9), (16, 16), "B"),
+        ("R50+L/32", (3, 4, 6, 3), (32, 32), "L"),
+    ]
 }
 
 GROUPS = 32  # of a norm

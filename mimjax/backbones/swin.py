@@ -161,6 +161,7 @@ class Encoder(nn.Module, backbones.Patched):
             if stage + 1 < len(self.depths):
                 merges.append(windows.Merge(grid, self.norm_eps, self.dtype))
                 grid = (grid[0] // 2, grid[1] // 2)
+        self.drop = nn.Dropout(self.dropout, rng_collection="drop")
         self.stages, self.merges = stages, merges
         self.norm = layers.LayerNorm(self.norm_eps, self.dtype)
 
@@ -187,7 +188,8 @@ class Encoder(nn.Module, backbones.Patched):
 
         They are counted from 1 through all stages; t and d are those of the stage.
         """
-        x, mean, before = tokens.astype(self.dtype), None, 0
+        x = self.drop(tokens.astype(self.dtype), deterministic=not train)
+        mean, before = None, 0
         for stage, here in enumerate(self.stages):
             numbers = range(before + 1, before + here.depth + 1)
             own = tuple(layer - before for layer in chosen if layer in numbers)

@@ -16,7 +16,7 @@ from mimjax.tokenizers.dvae import Encoder
 
 # A run's first updates, whose rates rise from 0. At the highest rate at once BEiT's
 # loss leaps, and which way is decided by rounding: nothing could be compared.
-ALWAYS = (("steps", "10000"), ("optim.warmup_steps", "100"))
+ALWAYS = {"steps": "10000", "optim.warmup_steps": "100"}
 # What is drawn by chance beside the masks, or is done another way there.
 ALIKE = {
     "encoder.drop_path": 0.0,
@@ -47,7 +47,9 @@ def settle(spec: dict[str, Any]) -> tuple[Config, jax.sharding.Mesh, train.Plan]
 
 def resolved(spec: dict[str, Any], more: list[tuple[str, str]]) -> Config:
     """The config of a measurement, `more` changes on top."""
-    changes = [*ALWAYS, *map(tuple, spec["changes"]), *more]
+    told = {name.replace("epochs", "steps") for name, _ in spec["changes"]}
+    always = [change for change in ALWAYS.items() if change[0] not in told]
+    changes = [*always, *map(tuple, spec["changes"]), *more]
     return config.resolve(spec["config"], changes, None, with_data=False)
 
 

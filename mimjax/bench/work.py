@@ -142,8 +142,10 @@ METHODS: dict[type, Callable[[Any], Parts]] = {
 def parts(given: Config) -> Parts | None:
     """FLOPs of the forward pass of an image, part by part; None without a formula."""
     known = METHODS.get(type(given.objective))
-    encoder = given.objective.encoder
-    if known is None or not isinstance(encoder, vit.Encoder | swin.Encoder):
+    # A hybrid is a vision transformer with convolutions before it; what is not trained
+    # has no way back.
+    plain = type(given.objective.encoder) in (vit.Encoder, swin.Encoder)
+    if known is None or not plain or given.optim.frozen:
         return None
     if isinstance(given.objective, mae.Objective) and given.objective.tokenizer:
         return None

@@ -17,7 +17,7 @@ import scipy.stats
 import tiny
 from program import CONFIG, PATIENCE, ROOT
 
-from mimjax import cores, train
+from mimjax import config, cores, train
 from mimjax.run import setup
 from mimjax.schema import ConfigError
 from mimjax.study import __main__ as study_main
@@ -299,6 +299,11 @@ def test_the_jobs_asked_for_are_made_and_more_than_cores_refused(
             "",
             "b: config.init_from: @runs is no run of it; did you mean @run?",
         ),
+        (
+            {"a": (MAE, {}), "b": (MAE, {"init_form": "@a"})},
+            "",
+            "b: config.init_form: no such field; did you mean init_from?",
+        ),
         ({"a/b": (MAE, {})}, "TABLE = {'c': 'd'}", "TABLE: {'c': 'd'} is not a dict"),
         (
             {"a/b": (MAE, {})},
@@ -314,6 +319,65 @@ def test_a_wrong_study_is_told_in_one_line(tmp_path, capsys, runs, rest, expecte
     (line,) = refused(capsys, *flags)
     assert expected in line
     assert not (tmp_path / "w").exists()
+
+
+def test_what_a_run_builds_on_is_looked_at_where_it_is_there(tmp_path, capsys):
+    made = pathlib.Path(tiny.workdir_of("mae"))
+    beit = f"{CONFIG}:beit", {"objective.tokenizer": f"@{made.name}"}
+    file = written(tmp_path, {made.name: (MAE, {}), "beit": beit})
+    (line,) = refused(capsys, f"--config={file}", f"--workdir={made.parent}")
+    told = f"beit: config.objective.tokenizer: {made} is no run of a tokenizer"
+    assert line == told
+    plan.check(plan.load(file, tmp_path))  # nothing is there yet
+
+
+def test_a_damaged_file_of_a_run_is_one_line(tmp_path, capsys):
+    flags = f"--config={written(tmp_path, {'a': (MAE, TINY)})}", f"--workdir={tmp_path}"
+    finished(tmp_path / "a", {"eval/loss": 1.0})
+    for text, why in (("", "Expecting value"), ("[]", "it holds no object")):
+        (tmp_path / "a" / "config.json").write_text(text)
+        (line,) = refused(capsys, *flags)
+        path = tmp_path / "a" / "config.json"
+        assert line.startswith(f"a: --workdir: {path} cannot be read: {why}")
+
+
+def begun(study, status=0):
+    """Leaves every run as one that has ended so after its last step, of TINY."""
+    for run in study.runs.values():
+        (run.folder / "checkpoints" / "4").mkdir(parents=True)
+        how = run.file, run.texts(study.workdir), None
+        given = config.resolve(*how, workdir=str(run.folder))
+        (run.folder / "config.json").write_text(json.dumps(given.values))
+        known = {"status": status, "step": 4, "steps": 4}
+        (run.folder / "run.json").write_text(json.dumps(known))
+
+
+def test_runs_that_were_judged_otherwise_are_refused(tmp_path, capsys):
+    """Those that have not ended go on, and are judged as it is asked now."""
+    begun(plan.load(written(tmp_path, {"a": (MAE, TINY)}), tmp_path / "ended"))
+    begun(plan.load(written(tmp_path, {"a": (MAE, TINY)}), tmp_path / "stopped"), 75)
+    changed = {**TINY, "evaluate.test_images": 16, "eval_every": 4, "log_every": 1}
+    file = written(tmp_path, {"a": (MAE, changed)})
+    plan.check(plan.load(file, tmp_path / "stopped"))
+    lines = refused(capsys, f"--config={file}", f"--workdir={tmp_path / 'ended'}")
+    assert [line.partition(" here, ")[0] for line in lines] == [
+        "a: config.eval_every: 4",
+        "a: config.evaluate.test_images: 16",
+    ]
+
+
+def test_a_workdir_may_be_seen_from_another_place(tmp_path, monkeypatch, capsys):
+    """By another path, or moved as on another machine."""
+    monkeypatch.chdir(tmp_path)
+    again = MAE, {**TINY, "init_from": "@mae/pretrain"}
+    file = written(tmp_path, {"mae/pretrain": (MAE, TINY), "mae/again": again})
+    begun(plan.load(file, pathlib.Path("runs")))
+    plan.check(plan.load(file, tmp_path / "runs"))
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    plan.check(plan.load(file, tmp_path / "moved"))
+    (tmp_path / "runs" / "mae" / "pretrain").mkdir(parents=True)
+    (line,) = refused(capsys, f"--config={file}", f"--workdir={tmp_path / 'moved'}")
+    assert line.startswith("mae/again: config.init_from: ")
 
 
 def test_every_problem_of_every_run_is_told_once(tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import json
 import pathlib
 import re
 from collections.abc import Iterable
@@ -193,19 +192,23 @@ def check(study: Study) -> None:
 
 def start_problems(study: Study, run: Run) -> Iterable[str]:
     """What would keep one run from starting."""
+    path, before = run.folder / "config.json", {}
     try:
         where = str(run.folder)
         texts = run.texts(study.workdir)
         wanted = config.resolve(run.file, texts, None, workdir=where)
+        if path.exists() and workdirs.begun(run.folder):
+            before = workdirs.read(path)
     except ConfigError as error:
-        changes = run.changes.items()
-        seen = [f for f, x in changes if f in run.needs or not isinstance(x, VALUES)]
-        told = tuple(f"config.{field}: " for field in seen)
-        return [line for line in error.problems if not line.startswith(told)]
-    path = run.folder / "config.json"
-    if not path.exists() or not workdirs.begun(run.folder):
+        changes, needs = run.changes.items(), run.needs.items()
+        told = [f"config.{f}: " for f, x in changes if not isinstance(x, VALUES)]
+        # What comes of runs that are not made yet, or are none of the study.
+        told += [f"config.{f}: {study.workdir / name} holds no " for f, name in needs]
+        return [x for x in error.problems if not x.startswith(tuple(told))]
+    if not before:
         return []
-    lines = workdirs.differences(wanted, json.loads(path.read_text()), run.folder)
+    judged = workdirs.finished(run.folder)
+    lines = workdirs.differences(wanted, before, run.folder, judged)
     hint = "(change the study back, or remove that workdir to make the run again)"
     return [f"{line} {hint}" for line in lines]
 

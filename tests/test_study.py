@@ -242,6 +242,31 @@ def test_a_signal_reaches_all_runs_and_each_has_its_share_of_the_cores(
     assert not (tmp_path / "c").exists()
 
 
+def test_a_run_that_a_signal_kills_says_so(tmp_path, monkeypatch, capsys):
+    code = "import os; print('at work', flush=True); os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(plan.Run, "command", lambda *_: ["-c", code])
+    study = plan.load(written(tmp_path, {"a": (MAE, {})}), tmp_path)
+    assert runner.run(study, [], lambda: None) == 128 + 9
+    said = capsys.readouterr()
+    assert said.out == "[1/1] a  killed by signal 9\n"
+    log = tmp_path / "a" / outcome.LOG
+    assert said.err == f"a: killed by signal 9 (see {log})\n"
+
+
+def test_two_commands_keep_what_each_other_wrote(tmp_path, monkeypatch):
+    whole = plan.load(written(tmp_path, {n: (MAE, {}) for n in "ab"}), tmp_path)
+
+    def make(children, study, run):
+        runner.note(whole, whole.runs["b"], ["b"], 0, 1.0, 60.0)  # by the other one
+        return 0, 2.0
+
+    monkeypatch.setattr(runner.Children, "make", make)
+    assert runner.run(whole.only("a"), ["a"], lambda: None) == 0
+    record = json.loads((tmp_path / runner.RECORD).read_text())
+    assert {n: x["seconds"] for n, x in record["runs"].items()} == {"a": 2, "b": 1}
+    assert record["seconds"] >= 60
+
+
 def test_what_goes_wrong_here_stops_the_runs(tmp_path, monkeypatch):
     """The first ends at once, and nothing can be written of it."""
 
@@ -309,6 +334,21 @@ def test_the_jobs_asked_for_are_made_and_more_than_cores_refused(
             {"a/b": (MAE, {})},
             "TABLE = {'c': ('d', 'loss')}",
             "TABLE: c: no run is called ROW/d; there are b",
+        ),
+        (
+            {"a/b": (MAE, {})},
+            "TABLE = {1: ('b', 'loss')}",
+            "TABLE: {1: ('b', 'loss')} is not a dict of column: (",
+        ),
+        (
+            {
+                "a/pretrain": (MAE, {"eval_every": 4}),
+                "a/probe": (f"{CONFIG}:classify", {"eval_every": 4}),
+                "a/tuned": (f"{CONFIG}:simmim", {"eval_every": 0}),
+            },
+            "SCALING = ('eval/loss', 'eval/linear')",
+            "SCALING: the losses of mae (a/pretrain) and classify (a/probe) make no "
+            "law together; make two studies, or set eval_every=0 for",
         ),
         ({"a": (MAE, {})}, "SCALING = 'loss'", "SCALING: 'loss' is not the names of"),
         ({"a": ("none.py", {})}, "", "a: --config: there is no file none.py"),
@@ -516,6 +556,32 @@ def test_cells_are_means_with_their_spread(tmp_path):
     _, columns = results.columns(study)
     assert columns[1] == ["tuned", "eval/acc of tune", "10", "100", "0, 1, 2"]
     assert results.cells(study)["mae"]["tuned"].values == accuracies
+
+
+def test_the_circumstances_are_those_of_the_runs(tmp_path):
+    """Two made elsewhere, of other versions, and one by the study itself."""
+    runs = {f"mae/tune/seed{n}": ("x", {}) for n in range(3)}
+    rest = 'TABLE = {"a|b": ("tune", "eval/acc")}'
+    study = plan.load(written(tmp_path, runs, rest), tmp_path)
+    for n, name in enumerate(runs):
+        finished(tmp_path / name, {"eval/acc": 0.5})
+        known = json.loads((tmp_path / name / "run.json").read_text())
+        known |= {"devices": "TPU v5e", "device_count": 256, "host": "x86_64, 9 cores"}
+        known |= {"versions": {"jax": str(n)}}
+        known |= {"started": "2026-01-01T00:00:00+00:00"}
+        known |= {"finished": f"2026-01-01T0{n + 1}:00:00+00:00"}
+        (tmp_path / name / "run.json").write_text(json.dumps(known))
+    found = dict(results.circumstances(study))
+    assert found["machine"] == "256 x TPU v5e (x86_64, 9 cores)"
+    assert found["time"] == "6:00:00 of runs added up"
+    (last,) = list(runs)[2:]
+    runner.note(study, study.runs[last], [], 0, 60.0, 90.0)
+    found = dict(results.circumstances(study))
+    assert found["time"] == "0:01:30, 3:01:00 of runs added up"
+    results.save(study, ["study"])
+    told = json.loads((tmp_path / "results.json").read_text())
+    assert told["versions"] == ["jax 0", "jax 1", "jax 2"]
+    assert "|  | a\\|b |\n" in (tmp_path / "results.md").read_text()
 
 
 SIZES, IMAGES = (1e4, 4e4, 16e4, 64e4, 256e4), (100, 200, 400, 1000)

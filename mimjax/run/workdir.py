@@ -10,7 +10,7 @@ import platform
 from collections.abc import Iterator
 from typing import Any
 
-from mimjax import __version__
+from mimjax import __version__, cores
 from mimjax.config import Config, defaults
 from mimjax.metrics import METRICS, read_json, replacing
 from mimjax.schema import ConfigError
@@ -185,7 +185,7 @@ def check_data(workdir: pathlib.Path, found: dict[str, Any]) -> None:
 
 
 class Record:
-    """run.json: versions, devices, data, parameters, command, when, resumed where."""
+    """run.json: versions, host, devices, data, parameters, command, when, resumes."""
 
     def __init__(self, workdir: pathlib.Path, facts: dict[str, Any], step: int):
         self.path = workdir / RECORD
@@ -196,6 +196,7 @@ class Record:
         self.values = {
             "started": before.get("started", now()),
             **facts,
+            "host": host(),
             "versions": versions(),
             "resumes": resumes,
         }
@@ -205,6 +206,12 @@ class Record:
         """Adds how the run ended."""
         self.values |= {"finished": now(), **facts}
         write(self.path, self.values)
+
+
+def host() -> str:
+    """What kind of machine this is, and the cores of its CPU that are used."""
+    count = len(cores.usable())
+    return f"{platform.machine()}, {count} CPU core{'s' * (count != 1)}"
 
 
 def versions() -> dict[str, str]:

@@ -166,7 +166,12 @@ def pair(value: Any) -> bool:
 
 def table_problems(table: Any, parts: set[str]) -> list[str]:
     """What is wrong with the columns of a study whose names have those parts."""
-    if not isinstance(table, dict) or not all(map(pair, table.values())):
+    # Names are the heads of columns.
+    good = isinstance(table, dict) and all(
+        isinstance(name, str) and name.isprintable() and pair(value)
+        for name, value in table.items()
+    )
+    if not good:
         return [f"{shown(table)} is not {PAIRS['TABLE']}"]
     return [
         f"{column}: no run is called ROW/{part}; there are {', '.join(sorted(parts))}"
@@ -186,8 +191,27 @@ def check(study: Study) -> None:
         for line in start_problems(study, run):
             found.setdefault(line, []).append(run.name)
     lines = [f"{several(names)}: {line}" for line, names in found.items()]
+    if not (study.found or lines):
+        lines = scaling_problems(study)
     if study.found or lines:
         raise ConfigError(study.found + lines)
+
+
+def scaling_problems(study: Study) -> list[str]:
+    """What keeps the losses of runs, which may all start, from being one law."""
+    if not study.scaling:
+        return []
+    loss, first = study.scaling[0], {}
+    for run in study.runs.values():
+        texts = run.texts(study.workdir)
+        given = config.resolve(run.file, texts, None, with_data=False)
+        if given.run.eval_every or not loss.startswith("eval/"):
+            first.setdefault(given.values["objective"]["name"], run.name)
+    if len(first) < 2:
+        return []
+    runs = " and ".join(f"{name} ({run})" for name, run in first.items())
+    told = f"the losses of {runs} make no law together; make two studies, or set"
+    return [f"SCALING: {told} eval_every=0 for the runs that are no points"]
 
 
 def start_problems(study: Study, run: Run) -> Iterable[str]:

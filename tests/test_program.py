@@ -14,6 +14,7 @@ from program import CONFIG, ROOT, Program
 from mimjax import main
 from mimjax.checkpoint import StorageError
 from mimjax.data import BadDataError
+from mimjax.run import workdir
 from mimjax.schema import ConfigError
 
 SHRUNK = [
@@ -129,6 +130,7 @@ def test_a_run_writes_down_what_it_was(quickstart):
     run = json.loads((quickstart.workdir / "run.json").read_text())
     assert (run["status"], run["step"], run["seed"]) == (0, 6, 0)
     assert run["data"]["source"] == "digits"
+    assert run["host"] == workdir.host()
     assert run["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1}
     assert {"jax", "flax", "orbax-checkpoint", "python"} <= set(run["versions"])
     assert run["parameters"]["encoder"] < run["parameters"]["total"]

@@ -46,8 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--out",
         default="",
-        help="where pictures/ and report.html go; default: the workdir, or with "
-        f"--images {SHOWN}/ there",
+        help="where pictures/ and report.html go; default: the workdir, or of a run "
+        f"with --images {SHOWN}/ there",
     )
     try:
         return show(parser.parse_args(given))
@@ -66,7 +66,8 @@ def show(flags: argparse.Namespace) -> int:
     from mimjax.run import compiled
 
     workdir, out = pathlib.Path(flags.workdir), pathlib.Path(flags.out or flags.workdir)
-    if flags.images and not flags.out and settings.has_checkpoint(flags.workdir):
+    trained = settings.has_checkpoint(flags.workdir)
+    if flags.images and not flags.out and trained:
         out = workdir / SHOWN  # the run's own pictures stay
     if not settings.holds_model(flags.workdir):
         raise ConfigError([f"--workdir: {workdir} holds no checkpoint of a run"])
@@ -75,13 +76,14 @@ def show(flags: argparse.Namespace) -> int:
     compiled.keep()
     try:
         model, batch = loaded(workdir, files)
-        folder = draw(model, batch, out)
+        when = f"step {model.step}" if trained else "converted"
+        folder = draw(model, batch, out, when)
         report.report(workdir, out, whose(files))
     except (OSError, StorageError) as error:
         print(error, file=sys.stderr)
         return STORAGE
     names = ", ".join(sorted(path.name for path in folder.iterdir()))
-    print(f"{len(batch['label'])} images, step {model.step}: {names}, in {folder}")
+    print(f"{len(batch['label'])} images, {when}: {names}, in {folder}")
     print(f"all on one page: {out / report.REPORT}")
     return 0
 
@@ -135,6 +137,9 @@ def images_of(
 
     encoder = config.encoder
     if files:
+        if encoder.channels not in (1, 3):
+            told = f"config.encoder.channels is {encoder.channels}"
+            raise ConfigError([f"--images: pictures have 1 or 3 channels, {told}"])
         found = np.stack([*read(config, files)])
         batch = {"image": found, "label": np.full(len(found), -1, np.int32)}
     else:
@@ -180,9 +185,9 @@ def read(config: "Config", files: list[pathlib.Path]) -> list[np.ndarray]:
 
 
 def draw(
-    model: "Model", batch: dict[str, np.ndarray], out: pathlib.Path
+    model: "Model", batch: dict[str, np.ndarray], out: pathlib.Path, when: str
 ) -> pathlib.Path:
-    """Draws all there can be; the folder of the pictures."""
+    """Draws all there can be; the folder of the pictures, whose titles say `when`."""
     from mimjax import evaluate, sharding, train
     from mimjax.run.drawing import Drawing
 
@@ -190,7 +195,7 @@ def draw(
     plan = train.Plan(model.step, 0, *model.constants)
     how = model.config, plan, mesh, out, evaluate.never
     drawing = Drawing(*how, lambda: batch)
-    drawing.show(model.variables["params"], others(model, mesh), model.step)
+    drawing.show(model.variables["params"], others(model, mesh), model.step, when)
     return drawing.folder_of(model.step)
 
 

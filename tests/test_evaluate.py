@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -279,6 +280,16 @@ def test_frozen_accuracy_on_digits_is_high_and_repeatable():
     shuffled = train[0], np.roll(train[1], 1)
     chance = evaluate.frozen_accuracy(shuffled, test, 10, settings)
     assert max(chance.values()) < 0.25
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_features_that_are_not_finite_have_no_accuracy(part):
+    both = [(x.copy(), labels) for x, labels in digits()]
+    both[part][0][7, 3] = np.nan
+    settings = evaluate.Evaluate(shots=(5,), knn_k=(20, 10))
+    found = evaluate.frozen_accuracy(*both, 10, settings)
+    assert [*found] == ["knn", "knn_10", "linear", "few_5"]
+    assert all(map(math.isnan, found.values()))
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 11])

@@ -84,6 +84,20 @@ def test_a_mesh_judges_as_one_device_does(alone, tmp_path):
     assert {**one, **many} == pytest.approx(one, rel=1e-4)
 
 
+def test_health_is_that_of_images_from_first_to_last(alone, monkeypatch):
+    """Those of a folder come class by class."""
+    (run, judge), seen = alone, []
+
+    def extract(apply_fn, params, images, size):
+        seen.append(images)
+        return Judge.extract(judge, apply_fn, params, images, size)
+
+    monkeypatch.setattr(judge, "extract", extract)
+    judge.frozen(run.state.params)
+    chosen = [0, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23]
+    np.testing.assert_array_equal(seen[-1], judge.test["image"][chosen])
+
+
 def test_without_images_to_learn_from_there_are_no_classifiers(tmp_path):
     given = tiny.resolve("mae", **{**SMALL, "evaluate__train_images": 0})
     judge = Judge(given, PLAN, tiny.mesh_of(), tmp_path, lambda: False)

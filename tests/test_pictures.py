@@ -4,6 +4,8 @@ import base64
 import html.parser
 import json
 import re
+import shutil
+from urllib import parse
 
 import numpy as np
 import pytest
@@ -300,6 +302,18 @@ def test_report_holds_the_run_and_needs_no_other_file(workdir):
     assert "url(" not in report.page.CSS and "@import" not in report.page.CSS
 
 
+def test_links_lead_to_files_whatever_their_names(workdir):
+    other = workdir.with_name(f"{workdir.name} #2 %20?")
+    shutil.copytree(workdir, other)
+    page = Page(report.report(other, workdir).read_text())
+    links = [a for a in page.addresses if not a.startswith("data:")]
+    assert len(links) == 6
+    for link in links:
+        parts = parse.urlsplit(link)
+        assert (workdir / parse.unquote(parts.path)).is_file()
+        assert not (parts.query or parts.fragment)
+
+
 def test_report_of_a_probe_says_what_it_is_for(workdir):
     """Its accuracy, that of each rate, and that the encoder was frozen as it came."""
     config = json.loads((workdir / "config.json").read_text())
@@ -323,6 +337,17 @@ def test_report_of_a_probe_says_what_it_is_for(workdir):
     (workdir / "config.json").write_text(json.dumps(config))
     text = Page(report.report(workdir).read_text()).text
     assert "at the start | step 300 | gain" in text
+
+
+def test_report_sets_values_of_one_step_beside_each_other(workdir):
+    """And says where they are not finite."""
+    record = {"step": 400, "eval/knn": "nan", "eval/linear": 0.75}
+    old = {"step": 300, "eval/few_5": 0.25}
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write("\n" + "".join(json.dumps(x) + "\n" for x in (old, record)))
+    text = Page(report.report(workdir).read_text()).text
+    rows = "linear probe | 25.0% | 75.0% | +50.0 points | kNN | 20.0% | not finite | –"
+    assert f"untrained | step 400 | gain | {rows} | Share" in text
 
 
 def test_report_of_an_empty_workdir_and_of_torn_files(tmp_path):

@@ -14,6 +14,7 @@ from program import CONFIG, ROOT, Program
 from mimjax import main
 from mimjax.checkpoint import StorageError
 from mimjax.data import BadDataError
+from mimjax.run import workdir
 from mimjax.schema import ConfigError
 
 SHRUNK = [
@@ -129,6 +130,7 @@ def test_a_run_writes_down_what_it_was(quickstart):
     run = json.loads((quickstart.workdir / "run.json").read_text())
     assert (run["status"], run["step"], run["seed"]) == (0, 6, 0)
     assert run["data"]["source"] == "digits"
+    assert run["host"] == workdir.host()
     assert run["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1}
     assert {"jax", "flax", "orbax-checkpoint", "python"} <= set(run["versions"])
     assert run["parameters"]["encoder"] < run["parameters"]["total"]
@@ -150,6 +152,38 @@ def test_real_images_go_on_where_a_killed_run_left_them(quickstart, tmp_path):
     assert program.evaluated() == [0, 3], "what came later was dropped"
     assert program.curve() == quickstart.curve()
     assert program.fingerprints() == quickstart.fingerprints()
+
+
+def test_a_run_that_failed_in_its_last_look_is_brought_to_its_end(quickstart, tmp_path):
+    """Nothing can take the place of its report."""
+    shutil.copytree(quickstart.workdir, tmp_path / "run")
+    (tmp_path / "run" / "pictures" / "step_00000006.png").unlink()
+    (tmp_path / "run" / "report.html").unlink()
+    (tmp_path / "run" / "report.html").mkdir()
+    failed = Program(tmp_path / "run", *SHRUNK)
+    assert failed.status() == 74, failed.stderr()
+
+    def ended():
+        run = json.loads((tmp_path / "run" / "run.json").read_text())
+        return run["status"], run.get("step"), run.get("reason", "").count("report")
+
+    assert ended() == (74, None, 2), "from one name to another"
+    (tmp_path / "run" / "report.html").rmdir()
+    again = Program(tmp_path / "run", *SHRUNK)
+    assert again.status() == 0, again.stderr()
+    assert ended() == (0, 6, 0)
+    assert again.evaluated() == [0, 3, 6]
+
+
+def test_a_damaged_file_of_the_workdir_is_one_line(quickstart, tmp_path, capsys):
+    shutil.copytree(quickstart.workdir, tmp_path / "run")
+    for name in ("run", "config"):
+        path = tmp_path / "run" / f"{name}.json"
+        path.write_text("")
+        assert main.main([f"--workdir={tmp_path / 'run'}", *SHRUNK]) == 78
+        (line,) = capsys.readouterr().err.splitlines()
+        told = f"--workdir: {path} cannot be read: Expecting value"
+        assert line.startswith(told)
 
 
 def test_help_is_there_at_once():

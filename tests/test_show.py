@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import closeness
 import jax
@@ -20,6 +21,7 @@ from sklearn.decomposition import PCA
 
 from mimjax import batches, evaluate, main, models, objectives, patches, show, train
 from mimjax.convert import weights, workdirs
+from mimjax.data.given import prepared
 from mimjax.evaluate import components, maps, neighbours
 from mimjax.report import heat, sights
 from mimjax.run import drawing, insight
@@ -315,6 +317,7 @@ def test_of_another_project_s_encoder_the_encoder_is_drawn(tmp_path, pictures, c
     assert show.main([where, "--images", str(pictures / "below")]) == 0
     said = capsys.readouterr()
     assert said.err.endswith("missing: pictures of the encoder alone\n")
+    assert said.out.startswith("5 images, converted: attention_layer_01.png, ")
     assert names(tmp_path / "w", 0) == ENCODER
     page = (tmp_path / "w" / "report.html").read_text()
     assert page.count("data:image/png") == 4
@@ -340,16 +343,32 @@ def test_what_cannot_be_drawn_is_told_in_a_line(tmp_path, capsys):
         assert told in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_files_for_an_encoder_of_other_channels_are_refused(tmp_path, capsys):
+    given = tiny.resolve("mae", encoder__channels=4)
+    (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text(json.dumps(given.values))
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    flags = [f"--workdir={tmp_path / 'run'}", "--images", str(tmp_path / "a.png")]
+    assert show.main(flags) == main.BAD_CONFIG
+    told = "--images: pictures have 1 or 3 channels, config.encoder.channels is 4\n"
+    assert capsys.readouterr().err == told
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    assert prepared(pixels, given.data, (16, 16), 4) is pixels
+    with pytest.raises(ValueError, match=r"is 4; arrays of uint8 \[16, 16, 4\]"):
+        prepared(pixels[:8], given.data, (16, 16), 4)
+
+
 def test_images_of_one_s_own_leave_the_pictures_of_the_run(tmp_path, monkeypatch):
     """They go to a folder in its workdir."""
     given = []
 
-    def draw(model, batch, out):
+    def draw(model, batch, out, when):
         given.append(out)
         raise OSError("drawn elsewhere")
 
     monkeypatch.setattr(show, "draw", draw)
-    monkeypatch.setattr(show, "loaded", lambda workdir, files: (None, None))
+    model = types.SimpleNamespace(step=1)
+    monkeypatch.setattr(show, "loaded", lambda workdir, files: (model, None))
     workdir = pathlib.Path(tiny.workdir_of("mae"))
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     for flags in (["--images", str(tmp_path)], []):
@@ -454,7 +473,7 @@ def test_what_is_not_finite_is_told_and_left_out(tmp_path, monkeypatch, capsys):
     how = given, train.Plan(7, 0, MEAN, STD), mesh, tmp_path, evaluate.never
     drawn = {}
     monkeypatch.setattr(sights, "ratios", lambda found, *_, **__: drawn.update(found))
-    drawing.Drawing(*how, lambda: batch).show(params, state.frozen, 7)
+    drawing.Drawing(*how, lambda: batch).show(params, state.frozen, 7, "now")
     why = "no picture, for not all is finite"
     what = "attention of layer 1", "attention of layer 2", "components", "neighbours"
     assert capsys.readouterr().err.splitlines() == [

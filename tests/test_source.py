@@ -187,6 +187,28 @@ def test_what_a_run_began_from_may_be_gone_when_it_goes_on(tmp_path):
     assert found.run.init_from == "/nowhere"
 
 
+def test_what_a_run_began_from_may_be_elsewhere_when_it_goes_on(tmp_path, monkeypatch):
+    """By another path, or moved; another run is another run."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("old/vit", "run", "other/vit"):
+        (tmp_path / name / "checkpoints" / "5").mkdir(parents=True)
+
+    def claim(place):
+        given = tiny.resolve("mae", init_from=place)
+        with workdir.claim(given, tmp_path / "run"):
+            pass
+
+    claim("old/vit")
+    claim(tmp_path / "old" / "vit")
+    with pytest.raises(ConfigError, match=r"config\.init_from: 'other/vit' here, "):
+        claim("other/vit")
+    (tmp_path / "old").rename(tmp_path / "new")
+    claim("new/vit")
+    (tmp_path / "new" / "vit").rename(tmp_path / "new" / "swin")
+    with pytest.raises(ConfigError, match=r"config\.init_from: 'new/swin' here, "):
+        claim("new/swin")
+
+
 def test_other_images_than_at_the_start_are_refused_before_anything_moves(tmp_path):
     found = {"source": "digits", "length": 9, "content": "0123456789"}
     (tmp_path / "run.json").write_text(json.dumps({"data": found}))

@@ -17,7 +17,7 @@ import scipy.stats
 import tiny
 from program import CONFIG, PATIENCE, ROOT
 
-from mimjax import cores, train
+from mimjax import config, cores, train
 from mimjax.run import setup
 from mimjax.schema import ConfigError
 from mimjax.study import __main__ as study_main
@@ -242,6 +242,31 @@ def test_a_signal_reaches_all_runs_and_each_has_its_share_of_the_cores(
     assert not (tmp_path / "c").exists()
 
 
+def test_a_run_that_a_signal_kills_says_so(tmp_path, monkeypatch, capsys):
+    code = "import os; print('at work', flush=True); os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(plan.Run, "command", lambda *_: ["-c", code])
+    study = plan.load(written(tmp_path, {"a": (MAE, {})}), tmp_path)
+    assert runner.run(study, [], lambda: None) == 128 + 9
+    said = capsys.readouterr()
+    assert said.out == "[1/1] a  killed by signal 9\n"
+    log = tmp_path / "a" / outcome.LOG
+    assert said.err == f"a: killed by signal 9 (see {log})\n"
+
+
+def test_two_commands_keep_what_each_other_wrote(tmp_path, monkeypatch):
+    whole = plan.load(written(tmp_path, {n: (MAE, {}) for n in "ab"}), tmp_path)
+
+    def make(children, study, run):
+        runner.note(whole, whole.runs["b"], ["b"], 0, 1.0, 60.0)  # by the other one
+        return 0, 2.0
+
+    monkeypatch.setattr(runner.Children, "make", make)
+    assert runner.run(whole.only("a"), ["a"], lambda: None) == 0
+    record = json.loads((tmp_path / runner.RECORD).read_text())
+    assert {n: x["seconds"] for n, x in record["runs"].items()} == {"a": 2, "b": 1}
+    assert record["seconds"] >= 60
+
+
 def test_what_goes_wrong_here_stops_the_runs(tmp_path, monkeypatch):
     """The first ends at once, and nothing can be written of it."""
 
@@ -299,11 +324,31 @@ def test_the_jobs_asked_for_are_made_and_more_than_cores_refused(
             "",
             "b: config.init_from: @runs is no run of it; did you mean @run?",
         ),
+        (
+            {"a": (MAE, {}), "b": (MAE, {"init_form": "@a"})},
+            "",
+            "b: config.init_form: no such field; did you mean init_from?",
+        ),
         ({"a/b": (MAE, {})}, "TABLE = {'c': 'd'}", "TABLE: {'c': 'd'} is not a dict"),
         (
             {"a/b": (MAE, {})},
             "TABLE = {'c': ('d', 'loss')}",
             "TABLE: c: no run is called ROW/d; there are b",
+        ),
+        (
+            {"a/b": (MAE, {})},
+            "TABLE = {1: ('b', 'loss')}",
+            "TABLE: {1: ('b', 'loss')} is not a dict of column: (",
+        ),
+        (
+            {
+                "a/pretrain": (MAE, {"eval_every": 4}),
+                "a/probe": (f"{CONFIG}:classify", {"eval_every": 4}),
+                "a/tuned": (f"{CONFIG}:simmim", {"eval_every": 0}),
+            },
+            "SCALING = ('eval/loss', 'eval/linear')",
+            "SCALING: the losses of mae (a/pretrain) and classify (a/probe) make no "
+            "law together; make two studies, or set eval_every=0 for",
         ),
         ({"a": (MAE, {})}, "SCALING = 'loss'", "SCALING: 'loss' is not the names of"),
         ({"a": ("none.py", {})}, "", "a: --config: there is no file none.py"),
@@ -314,6 +359,65 @@ def test_a_wrong_study_is_told_in_one_line(tmp_path, capsys, runs, rest, expecte
     (line,) = refused(capsys, *flags)
     assert expected in line
     assert not (tmp_path / "w").exists()
+
+
+def test_what_a_run_builds_on_is_looked_at_where_it_is_there(tmp_path, capsys):
+    made = pathlib.Path(tiny.workdir_of("mae"))
+    beit = f"{CONFIG}:beit", {"objective.tokenizer": f"@{made.name}"}
+    file = written(tmp_path, {made.name: (MAE, {}), "beit": beit})
+    (line,) = refused(capsys, f"--config={file}", f"--workdir={made.parent}")
+    told = f"beit: config.objective.tokenizer: {made} is no run of a tokenizer"
+    assert line == told
+    plan.check(plan.load(file, tmp_path))  # nothing is there yet
+
+
+def test_a_damaged_file_of_a_run_is_one_line(tmp_path, capsys):
+    flags = f"--config={written(tmp_path, {'a': (MAE, TINY)})}", f"--workdir={tmp_path}"
+    finished(tmp_path / "a", {"eval/loss": 1.0})
+    for text, why in (("", "Expecting value"), ("[]", "it holds no object")):
+        (tmp_path / "a" / "config.json").write_text(text)
+        (line,) = refused(capsys, *flags)
+        path = tmp_path / "a" / "config.json"
+        assert line.startswith(f"a: --workdir: {path} cannot be read: {why}")
+
+
+def begun(study, status=0):
+    """Leaves every run as one that has ended so after its last step, of TINY."""
+    for run in study.runs.values():
+        (run.folder / "checkpoints" / "4").mkdir(parents=True)
+        how = run.file, run.texts(study.workdir), None
+        given = config.resolve(*how, workdir=str(run.folder))
+        (run.folder / "config.json").write_text(json.dumps(given.values))
+        known = {"status": status, "step": 4, "steps": 4}
+        (run.folder / "run.json").write_text(json.dumps(known))
+
+
+def test_runs_that_were_judged_otherwise_are_refused(tmp_path, capsys):
+    """Those that have not ended go on, and are judged as it is asked now."""
+    begun(plan.load(written(tmp_path, {"a": (MAE, TINY)}), tmp_path / "ended"))
+    begun(plan.load(written(tmp_path, {"a": (MAE, TINY)}), tmp_path / "stopped"), 75)
+    changed = {**TINY, "evaluate.test_images": 16, "eval_every": 4, "log_every": 1}
+    file = written(tmp_path, {"a": (MAE, changed)})
+    plan.check(plan.load(file, tmp_path / "stopped"))
+    lines = refused(capsys, f"--config={file}", f"--workdir={tmp_path / 'ended'}")
+    assert [line.partition(" here, ")[0] for line in lines] == [
+        "a: config.eval_every: 4",
+        "a: config.evaluate.test_images: 16",
+    ]
+
+
+def test_a_workdir_may_be_seen_from_another_place(tmp_path, monkeypatch, capsys):
+    """By another path, or moved as on another machine."""
+    monkeypatch.chdir(tmp_path)
+    again = MAE, {**TINY, "init_from": "@mae/pretrain"}
+    file = written(tmp_path, {"mae/pretrain": (MAE, TINY), "mae/again": again})
+    begun(plan.load(file, pathlib.Path("runs")))
+    plan.check(plan.load(file, tmp_path / "runs"))
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    plan.check(plan.load(file, tmp_path / "moved"))
+    (tmp_path / "runs" / "mae" / "pretrain").mkdir(parents=True)
+    (line,) = refused(capsys, f"--config={file}", f"--workdir={tmp_path / 'moved'}")
+    assert line.startswith("mae/again: config.init_from: ")
 
 
 def test_every_problem_of_every_run_is_told_once(tmp_path, capsys):
@@ -452,6 +556,32 @@ def test_cells_are_means_with_their_spread(tmp_path):
     _, columns = results.columns(study)
     assert columns[1] == ["tuned", "eval/acc of tune", "10", "100", "0, 1, 2"]
     assert results.cells(study)["mae"]["tuned"].values == accuracies
+
+
+def test_the_circumstances_are_those_of_the_runs(tmp_path):
+    """Two made elsewhere, of other versions, and one by the study itself."""
+    runs = {f"mae/tune/seed{n}": ("x", {}) for n in range(3)}
+    rest = 'TABLE = {"a|b": ("tune", "eval/acc")}'
+    study = plan.load(written(tmp_path, runs, rest), tmp_path)
+    for n, name in enumerate(runs):
+        finished(tmp_path / name, {"eval/acc": 0.5})
+        known = json.loads((tmp_path / name / "run.json").read_text())
+        known |= {"devices": "TPU v5e", "device_count": 256, "host": "x86_64, 9 cores"}
+        known |= {"versions": {"jax": str(n)}}
+        known |= {"started": "2026-01-01T00:00:00+00:00"}
+        known |= {"finished": f"2026-01-01T0{n + 1}:00:00+00:00"}
+        (tmp_path / name / "run.json").write_text(json.dumps(known))
+    found = dict(results.circumstances(study))
+    assert found["machine"] == "256 x TPU v5e (x86_64, 9 cores)"
+    assert found["time"] == "6:00:00 of runs added up"
+    (last,) = list(runs)[2:]
+    runner.note(study, study.runs[last], [], 0, 60.0, 90.0)
+    found = dict(results.circumstances(study))
+    assert found["time"] == "0:01:30, 3:01:00 of runs added up"
+    results.save(study, ["study"])
+    told = json.loads((tmp_path / "results.json").read_text())
+    assert told["versions"] == ["jax 0", "jax 1", "jax 2"]
+    assert "|  | a\\|b |\n" in (tmp_path / "results.md").read_text()
 
 
 SIZES, IMAGES = (1e4, 4e4, 16e4, 64e4, 256e4), (100, 200, 400, 1000)

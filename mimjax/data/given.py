@@ -41,6 +41,9 @@ def prepared(
         raise ValueError(error.reason) from None
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
+    if channels not in (1, 3):
+        told = f"pictures have 1 or 3 channels, config.encoder.channels is {channels}"
+        raise ValueError(f"{told}; arrays of uint8 {[*size, channels]} can be used")
     return scaled.centre(upright.pixels(picture, channels), size, data)
 
 

@@ -46,9 +46,9 @@ class Evaluate:
         linear_iterations: L-BFGS iterations at most.
         shots: images a class that a few-shot classifier (`fewshot.py`) learns from,
             such as (1, 5, 10), for "eval/few_1" and so on.
-        health_images: held-out images whose tokens and attention are looked at in all
-            layers ("eval/health/..."); 0 for none, and no rank of features either
-            ("eval/rankme", of all held-out images).
+        health_images: held-out images, evenly chosen, whose tokens and attention are
+            looked at in all layers ("eval/health/..."); 0 for none, and no rank of
+            features either ("eval/rankme", of all held-out images).
         source: labelled images to probe the encoder with, named and prepared as those
             of `config.data`, which they are where it is empty; the held-out loss and
             pictures are of `config.data.source` always.
@@ -136,7 +136,8 @@ def frozen_accuracy(
 
     Returns:
         Fractions of test images classified rightly: "knn", "linear", and those of other
-        numbers of neighbours ("knn_10") and of few shots ("few_5").
+        numbers of neighbours ("knn_10") and of few shots ("few_5"); all of them NaN
+        where features are not finite.
 
     Raises:
         Interrupted: `should_stop` said so.
@@ -160,6 +161,9 @@ def frozen_accuracy(
 
     first, *others = evaluate.knn_k
     ks = {"knn": first, **{f"knn_{k}": k for k in others if k <= len(train[0])}}
+    if not (np.isfinite(train[0]).all() and np.isfinite(test[0]).all()):
+        few = (f"few_{shots}" for shots in evaluate.shots)
+        return dict.fromkeys([*ks, "linear", *few], math.nan)
     mesh = mesh or sharding.alone()
     with jax.set_mesh(mesh):  # that of the caller may be another
         answers = knn.predict(

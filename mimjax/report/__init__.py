@@ -1,5 +1,6 @@
 """report.html: one self-contained page on a run, made from the files of its workdir."""
 
+import math
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,27 +97,32 @@ def _subtitle(config: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     return " \u00b7 ".join(said)
 
 
+def _share(value: float) -> str:
+    return f"{value:.1%}" if math.isfinite(value) else "not finite"
+
+
 def _accuracy(records: Sequence[Record], config: Mapping[str, Any]) -> str:
     """Probes, kNN and few shots: the encoder at the start next to the newest."""
-    rows, newest = [], 0
     few = {key for record in records for key in record if key.startswith("eval/few_")}
     counts = sorted(int(key.removeprefix("eval/few_")) for key in few)
     shots = [(f"eval/few_{n}", f"{n} images a class") for n in counts]
-    for key, name in (*(line[:2] for line in curves.ACCURACIES), *shots):
-        steps, values = curves.series(records, key)
-        if not len(steps):
+    names = dict([*(line[:2] for line in curves.ACCURACIES), *shots])
+    found = {name: curves.series(records, key) for key, name in names.items()}
+    newest = max((steps[-1] for steps, _ in found.values() if len(steps)), default=0)
+    rows = []
+    for name, (steps, values) in found.items():
+        # The last start of a run may have asked for less than those before.
+        if newest not in steps:
             continue
-        newest = max(newest, int(steps[-1]))
-        start = values[0] if steps[0] == 0 else None
-        first, last = "\u2013" if start is None else f"{start:.1%}", f"{values[-1]:.1%}"
-        gain = "\u2013"
-        if start is not None and len(steps) > 1:
-            gain = f"{100 * (values[-1] - start):+.1f} points"
-        rows.append((name, first, last, gain))
+        start = values[0] if steps[0] == 0 else math.nan
+        first = "\u2013" if steps[0] else _share(start)
+        gain = 100 * (values[-1] - start)
+        told = f"{gain:+.1f} points" if newest and math.isfinite(gain) else "\u2013"
+        rows.append((name, first, _share(values[-1]), told))
     if not rows:
         return ""
     note = "Share of held-out images classified right from features of whole images."
-    head = ("", curves.start_of(config), f"step {newest:,}", "gain")
+    head = ("", curves.start_of(config), f"step {newest:,.0f}", "gain")
     if "encoder" in (figures.at(config, "optim.frozen") or ()):
         head, rows = ("", "frozen encoder"), [(name, last) for name, _, last, _ in rows]
     return page.table(rows, head) + f'<p class="faint">{note}</p>'

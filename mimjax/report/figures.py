@@ -29,7 +29,7 @@ def at(tree: Any, dotted: str) -> Any:
     return tree
 
 
-def _seconds(run: Mapping[str, Any]) -> float | None:
+def seconds_of(run: Mapping[str, Any]) -> float | None:
     """From "started" to "finished", both ISO 8601; None where one is missing."""
     try:
         start, end = (datetime.fromisoformat(run[k]) for k in ("started", "finished"))
@@ -75,7 +75,7 @@ def figures(
             middle = statistics.median(values[1:] or values)
             small = key == "images_per_sec" and middle < 10
             yield name, ("{:.2f}" if small else form).format(middle), "median"
-    seconds = _seconds(run)
+    seconds = seconds_of(run)
     if seconds is not None:
         resumes = len(run.get("resumes") or [])
         times = "once" if resumes == 1 else f"{resumes} times"

@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib import parse
 
 SMALL = 200_000  # bytes
 
@@ -67,7 +68,7 @@ def text(value: Any) -> str:
 
 def link(name: str, place: str) -> Markup:
     """A name that leads to a place, which is relative to the page."""
-    return Markup(f'<a href="{text(place)}">{text(name)}</a>')
+    return Markup(f'<a href="{text(parse.quote(place))}">{text(name)}</a>')
 
 
 def section(heading: str, body: str) -> str:
@@ -118,7 +119,7 @@ def picture(path: Path, caption: str, *, link: str = "", width: int = 0) -> str:
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     image = f'<img src="{source}" alt="{text(caption)}">'
     if link:
-        image = f'<a href="{text(link)}">{image}</a>'
+        image = f'<a href="{text(parse.quote(link))}">{image}</a>'
     return f"<figure>{image}<figcaption>{text(caption)}</figcaption></figure>"
 
 

@@ -127,7 +127,7 @@ class Drawing:
         if sheet:
             self.sheet(state.best_params, state.frozen, step)
         if encoder:
-            self.show(state.best_params, state.frozen, step)
+            self.show(state.best_params, state.frozen, step, f"step {step}")
         self.report()
 
     def sheet(self, params: Any, frozen: Any, step: int) -> None:
@@ -146,19 +146,21 @@ class Drawing:
                 legend={names.get(n, str(n)): colour for n, colour in found.items()},
             )
 
-    def show(self, params: Any, frozen: Any, step: int) -> None:
+    def show(self, params: Any, frozen: Any, step: int, when: str) -> None:
         """What the encoder sees: pictures in a folder that appears with the last.
 
         Args:
             params: of the whole objective, or of the encoder alone.
             frozen: the other variables; None where there is the encoder alone.
+            step: names the folder.
+            when: says in titles what the parameters are.
         """
         folder, first = self.folder_of(step), jax.process_index() == 0
         made = folder.with_name(f".{folder.name}")
         if first:
             shutil.rmtree(made, ignore_errors=True)
             made.mkdir(parents=True)
-        batch, when = self.batch(), f"step {step}"
+        batch = self.batch()
         encoder, images, labels = params["encoder"], batch["image"], batch["label"]
         self.insight.inside(encoder, images, made, when)
         self.insight.alike(encoder, images, labels, made, when)

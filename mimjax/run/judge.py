@@ -19,6 +19,7 @@ from mimjax.evaluate import features, health
 from mimjax.hosts.agree import first_says
 from mimjax.objectives import IGNORED
 from mimjax.run import heldout
+from mimjax.run.insight import spread
 from mimjax.train import Plan, State, streams
 
 # Images read at a time where they are not kept: 0.6 GB at 224 x 224.
@@ -185,7 +186,8 @@ class Judge:
             )
         if wanted.health_images:
             values["rankme"] = health.rankme(asked)
-            some = images[: wanted.health_images]
+            # Held-out images may come class by class.
+            some = images[spread(len(images), wanted.health_images)]
             one_each = sharding.shares(self.mesh)
             if self.config.encoder.layer_widths:
                 inside = self.extract(self.inside, params, some, one_each)

@@ -16,6 +16,7 @@ from mimjax import checkpoint, metrics, report, train
 from mimjax.config import Config
 from mimjax.data.faults import BadDataError
 from mimjax.evaluate import Interrupted
+from mimjax.hosts.agree import first_says
 from mimjax.report.progress import Progress, duration, held_out
 from mimjax.run import feed, profile, setup, source, stop, workdir
 from mimjax.run.drawing import Drawing
@@ -74,7 +75,7 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         state, start = first_state(config, mesh, checkpoints, progress)
         judge = Judge(config, plan, mesh, folder, signals.asked)
         drawing = Drawing(config, plan, mesh, folder, signals.asked, lambda: judge.test)
-        if start == plan.steps and complete(config, judge, drawing, start):
+        if start == plan.steps and complete(config, judge, drawing):
             if not (folder / report.REPORT).exists():
                 drawing.report()
             progress.note(f"finished before; see {folder / report.REPORT}")
@@ -87,7 +88,7 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         record = None
         if first:
             writer = metrics.Writer(folder, resume_step=start or -1)
-            facts = run_facts(config, plan, mesh, state, found, cost, command)
+            facts = setup.run_facts(config, plan, mesh, state, found, cost, command)
             record = workdir.Record(folder, facts, start)
         stack.callback(writer.close)
         meter = setup.make_meter(config, cost, mesh, start)
@@ -117,7 +118,7 @@ def failing(record: workdir.Record | None, drawing: Drawing) -> Iterator[None]:
     """Writes down why a run ends where it fails."""
     try:
         yield
-    except (BadDataError, checkpoint.StorageError) as error:
+    except (BadDataError, checkpoint.StorageError, OSError) as error:
         # With a full disk this may fail too, and the first failure is what to say.
         with contextlib.suppress(OSError, checkpoint.StorageError):
             if record:
@@ -127,36 +128,12 @@ def failing(record: workdir.Record | None, drawing: Drawing) -> Iterator[None]:
         raise
 
 
-def complete(config: Config, judge: Judge, drawing: Drawing, last: int) -> bool:
-    """Whether the last step's evaluation and pictures are there, where wanted."""
-    evaluated = not config.run.eval_every or judge.evaluated(last)
-    return evaluated and (not config.run.picture_every or drawing.drawn(last))
-
-
-def run_facts(
-    config: Config,
-    plan: train.Plan,
-    mesh: jax.sharding.Mesh,
-    state: train.State,
-    found: dict[str, Any],
-    cost: int,
-    command: list[str],
-) -> dict[str, Any]:
-    """What run.json holds of the run beside versions and times."""
-    encoder = train.count(state.params["encoder"])
-    return {
-        "command": command,
-        "devices": jax.devices()[0].device_kind,
-        "device_count": jax.device_count(),
-        "process_count": jax.process_count(),
-        "mesh": dict(mesh.shape),
-        "seed": config.run.seed,
-        "data": found,
-        "steps": plan.steps,
-        "warmup_steps": plan.warmup,
-        "parameters": {"encoder": encoder, "total": train.count(state.params)},
-        "step_flops": cost,
-    }
+def complete(config: Config, judge: Judge, drawing: Drawing) -> bool:
+    """Whether all of the last step is there, where wanted, and said to be."""
+    last, wanted = drawing.plan.steps, config.run
+    evaluated = not wanted.eval_every or judge.evaluated(last)
+    drawn = not wanted.picture_every or drawing.drawn(last)
+    return evaluated and drawn and first_says(workdir.finished(judge.workdir))
 
 
 def advance(

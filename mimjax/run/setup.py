@@ -209,3 +209,29 @@ def step_flops(
     keys = jax.eval_shape(lambda: train.streams(0, 0))
     given = state.params, state.frozen, state.step, batch, keys, {}
     return flops.matmul_flops(gradient, *given)
+
+
+def run_facts(
+    config: Config,
+    plan: train.Plan,
+    mesh: jax.sharding.Mesh,
+    state: train.State,
+    found: dict[str, Any],
+    cost: int,
+    command: list[str],
+) -> dict[str, Any]:
+    """What run.json holds of the run beside versions and times."""
+    encoder = train.count(state.params["encoder"])
+    return {
+        "command": command,
+        "devices": jax.devices()[0].device_kind,
+        "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
+        "mesh": dict(mesh.shape),
+        "seed": config.run.seed,
+        "data": found,
+        "steps": plan.steps,
+        "warmup_steps": plan.warmup,
+        "parameters": {"encoder": encoder, "total": train.count(state.params)},
+        "step_flops": cost,
+    }

@@ -10,9 +10,9 @@ import platform
 from collections.abc import Iterator
 from typing import Any
 
-from mimjax import __version__
+from mimjax import __version__, cores
 from mimjax.config import Config, defaults
-from mimjax.metrics import METRICS, replacing
+from mimjax.metrics import METRICS, read_json, replacing
 from mimjax.schema import ConfigError
 from mimjax.settings import PARAMS, has_checkpoint
 
@@ -34,6 +34,8 @@ FREE = (
     "encoder.attention",
 )
 FREE_GROUPS = ("mesh", "evaluate", "profile")
+# Of those, what says how a run is judged.
+JUDGED = ("eval_every", "evaluate")
 
 RECORD = "run.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow")
@@ -68,7 +70,7 @@ def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
             raise ConfigError([f"{told} {more}"])
         path = workdir / "config.json"
         if path.exists() and begun(workdir):
-            found = differences(config, json.loads(path.read_text()), workdir)
+            found = differences(config, read(path), workdir)
             if found:
                 hint = (
                     f"--workdir: {workdir} holds a run of another config; resume it "
@@ -84,15 +86,36 @@ def begun(workdir: pathlib.Path) -> bool:
     return (workdir / METRICS).exists() or has_checkpoint(str(workdir))
 
 
+def finished(workdir: pathlib.Path) -> bool:
+    """Whether a run has made its last step and judged it, as run.json tells."""
+    known = read_json(workdir / RECORD)
+    return known.get("status") == 0 and known["step"] == known["steps"]
+
+
 def differences(
-    config: Config, before: dict[str, Any], workdir: pathlib.Path
+    config: Config,
+    before: dict[str, Any],
+    workdir: pathlib.Path,
+    judged: bool = False,
 ) -> list[str]:
-    """What would change the numbers of the run whose config.json was `before`."""
+    """What would change the numbers of the run whose config.json was `before`.
+
+    Of one that is `judged` already, those of its evaluation too.
+    """
     there, here = flat(before), flat(json.loads(json.dumps(config.values)))
+    places = {"init_from", *(f"objective.{name}" for name in config.builds_on)}
+
+    def bound(name: str) -> bool:
+        top = name.split(".")[0]
+        free = name in FREE or top in FREE_GROUPS
+        return not free or (judged and top in JUDGED)
+
     found = [
-        f"config.{name}: {here.get(name)!r} here, {there[name]!r} in {workdir}"
-        for name in sorted(there)
-        if there[name] != here.get(name) and not free(name)
+        f"config.{name}: {here.get(name)!r} here, {value!r} in {workdir}"
+        for name, value in sorted(there.items())
+        if value != here.get(name)
+        and bound(name)
+        and not (name in places and one_place(value, here[name]))
     ]
     # A field that is new since must have its default.
     names = config.values["encoder"]["name"], config.values["objective"]["name"]
@@ -100,13 +123,20 @@ def differences(
     return found + [
         f"config.{name}: {here[name]!r} here, not set in {workdir}"
         for name in sorted(here.keys() - there.keys())
-        if here[name] != usual.get(name) and not free(name)
+        if here[name] != usual.get(name) and bound(name)
     ]
 
 
-def free(name: str) -> bool:
-    """Whether a field may differ from one start of a run to the next."""
-    return name in FREE or name.split(".")[0] in FREE_GROUPS
+def one_place(before: str, now: str) -> bool:
+    """Whether two paths lead to one file or folder.
+
+    It may have been moved, or be seen from another machine: where there is nothing at
+    the earlier path any more, the last name counts.
+    """
+    old, new = pathlib.Path(before), pathlib.Path(now)
+    if not (before and now and old.exists()):
+        return old.name == new.name != ""
+    return new.exists() and old.samefile(new)
 
 
 def flat(tree: Any, above: str = "") -> dict[str, Any]:
@@ -120,6 +150,17 @@ def flat(tree: Any, above: str = "") -> dict[str, Any]:
     }
 
 
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file of a workdir; ConfigError where it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError([f"--workdir: {path} cannot be read: {error}"]) from None
+    if not isinstance(value, dict):
+        raise ConfigError([f"--workdir: {path} cannot be read: it holds no object"])
+    return value
+
+
 def write(path: pathlib.Path, value: Any) -> None:
     """JSON that is either the old or the new one, never half."""
     with replacing(path) as temporary:
@@ -131,7 +172,7 @@ def check_data(workdir: pathlib.Path, found: dict[str, Any]) -> None:
     path = workdir / RECORD
     if not path.exists() or not has_checkpoint(str(workdir)):
         return
-    before = json.loads(path.read_text())["data"]
+    before = read(path)["data"]
     if before != found:
         raise ConfigError(
             [
@@ -144,17 +185,18 @@ def check_data(workdir: pathlib.Path, found: dict[str, Any]) -> None:
 
 
 class Record:
-    """run.json: versions, devices, data, parameters, command, when, resumed where."""
+    """run.json: versions, host, devices, data, parameters, command, when, resumes."""
 
     def __init__(self, workdir: pathlib.Path, facts: dict[str, Any], step: int):
         self.path = workdir / RECORD
-        before = json.loads(self.path.read_text()) if self.path.exists() else {}
+        before = read(self.path) if self.path.exists() else {}
         resumes = before.get("resumes", [])
         if before:
             resumes = [*resumes, {"step": step, "at": now()}]
         self.values = {
             "started": before.get("started", now()),
             **facts,
+            "host": host(),
             "versions": versions(),
             "resumes": resumes,
         }
@@ -164,6 +206,12 @@ class Record:
         """Adds how the run ended."""
         self.values |= {"finished": now(), **facts}
         write(self.path, self.values)
+
+
+def host() -> str:
+    """What kind of machine this is, and the cores of its CPU that are used."""
+    count = len(cores.usable())
+    return f"{platform.machine()}, {count} CPU core{'s' * (count != 1)}"
 
 
 def versions() -> dict[str, str]:

@@ -19,5 +19,6 @@ which says of which second part ("probe") it takes which value of metrics.jsonl.
 
     SCALING = ("eval/loss", "eval/linear")
 
-fits the first against parameters, images and FLOPs, and draws the second against it.
+fits the first, of runs of one objective, against parameters, images and FLOPs, and
+draws the second against it.
 """

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mimjax.metrics import Record, read_json, read_metrics
-from mimjax.run.workdir import RECORD
+from mimjax.run import workdir
 from mimjax.study.plan import Run
 
 LOG = "log.txt"
@@ -13,13 +13,12 @@ FIGURES = ("eval/loss", "eval/accuracy", "eval/knn", "eval/linear")
 
 def facts(run: Run) -> dict[str, Any]:
     """What run.json holds; empty where there is none or it is torn."""
-    return read_json(run.folder / RECORD)
+    return read_json(run.folder / workdir.RECORD)
 
 
 def finished(run: Run) -> bool:
     """Whether it has made its last step and judged it."""
-    known = facts(run)
-    return known.get("status") == 0 and known["step"] == known["steps"]
+    return workdir.finished(run.folder)
 
 
 def last_values(run: Run) -> Record:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import json
 import pathlib
 import re
 from collections.abc import Iterable
@@ -167,7 +166,12 @@ def pair(value: Any) -> bool:
 
 def table_problems(table: Any, parts: set[str]) -> list[str]:
     """What is wrong with the columns of a study whose names have those parts."""
-    if not isinstance(table, dict) or not all(map(pair, table.values())):
+    # Names are the heads of columns.
+    good = isinstance(table, dict) and all(
+        isinstance(name, str) and name.isprintable() and pair(value)
+        for name, value in table.items()
+    )
+    if not good:
         return [f"{shown(table)} is not {PAIRS['TABLE']}"]
     return [
         f"{column}: no run is called ROW/{part}; there are {', '.join(sorted(parts))}"
@@ -187,25 +191,48 @@ def check(study: Study) -> None:
         for line in start_problems(study, run):
             found.setdefault(line, []).append(run.name)
     lines = [f"{several(names)}: {line}" for line, names in found.items()]
+    if not (study.found or lines):
+        lines = scaling_problems(study)
     if study.found or lines:
         raise ConfigError(study.found + lines)
 
 
+def scaling_problems(study: Study) -> list[str]:
+    """What keeps the losses of runs, which may all start, from being one law."""
+    if not study.scaling:
+        return []
+    loss, first = study.scaling[0], {}
+    for run in study.runs.values():
+        texts = run.texts(study.workdir)
+        given = config.resolve(run.file, texts, None, with_data=False)
+        if given.run.eval_every or not loss.startswith("eval/"):
+            first.setdefault(given.values["objective"]["name"], run.name)
+    if len(first) < 2:
+        return []
+    runs = " and ".join(f"{name} ({run})" for name, run in first.items())
+    told = f"the losses of {runs} make no law together; make two studies, or set"
+    return [f"SCALING: {told} eval_every=0 for the runs that are no points"]
+
+
 def start_problems(study: Study, run: Run) -> Iterable[str]:
     """What would keep one run from starting."""
+    path, before = run.folder / "config.json", {}
     try:
         where = str(run.folder)
         texts = run.texts(study.workdir)
         wanted = config.resolve(run.file, texts, None, workdir=where)
+        if path.exists() and workdirs.begun(run.folder):
+            before = workdirs.read(path)
     except ConfigError as error:
-        changes = run.changes.items()
-        seen = [f for f, x in changes if f in run.needs or not isinstance(x, VALUES)]
-        told = tuple(f"config.{field}: " for field in seen)
-        return [line for line in error.problems if not line.startswith(told)]
-    path = run.folder / "config.json"
-    if not path.exists() or not workdirs.begun(run.folder):
+        changes, needs = run.changes.items(), run.needs.items()
+        told = [f"config.{f}: " for f, x in changes if not isinstance(x, VALUES)]
+        # What comes of runs that are not made yet, or are none of the study.
+        told += [f"config.{f}: {study.workdir / name} holds no " for f, name in needs]
+        return [x for x in error.problems if not x.startswith(tuple(told))]
+    if not before:
         return []
-    lines = workdirs.differences(wanted, json.loads(path.read_text()), run.folder)
+    judged = workdirs.finished(run.folder)
+    lines = workdirs.differences(wanted, before, run.folder, judged)
     hint = "(change the study back, or remove that workdir to make the run again)"
     return [f"{line} {hint}" for line in lines]
 

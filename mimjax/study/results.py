@@ -3,14 +3,13 @@
 import dataclasses
 import datetime
 import math
-import platform
 import shlex
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mimjax import cores
 from mimjax.metrics import read_json, replacing
+from mimjax.report import figures
 from mimjax.report.progress import duration
 from mimjax.run.workdir import write
 from mimjax.study import outcome, runner
@@ -114,30 +113,34 @@ def lengths(runs: Iterable[Run]) -> list[str]:
 def circumstances(study: Study) -> list[tuple[str, str]]:
     """How many runs have finished, how long all took, on what, with which versions."""
     record = {"runs": {}, "seconds": 0.0, **read_json(study.workdir / runner.RECORD)}
-    runs = record["runs"].items()
-    added = sum(run["seconds"] for n, run in runs if n in study.runs)
     done = [run for run in study.runs.values() if outcome.finished(run)]
+    facts = {run.name: outcome.facts(run) for run in done}
+    # Those that were made by themselves tell when they were at work.
+    took = {name: figures.seconds_of(known) or 0.0 for name, known in facts.items()}
+    took |= {n: x["seconds"] for n, x in record["runs"].items() if n in study.runs}
+    whole = f"{duration(record['seconds'])}, " if record["runs"] else ""
+    added = duration(sum(took.values()))
     found = [
         ("runs", f"{len(done)} of {len(study.runs)} finished"),
-        ("time", f"{duration(record['seconds'])}, {duration(added)} of runs added up"),
+        ("time", f"{whole}{added} of runs added up"),
         ("written", datetime.datetime.now().astimezone().isoformat(timespec="minutes")),
     ]
-    facts = [outcome.facts(run) for run in done]
-    machines = {f"{known['device_count']} x {known['devices']}" for known in facts}
+    machines, versions = set(), set()
+    for known in facts.values():
+        host = f" ({known['host']})" if "host" in known else ""
+        machines.add(f"{known['device_count']} x {known['devices']}{host}")
+        numbers = known["versions"].items()
+        versions.add(", ".join(f"{name} {number}" for name, number in numbers))
     if machines:
-        host = f"{len(cores.usable())} CPU cores, {platform.machine()}"
-        found.append(("machine", f"{', '.join(sorted(machines))} ({host})"))
-    versions = {
-        ", ".join(f"{name} {number}" for name, number in known["versions"].items())
-        for known in facts
-    }
+        found.append(("machine", "; ".join(sorted(machines))))
     return found + [("versions", told) for told in sorted(versions)]
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def save(study: Study, command: list[str]) -> None:
@@ -158,5 +161,8 @@ def save(study: Study, command: list[str]) -> None:
         row: {column: plain(cell) for column, cell in columns.items()}
         for row, columns in cells(study).items()
     }
-    told = {"command": command, **dict(circumstances(study)), "rows": found}
+    told: dict[str, Any] = {"command": command, **dict(circumstances(study))}
+    # Runs may be of several versions.
+    kept = [what for name, what in circumstances(study) if name == "versions"]
+    told |= {"versions": kept, "rows": found}
     write(study.workdir / f"{NAME}.json", told)

@@ -94,18 +94,32 @@ def pool(jobs: int) -> futures.ThreadPoolExecutor:
     return futures.ThreadPoolExecutor(jobs, initializer=take)
 
 
+def note(
+    study: Study, run: Run, command: list[str], status: int, took: float, passed: float
+) -> None:
+    """Writes down how a run has ended, and that so many seconds have passed.
+
+    Another command may be at work on other runs: what it wrote stays.
+    """
+    path = study.workdir / RECORD
+    record = {"runs": {}, "seconds": 0.0, **read_json(path), "command": command}
+    before = record["runs"].get(run.name, {"seconds": 0.0})["seconds"]
+    record["runs"][run.name] = {"status": status, "seconds": before + took}
+    record["seconds"] += passed
+    write(path, record)
+
+
 def run(
     study: Study, command: list[str], told: Callable[[], None], jobs: int = 1
 ) -> int:
     """Makes all runs that are not finished, `jobs` at once; calls `told` after each.
 
     Returns 0, 75 where a signal has stopped it, else the status of the first run that
-    has failed. A run that needs a failed one is not started.
+    has failed, 128 + N where signal N has killed it. A run that needs a failed one is
+    not started.
     """
-    children, failed, stopped = Children(), {}, False
-    record = read_json(study.workdir / RECORD)
-    record = {"runs": {}, "seconds": 0.0, **record, "command": command}
-    began, before = time.monotonic(), record["seconds"]
+    children, failed, stopped, status = Children(), {}, False, 0
+    seen = time.monotonic()
     total, places = len(study.runs), {n: i for i, n in enumerate(study.runs, 1)}
 
     def say(run: Run, text: str) -> None:
@@ -130,22 +144,25 @@ def run(
                 else:
                     working[threads.submit(children.make, study, one)] = one
                 del waiting[one.name]
-            ended, _ = futures.wait(working, return_when=futures.FIRST_COMPLETED)
-            for future in ended:
-                one, (status, took) = working.pop(future), future.result()
-                known = record["runs"].get(one.name, {"seconds": 0.0})["seconds"]
-                record["runs"][one.name] = {"status": status, "seconds": known + took}
-                record["seconds"] = before + time.monotonic() - began
-                write(study.workdir / RECORD, record)
-                if status == STOPPED:
+            done, _ = futures.wait(working, return_when=futures.FIRST_COMPLETED)
+            for future in done:
+                one, (ended, took) = working.pop(future), future.result()
+                now = time.monotonic()
+                note(study, one, command, ended, took, now - seen)
+                seen = now
+                if ended == STOPPED:
                     say(one, "stopped; the same command goes on")
                     stopped, waiting = True, {}
                     children.stop()
                     continue
-                if status:
-                    why = f"status {status}: {outcome.last_words(one)}"
+                if ended:
+                    why = f"status {ended}: {outcome.last_words(one)}"
+                    if ended < 0:
+                        why = f"killed by signal {-ended}"
                     failed[one.name] = f"{why} (see {one.folder / outcome.LOG})"
                     say(one, why)
+                    # As shells have it of a signal.
+                    status = status or (ended if ended > 0 else 128 - ended)
                 else:
                     say(one, f"done in {duration(took)}  {outcome.figures(one)}")
                 told()
@@ -153,4 +170,4 @@ def run(
         return STOPPED
     for name, why in failed.items():
         print(f"{name}: {why}", file=sys.stderr)
-    return record["runs"][next(iter(failed))]["status"] if failed else 0
+    return status

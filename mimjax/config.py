@@ -25,6 +25,7 @@ from mimjax.schema import (
     flatten,
     load,
     schema_of,
+    shown,
     typed,
 )
 from mimjax.settings import Config, Run
@@ -159,6 +160,11 @@ def rebuilt(values: dict[str, Any]) -> Config:
     """The config of another run from its config.json; ValueError where it is none."""
     given = flatten(values)
     names = given.pop(("encoder", "name")), given.pop(("objective", "name"))
+    known = {"encoder": backbones.NAMES, "objective": objectives.names()}
+    for (group, listed), name in zip(known.items(), names, strict=True):
+        if name not in listed:
+            what = f"config.{group}.name: {shown(name)} is none of {', '.join(listed)}"
+            raise ValueError(what)
     table = schemas(*names)
     found, lines, _ = typed(given, table)
     if lines:

@@ -83,6 +83,19 @@ def changes_of(parser: Parser, rest: list[str]) -> list[tuple[str, str]]:
     return changes
 
 
+def new_folder(given: str) -> pathlib.Path:
+    """What --out names; ConfigError where something is there, or it cannot be seen."""
+    out = pathlib.Path(given)
+    try:
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        told = f"--out: cannot look at {out}: {error.strerror}"
+        raise ConfigError([told]) from None
+    if taken:
+        raise ConfigError([f"--out: {out} is not empty; name another folder"])
+    return out
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     given = sys.argv[1:] if arguments is None else arguments

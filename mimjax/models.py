@@ -64,6 +64,11 @@ class Model:
         return self.variables["params"]["encoder"]
 
     @property
+    def headless(self) -> list[str]:
+        """Names of parameters beside the encoder that were not there."""
+        return [name for name in self.fresh if not name.startswith("encoder/")]
+
+    @property
     def constants(self) -> tuple[Any, Any]:
         """Mean and deviation that its images are normalised by, a channel each."""
         return data.normalise_constants(self.config.data, self.encoder.channels)

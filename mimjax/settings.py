@@ -163,6 +163,17 @@ def is_file(path: str) -> bool:
     return place.is_file() or any((place / name).exists() for name in files.NAMES)
 
 
+def unknown(source: str) -> list[str]:
+    """Why nothing can start from there, one line."""
+    try:
+        if holds_model(source) or is_file(source):
+            return []
+    except OSError as error:
+        return [f"init_from: cannot look at {source}: {error.strerror}"]
+    what = "name the workdir of a run, or a file of another project"
+    return [f"init_from: {source} holds no checkpoint; {what}"]
+
+
 def problems(run: Run) -> list[str]:
     """What cannot work in the top fields, one line each."""
     found = []
@@ -186,11 +197,8 @@ def problems(run: Run) -> list[str]:
         )
     if run.epochs > MOST_EPOCHS:
         found.append(f"epochs: {run.epochs} is more than {MOST_EPOCHS}")
-    if run.init_from and not (holds_model(run.init_from) or is_file(run.init_from)):
-        found.append(
-            f"init_from: {run.init_from} holds no checkpoint; name the workdir of a "
-            "run, or a file of another project"
-        )
+    if run.init_from:
+        found += unknown(run.init_from)
     if run.init_scope not in ("encoder", "all"):
         found.append(f"init_scope: {run.init_scope!r} is neither 'encoder' nor 'all'")
     return found

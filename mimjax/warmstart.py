@@ -44,6 +44,9 @@ def begin(
     here, there = named_leaves(state.params), origin.there
     wanted = {n: x for n, x in here.items() if scope == "all" or n[0] == "encoder"}
     same = {n: x for n, x in wanted.items() if n in there and there[n].shape == x.shape}
+    if encoder and origin.encoder:
+        pair = origin.encoder, encoder
+        same = {n: x for n, x in same.items() if not tables.differ(n, *pair)}
     if not same:
         why = unlike(origin.encoder, encoder) or scope
         raise NothingFitsError(f"nothing of {origin.name} fits this model ({why})")

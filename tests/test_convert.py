@@ -15,7 +15,7 @@ import tiny
 
 from mimjax import config, models, trees
 from mimjax.convert import __main__ as command
-from mimjax.convert import files, layouts, resize, weights
+from mimjax.convert import files, layouts, resize, weights, writing
 from mimjax.convert.parts import UNFIT
 from mimjax.convert.plain import plainly
 
@@ -413,6 +413,10 @@ def test_weights_go_in_and_out_without_a_change(tmp_path, name):
     assert jax.tree.structure(found.params) == jax.tree.structure(wanted)
     jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
     back = weights.written(found.config.objective, found.params, layout)
+    if layout == "aim_l3m":
+        # Of the model of its config, where what makes the tokens is the first of two.
+        one, two = "preprocessor.", "preprocessor.blocks.0."
+        arrays = {n.replace(one, two): x for n, x in arrays.items()}
     assert back.keys() == arrays.keys()
     for part, array in arrays.items():
         assert (back[part].shape, back[part].dtype) == (array.shape, array.dtype), part
@@ -435,7 +439,7 @@ def test_an_encoder_alone_and_names_too_many_are_told(tmp_path, capsys):
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"mae: 17 parameters, in {out}"
     assert said[1].startswith("missing: 19 (decoder_embed/kernel, decoder_embed/bias, ")
-    assert said[2] == "unexpected: 1 (aux.weight)"
+    assert said[2] == "unexpected: 1 ('aux.weight')"
     values = json.loads((out / "config.json").read_text())
     assert values["encoder"]["image_size"] == [32, 32]
     sizes = {f"encoder__{n}": values["encoder"][n] for n in ("width", "patch_size")}
@@ -475,6 +479,12 @@ def test_another_models_arrays_are_refused_in_one_line(tmp_path, capsys, change,
     ("flags", "told"),
     [
         (["--layout=moo"], "--layout: 'moo' is none of aim, aim_l3m, "),
+        (
+            ["--config.objective.name=moo"],
+            "is no mae model: config.objective.name: 'moo' is none of aim, ",
+        ),
+        (["--config.encoder.name=moo"], "config.encoder.name: 'moo' is none of vit, "),
+        (["--config.encoder.size=L"], "config.encoder.size: the file tells it"),
         (["--config.encoder.head=4"], "is no mae model: config.encoder.head: no such"),
         (["--config.encoder.heads=5"], "is no mae model: "),
         (["--what"], "unknown flag --what"),
@@ -485,6 +495,127 @@ def test_wrong_flags_are_told_in_one_line(tmp_path, capsys, flags, told):
     assert command.main([str(path), f"--out={tmp_path / 'out'}", *flags]) == 78
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line
+
+
+def test_an_objective_that_a_layout_is_not_of_is_told(tmp_path, capsys):
+    """Of an encoder alone, whose file holds nothing of another objective either."""
+    arrays = {n: x for n, x in golden("mae_normpix").items() if "decoder" not in n}
+    flags = [f"--out={tmp_path / 'out'}", "--config.encoder.heads=4"]
+    flags.append("--config.objective.name=classify")
+    assert command.main([str(saved(tmp_path, arrays)), *flags]) == 78
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(
+        "config.objective.name: this layout has no names for classify on vit"
+    )
+
+
+def test_a_vocabulary_that_no_file_tells_is_left_out(tmp_path):
+    """It is as large as the tokenizer's, which may be another than stands in."""
+    arrays = dict(official.load("beit_pretrain_relbias").weights.arrays)
+    assert len(arrays["lm_head.bias"]) != 8192
+    found = weights.convert([saved(tmp_path, arrays)], changes=TOLD)
+    assert found.missing == ["head/kernel", "head/bias"]
+    assert found.unexpected == ["lm_head.bias", "lm_head.weight"]
+
+
+def test_names_of_a_file_are_told_on_one_line(tmp_path, capsys):
+    arrays = golden("mae_normpix") | {"\x1b[2J\n": np.zeros(3, np.float32)}
+    flags = [f"--out={tmp_path / 'out'}", "--config.encoder.heads=4"]
+    flags.append("--config.objective.decoder_heads=3")
+    assert command.main([str(saved(tmp_path, arrays)), *flags]) == 0
+    assert r"unexpected: 1 ('\x1b[2J\n')" in capsys.readouterr().out
+    with pytest.raises(files.BadFileError, match=r"no known layout.*: '\\x1b'$"):
+        weights.convert([saved(tmp_path, {"\x1b": np.zeros(3, np.float32)})])
+
+
+def test_two_names_of_one_parameter_are_told(tmp_path):
+    arrays = golden("mae_normpix")
+    path = saved(tmp_path, {**arrays, "vit.norm.bias": arrays["norm.bias"] + 1})
+    told = "holds 'norm.bias' and 'vit.norm.bias', which are one thing here: leave"
+    with pytest.raises(files.BadFileError, match=told):
+        weights.convert([path], "mae")
+
+
+def test_colours_of_beit_are_its_own(tmp_path):
+    """Also under transformers' names, where no folder says others."""
+    for number in range(3):
+        given = built(*MODELS["transformers_beit"][number])
+        arrays = weights.written(
+            given.objective, random_params(given), "transformers_beit"
+        )
+        found = weights.convert([saved(tmp_path, arrays)])
+        assert found.config.data.normalise == "inception"
+
+
+def test_a_grid_of_as_many_patches_is_another(tmp_path):
+    """Of a folder that tells a size that is no square: 4 x 6 becomes 6 x 4."""
+    given = built({**LEARNED, "image_size": (16, 24)}, FIVE)
+    params = random_params(given)
+    saved_in(tmp_path, "timm_vit", given, params)
+    for size, grid in (("16,24", (4, 6)), ("24,16", (6, 4)), ("32,24", (8, 6))):
+        found = weights.convert([tmp_path], changes=(("encoder.image_size", size),))
+        table = params["encoder"]["pos_embed"]
+        how = functools.partial(resize.bicubic, antialias=True)
+        wanted = resize.positions(table, grid, how, source=(4, 6))
+        there = found.params["encoder"]["pos_embed"]
+        np.testing.assert_array_equal(there, wanted)
+        assert found.resized == ["encoder/pos_embed"] * (grid != (4, 6))
+
+
+def saved_in(
+    folder: pathlib.Path, layout: str, given: config.Config, params: dict
+) -> None:
+    """A folder of a library."""
+    arrays = weights.written(given.objective, params, layout)
+    writing.write(folder / "model.safetensors", arrays, arrays.__getitem__)
+    table = layouts.load(layout)
+    said = table.package(given.objective, (0.5,) * 3, (0.5,) * 3)["config.json"]
+    (folder / "config.json").write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize("layout", ["timm_vit", "timm_swin"])
+def test_the_activation_that_a_folder_of_timm_tells(tmp_path, layout):
+    encoder, objective = MODELS[layout][0]
+    given = built(encoder, objective)
+    saved_in(tmp_path, layout, given, random_params(given))
+    said = json.loads((tmp_path / "config.json").read_text())
+    for name, told in (("gelu_tanh", "approximation"), ("quick_gelu", "'quick_gelu'")):
+        said["model_args"]["act_layer"] = name
+        (tmp_path / "config.json").write_text(json.dumps(said))
+        if layout == "timm_vit" and name == "gelu_tanh":
+            assert weights.convert([tmp_path]).config.encoder.gelu_tanh
+            continue
+        with pytest.raises(files.BadFileError, match=f"its activation is .*{told}"):
+            weights.convert([tmp_path])
+
+
+def test_a_workdir_is_whole_or_not_there(tmp_path, capsys, monkeypatch):
+    """The disk is full before the parameters are written, which make it one."""
+    path, out = saved(tmp_path, golden("mae_normpix")), tmp_path / "out"
+    flags = [str(path), f"--out={out}", "--config.encoder.heads=4"]
+    flags.append("--config.objective.decoder_heads=3")
+
+    def full(path, *_):
+        path.with_name("half").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing, "write", full)
+    assert command.main(flags) == 74
+    assert "No space left" in capsys.readouterr().err
+    assert not out.exists()
+    out.mkdir()
+    assert command.main(flags) == 74
+    assert not any(out.iterdir())
+    monkeypatch.undo()
+    assert command.main(flags) == 0
+    assert (out / "config.json").exists()
+
+
+def test_a_place_that_cannot_be_looked_at_is_told(tmp_path, capsys):
+    path = str(saved(tmp_path, golden("mae_normpix")))
+    assert command.main([path, f"--out={tmp_path / ('x' * 300)}"]) == 78
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("--out: cannot look at ") and line.endswith("name too long")
 
 
 def test_a_workdir_that_is_there_is_left_alone(tmp_path, capsys):
@@ -504,7 +635,8 @@ def test_an_array_of_any_shape_is_told(tmp_path, layout, number):
     params = trees.nested({n: np.zeros(x.shape, x.dtype) for n, x in shapes.items()})
     arrays = plainly(weights.written(given.objective, params, layout))
     whole = dict(arrays)
-    found = weights.matching(tmp_path, arrays, layout, given, resizes=True)
+    wider = given.encoder.clone(image_size=tuple(2 * n for n in encoder["image_size"]))
+    found = weights.matching(tmp_path, arrays, layout, given, source=wider)
     for name, x in whole.items():
         for shape in {(), (3,), (0, 2)} - {x.shape}:
             arrays[name] = np.zeros(shape, np.float32)

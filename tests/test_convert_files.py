@@ -265,6 +265,31 @@ def test_what_is_allowed_is_neither_imported_nor_built(tmp_path):
     assert not {n for n in set(sys.modules) - before if "dall_e" in n or "torch" in n}
 
 
+def test_what_a_training_state_of_aim_holds_beside(tmp_path):
+    """apple/ml-l3m: its config, which names types, and a schedule."""
+    kinds = ("builtins", "dict"), ("__builtin__", "long"), ("typing", "Any")
+    state = {"ref_type": Name(*kinds[2]), "object_type": Name(*kinds[0])}
+    meta = Call(Name("omegaconf.base", "ContainerMetadata"), (), state)
+    node = Call(Name("omegaconf.nodes", "AnyNode"), (), {"_val": Name(*kinds[1])})
+    held = {"_metadata": meta, "_content": {"lr": node}}
+    cfg = Call(Name("omegaconf.dictconfig", "DictConfig"), (), held)
+    schedule = Call(Name("fvcore.common.param_scheduler", "CosineParamScheduler"), ())
+    whole = {"model": {"x": tensor()}, "cfg": cfg, "lr_scheduler": schedule}
+    assert list(found_in(tmp_path, zipped(whole))) == ["x"]
+
+
+def test_the_other_order_of_bytes_is_told(tmp_path):
+    for order in (b"little", b"big"):
+        content = zipped({"x": tensor()})
+        with zipfile.ZipFile(file := io.BytesIO(content), "a") as out:
+            out.writestr("x/byteorder", order)
+        path = written(tmp_path, file.getvalue())
+        if order == b"little":
+            np.testing.assert_array_equal(read(path)["x"].ravel(), SIX)
+        else:
+            assert "big-endian" in refusal(path)
+
+
 def test_modules_become_names(tmp_path):
     def module(name, inner, **own):
         state = {"_parameters": own, "_buffers": {"none": None}, "_modules": inner}

@@ -17,7 +17,8 @@ from mimjax import models, patches, trees
 from mimjax.convert import layouts, weights, writing
 from mimjax.convert.files import read
 from mimjax.export import __main__ as command
-from mimjax.export import program
+from mimjax.export import folder, program, verify
+from mimjax.objectives import beit
 
 LAYOUT, NUMBER = "timm_vit", 1  # its head is of the mean of patches
 MODEL = test_convert.MODELS[LAYOUT][NUMBER]
@@ -105,6 +106,7 @@ def test_a_head_of_another_mean_does_not_fit(layout):
         ("transformers_vit", 1, {"patch_size": (4, 8)}, "4 x 8 is no square"),
         ("transformers_beit", 1, {"patch_size": (4, 8)}, "4 x 8 is no square"),
         ("transformers_swin", 0, {"image_size": (16, 32)}, "16 x 32 is no square"),
+        ("transformers_swin", 1, {"window": 16}, "window: more than the last stage"),
         ("transformers_dinov2", 0, {"mlp_ratio": 2.5}, "mlp_ratio: 2.5 is no whole"),
     ],
 )
@@ -112,6 +114,17 @@ def test_sizes_that_theirs_do_not_have_do_not_fit(layout, number, changes, wante
     encoder, objective = test_convert.MODELS[layout][number]
     given = test_convert.built({**encoder, **changes}, objective)
     assert wanted in layouts.load(layout).misfit(given.objective)
+
+
+@pytest.mark.parametrize("layout", ["mae", "transformers_vit_mae"])
+@pytest.mark.parametrize(
+    "change", [{"mask_in_encoder": True}, {"tokenizer": beit.PUBLIC}]
+)
+def test_variants_of_mae_do_not_fit(layout, change):
+    given = test_convert.built(*test_convert.MODELS["mae"][0])
+    (name,) = change
+    told = layouts.load(layout).misfit(given.objective.clone(**change))
+    assert told.startswith(f"objective.{name}: theirs ")
 
 
 def test_other_mistakes_are_told_in_one_line(run, tmp_path, capsys):
@@ -157,6 +170,67 @@ def test_a_family_is_the_layout_that_holds_most(tmp_path):
     assert "norm.weight" in read(found["timm"])
 
 
+def test_a_model_as_it_is_fine_tuned_has_timms_names(run):
+    """As official MAE and BEiT write it; only a backbone is DINO's."""
+    model = models.load(run)
+    assert folder.chosen(model, "official") == "timm_vit"
+    given, params = exports.model(*test_convert.MODELS["dino"][0])
+    arrays = weights.written(given.objective, trees.nested(params), "dino")
+    np.savez(run / "backbone.npz", **arrays)
+    found = models.load(run / "backbone.npz")
+    assert folder.chosen(found, "official") == "dino"
+
+
+def test_a_model_without_its_head_promises_none(tmp_path):
+    """Of a file that has the encoder alone: no head of random numbers is built."""
+    given, params = exports.model(*test_convert.MODELS["mae"][0])
+    arrays = weights.written(given.objective, trees.nested(params), "mae")
+    rest = "decoder", "mask_token"
+    arrays = {n: x for n, x in arrays.items() if not n.startswith(rest)}
+    np.savez(tmp_path / "mae.npz", **arrays)
+    model = models.load(tmp_path / "mae.npz")
+    assert folder.chosen(model, "official") == "mae"
+    assert folder.chosen(model, "transformers") == "transformers_vit"
+    with pytest.raises(folder.NoLayoutError, match=r"has no decoder, decoder_embed, "):
+        folder.chosen(model, "transformers_vit_mae")
+    for layout in ("timm_vit", "transformers_vit"):
+        said = folder.pack(model, layout, tmp_path)["config.json"]
+        assert said.get("num_classes", 0) == len(said.get("id2label", ())) == 0
+        assert said.get("architectures", ["ViTModel"]) == ["ViTModel"]
+
+
+def test_a_vocabulary_is_that_of_the_head(tmp_path):
+    """The run of the tokenizer, of 24 codes, is not there any more."""
+    encoder, objective = test_convert.MODELS["beit"][0]
+    given, found = exports.model(encoder, objective)
+    for name in ("kernel", "bias"):
+        found["head", name] = found["head", name][..., :24]
+    model = models.Model(given, {"params": trees.nested(found)}, [], 0)
+    said = folder.pack(model, "transformers_beit", tmp_path)["config.json"]
+    assert said["vocab_size"] == len(read(tmp_path)["lm_head.bias"]) == 24
+    assert not folder.misfit(model, "transformers_beit")
+
+
+def test_tokens_are_no_pixels_though_their_run_is_gone(tmp_path):
+    encoder, objective = test_convert.MODELS["mae"][0]
+    given = test_convert.built(encoder, {**objective, "tokenizer": str(tmp_path)})
+    assert given.objective.tokenizer is None
+    params = test_convert.random_params(given)
+    model = models.Model(given, {"params": params}, [], 0)
+    assert folder.misfit(model, "mae").startswith("objective.tokenizer: ")
+
+
+def test_dalle_is_loaded_as_two_modules(tmp_path):
+    given = test_convert.built(*test_convert.MODELS["dalle"][0])
+    model = models.Model(given, {"params": test_convert.random_params(given)}, [], 0)
+    out = tmp_path / "dalle"
+    folder.write(model, "dalle", out, "")
+    assert exports.line(out) == (
+        'torch.nn.ModuleDict({"encoder": encoder, "decoder": decoder})'
+        f'.load_state_dict(safetensors.torch.load_file("{out}/model.safetensors"))'
+    )
+
+
 @pytest.mark.parametrize("layout", ["vit_jax", "swin"])
 def test_official_files_are_read_again(tmp_path, capsys, layout):
     run = exports.workdir(tmp_path, *test_convert.MODELS[layout][0])
@@ -189,6 +263,42 @@ def test_another_result_is_an_error(run, capsys, monkeypatch):
     assert command.main(flags) == 70
     assert "NOT the same" in capsys.readouterr().out
     assert "NOT the same" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(RuntimeError("Missing\nkey"), 70), (OSError("gone"), 74)]
+)
+def test_what_a_library_says_is_one_line(
+    run, tmp_path, capsys, monkeypatch, error, status
+):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(verify, "compare", fails)
+    flags = [f"--workdir={run}", "--layout=dinov2", f"--out={tmp_path / 'out'}"]
+    told_status, (line,) = told(capsys, *flags, "--verify")
+    assert told_status == status and "does not load: " in line
+    assert line.endswith(" ".join(str(error).split()))
+
+
+def test_a_folder_is_whole_or_not_there(run, tmp_path, capsys, monkeypatch):
+    """The disk is full before the card is written."""
+    out, flags = tmp_path / "out", [f"--workdir={run}", "--layout=timm"]
+
+    def full(*_):
+        assert (out / "config.json").exists()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder, "card", full)
+    status, (line,) = told(capsys, *flags, f"--out={out}")
+    assert status == 74 and "No space left" in line
+    assert not out.exists()
+
+
+def test_a_place_that_cannot_be_looked_at_is_told(run, tmp_path, capsys):
+    out = tmp_path / ("x" * 300)
+    status, (line,) = told(capsys, f"--workdir={run}", "--layout=timm", f"--out={out}")
+    assert status == 78 and line.startswith("--out: cannot look at ")
 
 
 # What someone runs who has JAX and not this package.

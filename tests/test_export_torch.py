@@ -16,10 +16,11 @@ import torch
 import transformers
 from timms import timm
 
-from mimjax import checkpoint, models, patches
-from mimjax.convert import weights
+from mimjax import checkpoint, data, models, patches
+from mimjax.convert import weights, workdirs
 from mimjax.convert.files import read
-from mimjax.data import digits
+from mimjax.convert.layouts import timm_vit
+from mimjax.data import digits, scaled
 from mimjax.evaluate import knn
 from mimjax.trees import nested
 
@@ -205,6 +206,94 @@ def test_an_exported_model_says_the_same(tmp_path, capsys, layout, encoder, obje
     assert f"relative {min(found.values()):.2g}" in (out / "README.md").read_text()
     for name, x in read(out).items():
         np.testing.assert_array_equal(state[name].numpy(), x, err_msg=name)
+
+
+# Files without a head, as their projects release backbones.
+HEADLESS = {
+    "dino": ("timm_vit", "transformers_vit"),
+    "dinov2": ("timm_vit", "transformers_dinov2"),
+    "mae": ("timm_vit", "transformers_vit"),
+    "beit": ("timm_beit", "transformers_beit"),
+    "simmim_swin": ("timm_swin", "transformers_swin"),
+    "timm_beit": ("timm_beit", "transformers_beit"),
+}
+HEAD = ("head", "lm_head", "decoder", "mask_token", "encoder.mask_token")
+
+
+@pytest.mark.parametrize("name", HEADLESS)
+def test_a_backbone_promises_no_head(tmp_path, capsys, name):
+    """Its folders load by the card's line, and say the same."""
+    encoder, objective = test_convert.MODELS[name][-1]
+    if name == "dinov2":  # timm has neither
+        encoder = {**encoder, "registers": 0, "swiglu": False}
+    given, params = exports.model(encoder, objective)
+    arrays = weights.written(given.objective, nested(params), name)
+    arrays = {n: x for n, x in arrays.items() if not n.startswith(HEAD)}
+    changes = test_convert.changes_of(name, encoder, {})
+    if name == "simmim_swin":
+        # The encoder alone has the names of the official Swin.
+        arrays = {n.removeprefix("encoder."): x for n, x in arrays.items()}
+    np.savez(tmp_path / "weights.npz", **arrays)
+    layout = "dino" if name == "dino" else ""
+    found = weights.convert([tmp_path / "weights.npz"], layout, changes)
+    workdirs.save(found, tmp_path / "run")
+    with timms.torchvision():
+        for family in HEADLESS[name]:
+            out = exports.export(tmp_path / "run", family.partition("_")[0], "--verify")
+            said = capsys.readouterr().out
+            assert said.startswith(f"{family}: ")
+            differences = exports.relative(said)
+            assert differences.keys() == {"tokens"}
+            assert max(differences.values()) <= RELATIVE
+            load = load_timm if family.startswith("timm") else load_transformers
+            load(out)
+
+
+def test_another_number_of_classes_in_timm(tmp_path):
+    """Its classifier is left out and made anew, whatever it is called."""
+    for layout in ("timm_vit", "timm_beit", "timm_swin"):
+        (tmp_path / layout).mkdir()
+        run = exports.workdir(tmp_path / layout, *test_convert.MODELS[layout][0])
+        out = exports.export(run, layout)
+        with timms.torchvision():
+            model = timm.create_model(
+                f"local-dir:{out}", pretrained=True, num_classes=7
+            )
+        wanted = read(out)
+        for name, x in model.state_dict().items():
+            if name.startswith("head"):
+                assert len(x) == 7
+            else:
+                np.testing.assert_array_equal(x.numpy(), wanted[name])
+
+
+@pytest.mark.parametrize("side", [96, 160, 192, 224, 256, 288, 384, 448, 512])
+def test_timm_prepares_images_as_we_do(monkeypatch, side):
+    """Its own transform asks for the same shorter side, and the same centre."""
+    encoder, objective = test_convert.MODELS["timm_vit"][0]
+    encoder = {**encoder, "image_size": (side, side), "patch_size": (32, 32)}
+    given = test_convert.built(encoder, objective)
+    said = timm_vit.package(given.objective, (0.5,) * 3, (0.5,) * 3)["config.json"]
+    with timms.torchvision():
+        from timm.data import resolve_data_config, transforms_factory
+
+        # What comes after is no business of the size, and no class without torchvision.
+        monkeypatch.setattr(transforms_factory, "MaybeToTensor", object)
+        wanted = resolve_data_config(pretrained_cfg=said["pretrained_cfg"])
+        transforms_factory.create_transform(**wanted)
+    parts = transforms_factory.transforms
+    (asked,), (centre,) = parts.Resize.call_args.args, parts.CenterCrop.call_args.args
+    seen, resize = [], scaled.resize
+
+    def resized(image, size, *how):
+        seen.append(size)
+        return resize(image, size, *how)
+
+    monkeypatch.setattr(scaled, "resize", resized)
+    image = np.zeros((side * 2, side * 3, 3), np.uint8)
+    scaled.centre(image, (side, side), data.Data())
+    assert [min(size) for size in seen] == [asked]
+    assert (*centre,) == (side, side)
 
 
 # timm divides by another deviation: it adds 1e-8 to the variance of a kernel and 1e-5

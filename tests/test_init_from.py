@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import test_convert
 import tiny
 
 from mimjax import config, main, warmstart
@@ -262,6 +263,48 @@ def test_why_nothing_of_another_encoder_fits_is_told(model, change, why):
         start.warm(given, state, Progress(1, silent=True))
     (line,) = told.value.problems
     assert line.endswith(f"fits this model ({why})")
+
+
+@pytest.mark.parametrize("layout", ["swin", "dalle"])
+def test_a_file_of_another_kind_says_so(tmp_path, layout):
+    """Not that its heads are none of a vision transformer's."""
+    encoder, objective = test_convert.MODELS[layout][0]
+    given, params = model_of(encoder, **objective)
+    path = file_of(tmp_path, layout, given, params)
+    run = tiny.resolve("mae", init_from=path)
+    state = tiny.random_state(run, tiny.mesh_of(), 0.1)
+    with pytest.raises(config.ConfigError) as told:
+        start.warm(run, state, Progress(1, silent=True))
+    (line,) = told.value.problems
+    name = given.values["encoder"]["name"]
+    assert line.endswith(f"fits this model (encoder.name is {name} there, vit here)")
+
+
+def test_a_place_that_cannot_be_looked_at_is_told(tmp_path):
+    with pytest.raises(config.ConfigError) as told:
+        tiny.resolve("mae", init_from=tmp_path / ("x" * 300))
+    (line,) = told.value.problems
+    assert line.startswith("config.init_from: cannot look at ")
+
+
+@pytest.mark.parametrize("position", ["learned", "relative"])
+def test_a_grid_of_as_many_patches_is_another(tmp_path, position):
+    """4 x 6 patches and 6 x 4 have tables of one shape."""
+    name = "beit" if position == "relative" else "classify"
+    sizes = {"encoder__position": position, "encoder__image_size": "16,24"}
+    wide = tiny.resolve(name, **sizes)
+    state = tiny.random_state(wide, tiny.mesh_of(), 0.1)
+    tiny.save_workdir(tmp_path, wide, state)
+    tall = tiny.resolve(name, **{**sizes, "encoder__image_size": "24,16"})
+    found, report = begun(tmp_path, tall)
+    place = "pos_embed" if position == "learned" else "relative_table"
+    assert report["resized"] == [f"encoder/{place}"]
+    table, grids = np.asarray(state.params["encoder"][place]), ((4, 6), (6, 4))
+    if position == "learned":
+        wanted = resize.positions(table, grids[1], resize.bicubic, source=grids[0])
+    else:
+        wanted = resize.relative(table, *grids, resize.geometric, extra=3)
+    np.testing.assert_array_equal(found["encoder", place], wanted)
 
 
 def test_a_norm_behind_the_mean_is_not_missed(tmp_path):

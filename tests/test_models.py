@@ -145,6 +145,12 @@ def newer(workdir):
     (workdir / "config.json").write_text(json.dumps(values))
 
 
+def other_objective(workdir):
+    values = json.loads((workdir / "config.json").read_text())
+    values["objective"]["name"] = "of_tomorrow"
+    (workdir / "config.json").write_text(json.dumps(values))
+
+
 def other_width(workdir):
     values = json.loads((workdir / "config.json").read_text())
     values["encoder"]["width"] = 32
@@ -171,6 +177,7 @@ def cut_description(workdir):
 
 DAMAGES = {
     newer: (ValueError, "encoder.colour_of_tomorrow: no such field"),
+    other_objective: (ValueError, "config.objective.name: 'of_tomorrow' is none of"),
     other_width: (StorageError, "not those of its config.json"),
     flipped: (StorageError, "checkpoints/1"),
     without_state: (StorageError, "cannot be read"),

@@ -6,7 +6,7 @@ Sizes are small; what a file holds, and how it calls it, is as it is in the worl
 import numpy as np
 import pytest
 
-from mimjax.convert import weights
+from mimjax.convert import shapes, weights
 from mimjax.convert.files import BadFileError
 
 WIDTH, MLP, CLASSES, TOKENS = 64, 256, 10, 16
@@ -209,7 +209,7 @@ def test_a_model_that_computes_more_is_refused(tmp_path, name):
     """It would load without a word, and say something else."""
     path = written(tmp_path, {**vit(), **HEAD, **STRANGE[name]})
     (extra,) = STRANGE[name]
-    with pytest.raises(BadFileError, match=f"no timm_vit model: .* for {extra}"):
+    with pytest.raises(BadFileError, match=f"no timm_vit model: .* for '{extra}'"):
         weights.convert([path])
 
 
@@ -238,11 +238,10 @@ def test_windows_that_differ_are_told(tmp_path):
 
 @pytest.mark.parametrize("act", ["relu", "quick_gelu", "silu"])
 def test_another_activation_is_told(tmp_path, act):
-    from mimjax.convert.layouts import transformers_vit
-
-    with pytest.raises(ValueError, match=f"hidden_act is {act}, not gelu"):
-        transformers_vit.activation({"hidden_act": act})
-    assert transformers_vit.activation({"hidden_act": "gelu_new"})["gelu_tanh"]
+    with pytest.raises(ValueError, match=f"activation is '{act}', not gelu"):
+        shapes.gelu_tanh({"hidden_act": act})
+    assert shapes.gelu_tanh({"hidden_act": "gelu_new"})
+    assert not shapes.gelu_tanh({})
 
 
 def test_a_layer_that_is_not_there_is_told(tmp_path):
@@ -251,7 +250,7 @@ def test_a_layer_that_is_not_there_is_told(tmp_path):
     with pytest.raises(BadFileError, match=r"no blocks\.1\.norm2"):
         weights.convert([written(tmp_path, arrays)])
     fewer = (("encoder.depth", "1"),)
-    with pytest.raises(BadFileError, match=r"no place for blocks\.1\."):
+    with pytest.raises(BadFileError, match=r"no place for 'blocks\.1\."):
         weights.convert([written(tmp_path, {**vit(), **HEAD})], changes=fewer)
 
 

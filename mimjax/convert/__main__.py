@@ -5,12 +5,13 @@ another run. Exit status: 0 done, 74 storage, 78 a file that cannot be used.
 """
 
 import argparse
+import itertools
 import os
 import pathlib
 import sys
 from typing import Any
 
-from mimjax.main import BAD_CONFIG, STORAGE, Parser, changes_of
+from mimjax.main import BAD_CONFIG, STORAGE, Parser, changes_of, new_folder
 from mimjax.schema import ConfigError
 
 ENOUGH = 8  # names of a list that are shown
@@ -47,10 +48,9 @@ def convert(flags: argparse.Namespace, changes: tuple[tuple[str, str], ...]) -> 
     from mimjax.checkpoint import StorageError
     from mimjax.convert import layouts, weights, workdirs
     from mimjax.convert.files import BadFileError
+    from mimjax.convert.pickles import short
 
-    out = pathlib.Path(flags.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError([f"--out: {out} is not empty; name another folder"])
+    out = new_folder(flags.out)
     if flags.layout and flags.layout not in layouts.names():
         known = ", ".join(layouts.names())
         raise ConfigError([f"--layout: {flags.layout!r} is none of {known}"])
@@ -68,7 +68,10 @@ def convert(flags: argparse.Namespace, changes: tuple[tuple[str, str], ...]) -> 
     for what in ("resized", "missing", "unexpected"):
         names = getattr(found, what)
         if names:
-            shown = ", ".join(names[:ENOUGH]) + ", ..." * (len(names) > ENOUGH)
+            # Names of theirs are whatever the file says.
+            first = map(short, names) if what == "unexpected" else names
+            shown = ", ".join(itertools.islice(first, ENOUGH))
+            shown += ", ..." * (len(names) > ENOUGH)
             print(f"{what}: {len(names)} ({shown})")
     print(f"taken, see --help if that is wrong: {', '.join(assumed(found.config))}")
     print(f"to start from it: --config.init_from={out}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mimjax.convert.pickles import DTYPES, Flaw, short
-from mimjax.convert.states import of_archive
+from mimjax.convert.states import BIG_ENDIAN, of_archive
 
 
 def of_zip(path: pathlib.Path, whole: memoryview) -> dict[str, np.ndarray]:
@@ -26,6 +26,9 @@ def of_zip(path: pathlib.Path, whole: memoryview) -> dict[str, np.ndarray]:
         pickles = [n for n in names if n.partition("/")[2] == "data.pkl"]
         if pickles:
             root = pickles[0].removesuffix("data.pkl")
+            order = f"{root}byteorder"  # PyTorch writes it since 2.1
+            if order in names and member(archive, whole, order) != b"little":
+                raise Flaw(BIG_ENDIAN)
             return of_archive(lambda name: member(archive, whole, root + name))
         if names and all(name.endswith(".npy") for name in names):
             return of_npz(archive, whole)

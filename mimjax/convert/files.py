@@ -66,9 +66,11 @@ def told(path: pathlib.Path) -> dict[str, Any]:
     said = described(path / "config.json")
     images = path / "preprocessor_config.json"
     prepared = described(images) if images.exists() else {}
+    args = said.get("model_args", {})
     names = {
-        "num_attention_heads": said.get("model_args", {}).get("num_heads"),
-        "image_size": said.get("model_args", {}).get("img_size"),
+        "num_attention_heads": args.get("num_heads"),
+        "image_size": args.get("img_size"),
+        "hidden_act": args.get("act_layer"),
         "mean": prepared.get("image_mean", said.get("pretrained_cfg", {}).get("mean")),
         "std": prepared.get("image_std", said.get("pretrained_cfg", {}).get("std")),
     }

@@ -29,17 +29,15 @@ class Part:
 
     @property
     def resized(self) -> bool:
-        """Whether it is a table of positions of another size."""
-        shape = self.arrays[self.entry.names()[0]].shape
-        own = (self.entry.layers, *shape) if self.entry.layers else shape
-        return self.fit is not None and own != self.like.shape
+        """Whether it is a table of positions of another grid."""
+        return self.fit is not None
 
     def read(self) -> np.ndarray:
         """The parameter; one of UNFIT where what is there does not make it."""
         found = self.entry.read(self.arrays)
         for name in self.entry.names():
             release(self.arrays[name])
-        if self.fit and found.shape != self.like.shape:
+        if self.fit:
             found = self.fit(found)
         if found.shape != self.like.shape:
             raise ValueError(f"{found.shape} is not {self.like.shape}")

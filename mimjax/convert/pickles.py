@@ -69,11 +69,15 @@ STORAGES = {
 }
 
 # What releases hold: MAE and BEiT a Namespace and SimMIM and Swin a CfgNode beside the
-# weights, the tokenizer of DALL-E whole modules, and training states the rest.
-FAMILIES = ("torch.nn.", "dall_e.")
+# weights, AIM of ml-l3m a DictConfig and a scheduler, the tokenizer of DALL-E whole
+# modules, and training states the rest.
+FAMILIES = ("torch.nn.", "dall_e.", "omegaconf.", "fvcore.", "l3m.")
 NAMES = {f"{p}.{s}" for p in ("torch", "torch.cuda", "torch.storage") for s in STORAGES}
 NAMES |= {f"torch.{name}" for name in DTYPES}
-NAMES |= {f"{p}.{s}" for p in ("builtins", "__builtin__") for s in ("set", "frozenset")}
+# The types that a DictConfig names are beside the two that are made.
+BUILTINS = ("set", "frozenset", "dict", "list", "tuple", "str", "int", "long", "float")
+BUILTINS += ("bool",)
+NAMES |= {f"{p}.{s}" for p in ("builtins", "__builtin__") for s in BUILTINS}
 NAMES |= {
     f"{package}.multiarray.{name}"
     for package in ("numpy.core", "numpy._core")
@@ -101,6 +105,7 @@ NAMES |= {
     "torch._utils._rebuild_tensor_v3",
     "torch.device",
     "torch.storage.TypedStorage",
+    "typing.Any",
     "yacs.config.CfgNode",
 }
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from mimjax.convert.files import BadFileError, read
 from mimjax.convert.names import Arrays
+from mimjax.convert.pickles import short
 
 # What the same thing is called in files of the same layout; the first is kept out.
 SAME: tuple[tuple[str, str], ...] = (
@@ -41,7 +42,10 @@ def together(paths: Sequence[pathlib.Path]) -> dict[str, np.ndarray]:
     """The arrays of all files by their plain names."""
     found: dict[str, np.ndarray] = {}
     for path in paths:
-        arrays = plainly(read(path))
+        raw = read(path)
+        arrays = plainly(raw)
+        if len(arrays) < len(raw):
+            raise BadFileError(f"{path} holds {doubled(raw)}: leave one of them out")
         # DALL-E's two files call their parts alike; in a decoder all groups have it.
         if "blocks.input.w" in arrays:
             side = (
@@ -50,6 +54,17 @@ def together(paths: Sequence[pathlib.Path]) -> dict[str, np.ndarray]:
             arrays = {f"{side}.{name}": x for name, x in arrays.items()}
         twice = found.keys() & arrays.keys()
         if twice:
-            raise BadFileError(f"{path} holds {min(twice)}, as another file does")
+            what = short(min(twice))
+            raise BadFileError(f"{path} holds {what}, as another file does")
         found |= arrays
     return found
+
+
+def doubled(arrays: Arrays) -> str:
+    """Two names that are one by their plain names, for people."""
+    first: dict[str, str] = {}
+    for name in arrays:
+        other = first.setdefault(plain(name), name)
+        if other != name:
+            return f"{short(other)} and {short(name)}, which are one thing here"
+    return ""

@@ -218,6 +218,12 @@ def pool_of(objective: Any) -> str:
     return "token" if objective.encoder.cls else "gap"
 
 
+def head_of(objective: Any) -> str:
+    """The kind of an objective by its head; "" of a classifier of no classes."""
+    kind = kind_of(objective)
+    return "" if kind == "classify" and not objective.num_classes else kind
+
+
 def kind_of(module: Any) -> str:
     """The name of an encoder or of an objective in a config."""
     return type(module).__module__.rpartition(".")[2]

@@ -10,6 +10,7 @@ import numpy as np
 from mimjax import posembed
 from mimjax.convert import tables
 from mimjax.convert.names import Arrays
+from mimjax.convert.pickles import short
 from mimjax.convert.schemes import TIMM, Vit
 
 HEAD_WIDTH = 64
@@ -72,8 +73,21 @@ def vit(
         # Where LayerScale started is not kept; that there is one decides.
         "layer_scale": 0.1 if f"{block}.{layer.scales[0]}" in arrays else 0.0,
         "norm_eps": said.get("layer_norm_eps", 1e-6),
+        "gelu_tanh": gelu_tanh(said),
     }
     return {**found, **place(arrays, names, found, said)}
+
+
+TANH = ("gelu_tanh", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
+"""The tanh approximation of GELU, by the names of timm and transformers."""
+
+
+def gelu_tanh(said: dict[str, Any]) -> bool:
+    """Whether its configuration tells that approximation; ValueError for another."""
+    name = said.get("hidden_act", "gelu")
+    if name not in ("gelu", *TANH):
+        raise ValueError(f"its activation is {short(name)}, not gelu")
+    return name != "gelu"
 
 
 def convolution(arrays: Arrays, name: str) -> tuple[int, ...]:

@@ -56,6 +56,7 @@ def of_archive(member: Callable[[str], memoryview]) -> dict[str, np.ndarray]:
 
 # torch/serialization.py, MAGIC_NUMBER and PROTOCOL_VERSION.
 LEGACY = (0x1950A86A20F9469CFC6C, 1001)
+BIG_ENDIAN = "it was written on a big-endian machine: save it on another"
 
 
 def of_stream(file: mmap.mmap) -> dict[str, np.ndarray]:
@@ -63,7 +64,7 @@ def of_stream(file: mmap.mmap) -> dict[str, np.ndarray]:
     if tuple(Inspector(file).load() for _ in LEGACY) != LEGACY:
         raise Flaw("it is a pickle, but not one of torch.save")
     if Inspector(file).load().get("little_endian") is not True:
-        raise Flaw("it was written on a big-endian machine: save it on another")
+        raise Flaw(BIG_ENDIAN)
     inspector = Inspector(file)
     tree, keys = inspector.load(), Inspector(file).load()
     whole, at = memoryview(file), file.tell()

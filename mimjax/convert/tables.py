@@ -57,6 +57,14 @@ def fitted(
     return np.stack([resize.relative(x, *grids, way, extra=extra) for x in table])
 
 
+def differ(name: tuple[str, ...], one: Any, two: Any) -> bool:
+    """Whether a parameter is a table of positions, of another grid in two encoders.
+
+    Tables of 14 x 28 and 28 x 14 patches have one shape.
+    """
+    return name[-1] in TABLES and area(name[1:], one) != area(name[1:], two)
+
+
 def area(place: tuple[str, ...], encoder: Any) -> Grid:
     """Rows and columns of the patches whose distances are told apart."""
     if not hasattr(encoder, "window"):

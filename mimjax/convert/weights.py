@@ -16,6 +16,7 @@ from mimjax.convert import layouts, tables
 from mimjax.convert.files import BadFileError, told
 from mimjax.convert.names import Arrays
 from mimjax.convert.parts import UNFIT, Converted, Part, fits
+from mimjax.convert.pickles import short
 from mimjax.convert.plain import BUFFERS, plain, together
 from mimjax.objectives import MOVING
 from mimjax.schema import coerce
@@ -55,7 +56,8 @@ def of_arrays(
     """The same of arrays by their plain names, and the configuration beside them."""
     layout = layout or recognised(arrays)
     if not layout:
-        known, names = ", ".join(layouts.names()), ", ".join(sorted(arrays)[:3])
+        known = ", ".join(layouts.names())
+        names = ", ".join(map(short, sorted(arrays)[:3]))
         what = f"{path} has the names of no known layout ({known}): {names}"
         raise BadFileError(what + ", ..." * (len(arrays) > 3))
     try:
@@ -70,12 +72,29 @@ def of_arrays(
         wrong += data.check(colours, encoder.image_size, encoder.channels)
         if wrong:
             raise ValueError(wrong[0])
+        check_names(given, layout)
     except UNFIT as error:
         what = error.args[0] if error.args else type(error).__name__
         what = f"it has no {what}" if isinstance(error, KeyError) else what
         raise BadFileError(f"{path} is no {layout} model: {what}") from None
     how = layouts.resize_of(layout, encoder, said)
-    return matching(path, arrays, layout, given, how, bool(SIZES & {*dict(changes)}))
+    source = encoder
+    if SIZES & {*dict(changes)}:
+        kept = tuple(one for one in changes if one[0] not in SIZES)
+        # Of no square: what is asked for is the size of its tables.
+        with contextlib.suppress(*UNFIT):
+            source = config.rebuilt(values_of(arrays, layout, said, kept)).encoder
+    return matching(path, arrays, layout, given, how, source)
+
+
+def check_names(given: config.Config, layout: str) -> None:
+    """Raises ValueError where the layout has no table of names for the objective."""
+    try:
+        list(layouts.load(layout).entries(given.objective))
+    except AttributeError:
+        names = [given.values[group]["name"] for group in ("objective", "encoder")]
+        what = f"this layout has no names for {' on '.join(names)}"
+        raise ValueError(f"config.objective.name: {what}") from None
 
 
 def recognised(arrays: Arrays) -> str:
@@ -109,6 +128,8 @@ def values_of(
     if all(np.shape(x) == (channels,) for x in colours.values()):
         values["data"] = values.get("data", {}) | colours
     for name, text in changes:
+        if name == "encoder.size":
+            raise ValueError(f"config.{name}: the file tells it, leave it out")
         group, _, field = name.partition(".")
         values.setdefault(group, {})[field] = text
     return values
@@ -120,11 +141,12 @@ def matching(
     layout: str,
     given: config.Config,
     how: str = "bicubic",
-    resizes: bool = False,
+    source: Any = None,
 ) -> Converted:
     """The parameters that are there, in our shapes.
 
-    Tables of positions of another size are made to fit only if it `resizes`.
+    Tables of positions are made to fit where `source`, the encoder that the arrays are
+    of, has another grid than that of `given`.
     """
     table, wanted = layouts.load(layout), shapes_of(given)
     left = {name for name in arrays if not name.endswith(BUFFERS)}
@@ -143,9 +165,10 @@ def matching(
             missing.append(entry.ours)
             continue
         fit = None
-        if resizes and place[0] == "encoder" and place[-1] in tables.TABLES:
+        pair = given.encoder, source or given.encoder
+        if place[0] == "encoder" and tables.differ(place, *pair):
             fit = functools.partial(
-                tables.fitted, place[1:], encoder=given.encoder, how=how
+                tables.fitted, place[1:], encoder=pair[0], how=how, source=pair[1]
             )
         part = Part(entry, wanted[place], arrays, fit)
         if entry.droppable and not fits(part):
@@ -158,7 +181,7 @@ def matching(
     strange = min(filter(inside(parts), left), default="")
     if strange:
         raise BadFileError(
-            f"{path} is no {layout} model: it has no place for {strange}"
+            f"{path} is no {layout} model: it has no place for {short(strange)}"
         )
     return Converted(path, given, layout, parts, missing, sorted(left), how)
 

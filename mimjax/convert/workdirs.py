@@ -38,20 +38,24 @@ def origin_of(source: pathlib.Path, encoder: Any) -> Origin:
     heads = getattr(encoder, "heads", None)
     told_there = "num_attention_heads" in told(source)
     says = isinstance(heads, int) and not told_there
-    changes = (("encoder.heads", str(heads)),) if says else ()
-    return origin(convert([source], changes=changes))
+    if says:
+        # An encoder of another kind may have no such field, and fit nothing: its kind
+        # is the reason then.
+        with contextlib.suppress(BadFileError):
+            changes = (("encoder.heads", str(heads)),)
+            return origin(convert([source], changes=changes))
+    return origin(convert([source]))
 
 
 def save(found: Converted, workdir: pathlib.Path) -> None:
-    """Writes a workdir that a run starts from, or builds on."""
+    """Writes a workdir that a run starts from, or builds on.
+
+    The parameters last, which make it one; where that fails nothing is left.
+    """
     places = {"/".join(place): place for place in found.parts}
     shapes = {name: found.parts[place].like for name, place in places.items()}
-    try:
-        writing.write(workdir / PARAMS, shapes, lambda name: found.read(places[name]))
-    except BadFileError:
-        with contextlib.suppress(OSError):
-            workdir.rmdir()
-        raise
     kept = {"layout": found.layout, "resize": found.how, "missing": found.missing}
-    write(workdir / CONVERTED, {**kept, "unexpected": found.unexpected})
-    write(workdir / "config.json", found.config.values)
+    with writing.filling(workdir):
+        write(workdir / "config.json", found.config.values)
+        write(workdir / CONVERTED, {**kept, "unexpected": found.unexpected})
+        writing.write(workdir / PARAMS, shapes, lambda name: found.read(places[name]))

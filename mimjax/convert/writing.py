@@ -1,14 +1,35 @@
 """Safetensors files written an array at a time, so that no two need be held."""
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from mimjax.convert.files import SAFETENSORS
 from mimjax.metrics import replacing
+
+
+@contextlib.contextmanager
+def filling(folder: pathlib.Path) -> Iterator[None]:
+    """A folder that is made, and left as it was where what fills it fails.
+
+    A part of a model would pass for a whole one, and forbid another try.
+    """
+    there = set(folder.iterdir()) if folder.exists() else None
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for path in set(folder.iterdir()) - (there or set()):
+                path.unlink()
+            if there is None:
+                folder.rmdir()
+        raise
+
 
 CODES = {np.dtype(x): code for code, x in SAFETENSORS.items() if x != "bfloat16"}
 

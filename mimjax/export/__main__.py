@@ -6,11 +6,12 @@ done, 70 --verify found another result, 74 storage, 78 what cannot be written so
 
 import argparse
 import os
-import pathlib
 import sys
 
-from mimjax.main import BAD_CONFIG, INTERNAL, STORAGE, Parser
+from mimjax.main import BAD_CONFIG, INTERNAL, STORAGE, Parser, new_folder
 from mimjax.schema import ConfigError
+
+TOLD = 500  # characters of what a library says
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,9 +54,7 @@ def export(flags: argparse.Namespace) -> int:
     from mimjax.convert.files import BadFileError
     from mimjax.export import folder, verify
 
-    out = pathlib.Path(flags.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError([f"--out: {out} is not empty; name another folder"])
+    out = new_folder(flags.out)
     try:
         model = models.load(flags.workdir)
         layout = folder.chosen(model, flags.layout)
@@ -72,10 +71,18 @@ def export(flags: argparse.Namespace) -> int:
         print(f"left out, for it has no place there: {', '.join(left_out)}")
     if not flags.verify:
         return 0
-    found = verify.compare(model, layout, out)
-    for line in verify.lines(found):
-        print(line)
-    folder.add_to_card(out, verify.lines(found))
+    try:
+        found = verify.compare(model, folder.present(model, layout), layout, out)
+        for line in verify.lines(found):
+            print(line)
+        folder.add_to_card(out, verify.lines(found))
+    except ConfigError:
+        raise
+    except Exception as error:
+        # Whatever the libraries say of a folder that they do not load.
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:TOLD]
+        print(f"--verify: {out} does not load: {told}", file=sys.stderr)
+        return STORAGE if isinstance(error, OSError) else INTERNAL
     return 0 if all(one.agrees for one in found) else INTERNAL
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from mimjax import metrics, models
-from mimjax.convert import layouts, weights, writing
+from mimjax.convert import layouts, schemes, weights, writing
 from mimjax.export import program
 from mimjax.metrics import replacing
+from mimjax.objectives import beit, classify
 from mimjax.trees import named_leaves
 
 FAMILIES = ("official", "timm", "transformers")
@@ -26,6 +27,9 @@ LINES = {
     + WEIGHTS
     + '"))',
     "vit_jax": 'numpy.load("{}/' + NPZ + '")',
+    # Two modules there, of one file here.
+    "dalle": 'torch.nn.ModuleDict({{"encoder": encoder, "decoder": decoder}})'
+    '.load_state_dict(safetensors.torch.load_file("{}/' + WEIGHTS + '"))',
     PROGRAM: 'jax.export.deserialize(bytearray(open("{}/'
     + program.NAME
     + '", "rb").read()))',
@@ -46,11 +50,11 @@ def chosen(model: models.Model, asked: str) -> str:
     if asked == PROGRAM:
         return PROGRAM
     names = [n for n in layouts.names() if asked in (n, layouts.family(n))]
+    names += layouts.TUNED if asked == "official" else ()
     if not names:
         known = ", ".join([*FAMILIES, PROGRAM, *layouts.names()])
         raise NoLayoutError(f"--layout: {asked!r} is none of {known}")
-    objective = model.config.objective
-    wrong = {name: layouts.load(name).misfit(objective) for name in names}
+    wrong = {name: misfit(model, name) for name in names}
     fitting = [name for name in names if not wrong[name]]
     if not fitting:
         why = "; ".join(f"{name}: {said}" for name, said in wrong.items())
@@ -58,9 +62,47 @@ def chosen(model: models.Model, asked: str) -> str:
     return max(fitting, key=lambda name: len(held(model, name)))
 
 
+def misfit(model: models.Model, layout: str) -> str:
+    """Why the layout cannot hold the model, if it cannot."""
+    table = layouts.load(layout)
+    wrong = table.misfit(present(model, layout))
+    if wrong and model.headless and not table.misfit(model.config.objective):
+        return f"the model has no {', '.join(groups(model.headless))}"
+    return wrong
+
+
+def present(model: models.Model, layout: str) -> Any:
+    """The objective as far as the model has it.
+
+    Libraries build the head that a configuration tells: where ours is not whole it is a
+    classifier of no classes. A vocabulary is that of the head, if the tokenizer's run
+    is not there.
+    """
+    objective = model.config.objective
+    kind, params = schemes.kind_of(objective), model.variables["params"]
+    if model.headless and layouts.family(layout) != "official":
+        if kind == "classify":
+            return objective.clone(num_classes=0)
+        encoder, pool = objective.encoder, schemes.pool_of(objective)
+        return classify.Objective(encoder, num_classes=0, pool=pool)
+    head = {"beit": "head", "mae": "decoder_pred"}.get(kind, "")
+    named = kind == "beit" or model.config.values["objective"].get("tokenizer")
+    if head in params and named:
+        codes, found = len(params[head]["bias"]), objective.tokenizer
+        if not found or found.objective.num_codes != codes:
+            return objective.clone(tokenizer=beit.stand_in(codes))
+    return objective
+
+
+def leaves_of(model: models.Model) -> set[str]:
+    """The names of all parameters that the model has."""
+    return {"/".join(name) for name in named_leaves(model.variables["params"])}
+
+
 def held(model: models.Model, layout: str) -> set[str]:
-    """The parameters that the layout has a place for."""
-    return {e.ours for e in layouts.load(layout).entries(model.config.objective)}
+    """Those of them that the layout has a place for."""
+    entries = layouts.load(layout).entries(present(model, layout))
+    return {entry.ours for entry in entries} & leaves_of(model)
 
 
 def write(
@@ -68,18 +110,24 @@ def write(
 ) -> list[str]:
     """Writes the folder; returns the names of parameters that are not in it.
 
+    Where that fails the folder is as it was.
+
     Args:
         source: where the model comes from, for the card.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    leaves = ["/".join(name) for name in named_leaves(model.variables["params"])]
+    with writing.filling(out):
+        return fill(model, layout, out, source)
+
+
+def fill(model: models.Model, layout: str, out: pathlib.Path, source: str) -> list[str]:
+    """The same into a folder that is there."""
     if layout == PROGRAM:
         program.write(model, out)
         left_out, line = program.left_out(model), LINES[PROGRAM]
         line = line.format(out)
     else:
         said = pack(model, layout, out)
-        left_out = sorted(set(leaves) - held(model, layout))
+        left_out = sorted(leaves_of(model) - held(model, layout))
         kind = said.get("config.json", {}).get("architectures", ["AutoModel"])[0]
         way = layout if layout in LINES else layouts.family(layout)
         line = LINES[way].format(out, kind=kind)
@@ -93,7 +141,7 @@ def write(
 
 def pack(model: models.Model, layout: str, out: pathlib.Path) -> dict[str, Any]:
     """Writes weights and configuration; returns the latter by file name."""
-    objective = model.config.objective
+    objective = present(model, layout)
     variables = dict(model.variables)
     arrays = weights.written(objective, variables.pop("params") | variables, layout)
     if layout == "vit_jax":

@@ -51,8 +51,15 @@ def lines(found: list[Difference]) -> list[str]:
     ]
 
 
-def compare(model: models.Model, layout: str, folder: pathlib.Path) -> list[Difference]:
-    """Every output of both, on images of noise; what is hidden is drawn once."""
+def compare(
+    model: models.Model, objective: Any, layout: str, folder: pathlib.Path
+) -> list[Difference]:
+    """Every output of both, on images of noise; what is hidden is drawn once.
+
+    `objective` is what the folder holds of the model's.
+    """
+    config = dataclasses.replace(model.config, objective=objective)
+    model = dataclasses.replace(model, config=config)
     encoder, rng = model.encoder, np.random.default_rng(0)
     size = (IMAGES, *encoder.image_size, encoder.channels)
     pixels = rng.integers(0, 256, size, dtype=np.uint8)
@@ -124,8 +131,8 @@ def answers(
             return objective.apply(variables, image, *args, method=method)
 
         found = {"tokens": tokens_before_pool(objective, variables, image)}
-        if not all(name.startswith("encoder/") for name in model.fresh):
-            return found  # there is no whole head
+        if model.headless:
+            return found
         if kind == "mae":
             kept = objective.num_kept
             parts = call("predict", order[:, :kept], order[:, kept:])

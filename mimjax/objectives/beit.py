@@ -20,8 +20,14 @@ from mimjax.tokenizers.dvae import Encoder
 
 SAMPLING = ("block", "random")
 
+
+def stand_in(codes: int) -> frozen.Model:
+    """A tokenizer that is named nowhere, of so many codes."""
+    return frozen.Model(dvae.Objective(Encoder(num_codes=codes)), (0.0,), (1.0,))
+
+
 # What stands in until a tokenizer is named: the sizes of the public one of DALL-E.
-PUBLIC = frozen.Model(dvae.Objective(Encoder()), (0.0,), (1.0,))
+PUBLIC = stand_in(8192)
 
 
 def fits(area: int, grid: tuple[int, int]) -> bool:

@@ -43,6 +43,10 @@ def constants_of(name: str, objective: Any) -> dict[str, Any]:
     return module.constants(objective) if hasattr(module, "constants") else {}
 
 
+# Whose names the official code gives to models as they are fine-tuned.
+TUNED = ("timm_beit", "timm_vit")
+
+
 def family(name: str) -> str:
     """Whose files these are: timm's, transformers' or the official code's."""
     first = name.partition("_")[0]

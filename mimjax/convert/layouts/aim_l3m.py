@@ -18,6 +18,13 @@ NAMES = dataclasses.replace(
         qkv=("attn.q_proj", "attn.k_proj", "attn.v_proj"),
     ),
 )
+# Of the config that trains it (`configs/aimv1`), where what builds masks is beside it.
+WHOLE = dataclasses.replace(
+    NAMES,
+    patch="preprocessor.blocks.0.patchifier.proj",
+    patch_norm="preprocessor.blocks.0.patchifier.norm",
+    position="preprocessor.blocks.0.pos_embed",
+)
 HEAD = "head.decoder_blocks.{}"
 FIELDS = {**aim.FIELDS, "norm_eps": (1e-5,)}
 
@@ -49,7 +56,7 @@ def misfit(objective: Any) -> str:
 def entries(objective: Any) -> Iterator[Entry]:
     """The table of names."""
     encoder = objective.encoder
-    yield from schemes.vit(encoder, names=NAMES)
+    yield from schemes.vit(encoder, names=WHOLE)
     if objective.head != "none":
         yield from schemes.linear("head_embed", "head.decoder_projection")
         attends = objective.head == "transformer"
@@ -66,7 +73,7 @@ def entries(objective: Any) -> Iterator[Entry]:
 
 def constants(objective: Any) -> dict[str, np.ndarray]:
     """Both fixed tables of positions."""
-    found = shapes.positions(objective.encoder, names=NAMES)
+    found = shapes.positions(objective.encoder, names=WHOLE)
     if objective.head != "none":
         table = tables.sincos(objective.encoder.grid, objective.head_width, False)
         found["head.decoder_pos_embed"] = table[None]

@@ -1,5 +1,6 @@
 """microsoft/unilm beit `modeling_pretrain.py`: BEiT as pretrained, with its head."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,7 +49,13 @@ def entries(objective: Any) -> Iterator[Entry]:
     """The table of names."""
     yield from schemes.vit(objective.encoder, names=NAMES)
     yield Entry("mask_token", ("mask_token",), COPY)
-    yield from schemes.linear("head", "lm_head")
+    yield from vocabulary()
+
+
+def vocabulary() -> Iterator[Entry]:
+    """The head: as wide as the tokenizer has codes, which the file does not hold."""
+    for entry in schemes.linear("head", "lm_head"):
+        yield dataclasses.replace(entry, droppable=True)
 
 
 def constants(objective: Any) -> dict[str, np.ndarray]:

@@ -40,7 +40,16 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
-    return schemes.misfit(objective, ("vit",), ("mae",), FIELDS)
+    return schemes.misfit(objective, ("vit",), ("mae",), FIELDS) or variant(objective)
+
+
+def variant(objective: Any) -> str:
+    """Why one of our variants cannot be written, if it is one."""
+    if objective.mask_in_encoder:
+        return "objective.mask_in_encoder: theirs shows its encoder no mask tokens"
+    if objective.tokenizer:
+        return "objective.tokenizer: theirs predicts pixels"
+    return ""
 
 
 def entries(objective: Any) -> Iterator[Entry]:

@@ -64,6 +64,8 @@ def fields(
     arrays: Arrays, said: dict[str, Any], prefix: str, names: Names
 ) -> dict[str, Any]:
     """The encoder; how large images are the shapes do not tell, but a mask may."""
+    if shapes.gelu_tanh(said):
+        raise ValueError("its activation is an approximation of gelu")
     arrays = {n.removeprefix(prefix): x for n, x in arrays.items()}
     vit = names.vit
     width, channels, *patch = shapes.convolution(arrays, vit.patch)
@@ -163,6 +165,11 @@ def specs(swin: Any) -> list[Any]:
         )
         grid = (grid[0] // 2, grid[1] // 2)
     return found
+
+
+def shrinks(swin: Any) -> bool:
+    """Whether the last stage is smaller than the window, which shrinks there."""
+    return specs(swin)[-1].window < swin.window
 
 
 def constants(objective: Any) -> dict[str, np.ndarray]:

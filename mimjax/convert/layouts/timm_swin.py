@@ -40,12 +40,10 @@ def misfit(objective: Any) -> str:
 
 def shrinking(objective: Any) -> str:
     """Why windows cannot be told: its own shrink on one side, here on both."""
-    encoder = objective.encoder
-    shrinks = swin.specs(encoder)[-1].window < encoder.window
-    height, width = encoder.grid
+    height, width = objective.encoder.grid
     return (
         "encoder.window: more than the last stage has"
-        if shrinks and height != width
+        if swin.shrinks(objective.encoder) and height != width
         else ""
     )
 
@@ -71,4 +69,4 @@ def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:
         "mlp_ratio": encoder.mlp_ratio,
     }
     name = "swin_base_patch4_window7_224"
-    return timm_vit.configuration(name, objective, args, mean, std)
+    return timm_vit.configuration(name, objective, args, mean, std, NAMES.head)

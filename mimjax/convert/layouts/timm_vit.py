@@ -116,9 +116,9 @@ def normed(objective: Any) -> bool:
 
 def head(objective: Any) -> Iterator[Entry]:
     """That of a classifier, and the norm before it."""
+    if not normed(objective):
+        yield from schemes.norm("fc_norm", "fc_norm")
     if classes_of(objective):
-        if objective.pool == "mean":
-            yield from schemes.norm("fc_norm", "fc_norm")
         yield from schemes.linear("head", "head")
 
 
@@ -198,9 +198,17 @@ def transformer(encoder: Any) -> dict[str, Any]:
 
 
 def configuration(
-    name: str, objective: Any, args: dict[str, Any], mean: Any, std: Any
+    name: str,
+    objective: Any,
+    args: dict[str, Any],
+    mean: Any,
+    std: Any,
+    head: str = "head",
 ) -> dict[str, Any]:
-    """The config.json that `timm.create_model("local-dir:...")` reads."""
+    """The config.json that `timm.create_model("local-dir:...")` reads.
+
+    `head` is the name of the layer that is left out where other classes are asked for.
+    """
     encoder = objective.encoder
     pool = "token" if schemes.pool_of(objective) == "token" else "avg"
     classes = classes_of(objective)
@@ -208,12 +216,13 @@ def configuration(
         "input_size": [encoder.channels, *encoder.image_size],
         "fixed_input_size": True,
         "interpolation": "bicubic",
-        "crop_pct": 1.0,
+        # The shorter side at 256/224, as evaluations have it here (`data/scaled.py`).
+        "crop_pct": 224 / 256,
         "mean": list(mean),
         "std": list(std),
         "num_classes": classes,
         "first_conv": "patch_embed.proj",
-        "classifier": "head",
+        "classifier": head,
     }
     said = {
         "architecture": name,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mimjax.convert import schemes, shapes
-from mimjax.convert.layouts import timm_vit, transformers_vit
+from mimjax.convert.layouts import beit, timm_vit, transformers_vit
 from mimjax.convert.layouts.transformers_vit import NAMES
 from mimjax.convert.names import COPY, Arrays, Entry
 
@@ -35,14 +35,16 @@ def recognises(arrays: Arrays) -> bool:
 def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model."""
     encoder = shapes.vit(arrays, names=NAMES, said=said)
-    encoder |= {"start": "beit", **transformers_vit.activation(said)}
+    encoder["start"] = "beit"
     if "lm_head.weight" in arrays:
         objective = {"name": "beit", **shapes.hiding(encoder)}
-        return {"encoder": encoder, "objective": objective}
-    pool = "mean" if f"{NORM}.weight" in arrays else "token"
-    objective = {"name": "classify", "pool": pool}
-    objective |= transformers_vit.classes(arrays)
-    return {"encoder": encoder, "objective": objective}
+    else:
+        pool = "mean" if f"{NORM}.weight" in arrays else "token"
+        objective = {"name": "classify", "pool": pool}
+        objective |= transformers_vit.classes(arrays)
+    # BEiT's own; what the folder says counts.
+    data = {"normalise": "inception"}
+    return {"encoder": encoder, "objective": objective, "data": data}
 
 
 def resize(encoder: Any, said: dict[str, Any]) -> str:
@@ -59,7 +61,7 @@ def misfit(objective: Any) -> str:
 
 def entries(objective: Any) -> Iterator[Entry]:
     """The table of names."""
-    kind = schemes.kind_of(objective)
+    kind = schemes.head_of(objective)
     front = prefix(objective)
     # The last norm of a model with a head over a vocabulary is the head's.
     normed = timm_vit.normed(objective)
@@ -70,21 +72,21 @@ def entries(objective: Any) -> Iterator[Entry]:
         yield dataclasses.replace(entry, theirs=theirs)
     if kind == "beit":
         yield Entry("mask_token", (f"{front}embeddings.mask_token",), COPY)
-        yield from schemes.linear("head", "lm_head")
+        yield from beit.vocabulary()
+    if not normed:
+        yield from schemes.norm("fc_norm", f"{front}{NORM}")
     if kind == "classify":
-        if objective.pool == "mean":
-            yield from schemes.norm("fc_norm", f"{front}{NORM}")
         yield from schemes.linear("head", "classifier")
 
 
 def prefix(objective: Any) -> str:
     """What the names of the encoder begin with."""
-    return PREFIX if schemes.kind_of(objective) in ("beit", "classify") else ""
+    return PREFIX if schemes.head_of(objective) in ("beit", "classify") else ""
 
 
 def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:
     """The configuration beside the weights, and that of the image processor."""
-    encoder, kind = objective.encoder, schemes.kind_of(objective)
+    encoder, kind = objective.encoder, schemes.head_of(objective)
     heads = {
         "beit": "BeitForMaskedImageModeling",
         "classify": "BeitForImageClassification",

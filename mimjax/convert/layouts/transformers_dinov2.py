@@ -45,8 +45,7 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     Theirs is of the class token beside the mean of patches, which is not here.
     """
     gated = f"encoder.layer.0.{GATED[0]}.weight" in arrays
-    encoder = shapes.vit(arrays, "", names_of(gated), said)
-    encoder |= {"start": "vit", **transformers_vit.activation(said)}
+    encoder = {**shapes.vit(arrays, "", names_of(gated), said), "start": "vit"}
     return {"encoder": encoder, "objective": {"name": "classify"}}
 
 

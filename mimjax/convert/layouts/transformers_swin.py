@@ -37,8 +37,6 @@ def recognises(arrays: Arrays) -> bool:
 def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model."""
     encoder = swin.fields(arrays, said, "", NAMES)
-    if transformers_vit.activation(said)["gelu_tanh"]:
-        raise ValueError("its hidden_act is not gelu")
     if "decoder.0.weight" in arrays:
         return {"encoder": encoder, "objective": swin.masked(encoder)}
     objective = {"name": "classify", "pool": "gap", **transformers_vit.classes(arrays)}
@@ -49,16 +47,19 @@ def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
     wrong = schemes.misfit(objective, ("swin",), (), {})
     wrong = wrong or schemes.oblong(objective, "patch_size")
-    if schemes.kind_of(objective) == "simmim":  # it makes a square of the tokens
+    if schemes.head_of(objective) == "simmim":  # it makes a square of the tokens
         wrong = wrong or schemes.oblong(objective, "image_size")
     wrong = wrong or schemes.mispooled(objective, "gap")
+    if not wrong and swin.shrinks(objective.encoder):
+        # Its tables of distances are all of the whole window.
+        wrong = "encoder.window: more than the last stage has"
     return wrong or timm_vit.headless(objective)
 
 
 def entries(objective: Any) -> Iterator[Entry]:
     """The table of names."""
     yield from swin.encoder(objective.encoder, prefix(objective), NAMES)
-    kind = schemes.kind_of(objective)
+    kind = schemes.head_of(objective)
     if kind == "simmim":
         yield from simmim.pixels(objective, f"{PREFIX}embeddings.")
     if kind == "classify":
@@ -67,12 +68,12 @@ def entries(objective: Any) -> Iterator[Entry]:
 
 def prefix(objective: Any) -> str:
     """What the names of the encoder begin with."""
-    return PREFIX if schemes.kind_of(objective) in ("simmim", "classify") else ""
+    return PREFIX if schemes.head_of(objective) in ("simmim", "classify") else ""
 
 
 def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:
     """The configuration beside the weights, and that of the image processor."""
-    encoder, kind = objective.encoder, schemes.kind_of(objective)
+    encoder, kind = objective.encoder, schemes.head_of(objective)
     heads = {
         "simmim": "SwinForMaskedImageModeling",
         "classify": "SwinForImageClassification",

@@ -47,25 +47,13 @@ def recognises(arrays: Arrays) -> bool:
 def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model."""
     encoder = shapes.vit(arrays, names=NAMES, said=said)
-    encoder |= {"start": "vit", **activation(said)}
+    encoder["start"] = "vit"
     if "decoder.0.weight" in arrays:
         cell = encoder["patch_size"][0]
         objective: dict[str, Any] = {"name": "simmim", "mask_cell": cell}
     else:
         objective = {"name": "classify", **classes(arrays)}
     return {"encoder": encoder, "objective": objective}
-
-
-TANH = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")
-"""The tanh approximation, by transformers' names."""
-
-
-def activation(said: dict[str, Any]) -> dict[str, bool]:
-    """Which form of GELU its configuration tells."""
-    name = said.get("hidden_act", "gelu")
-    if name not in ("gelu", *TANH):
-        raise ValueError(f"its hidden_act is {name}, not gelu")
-    return {"gelu_tanh": name != "gelu"}
 
 
 def classes(arrays: Arrays) -> dict[str, int]:
@@ -82,7 +70,7 @@ def misfit(objective: Any) -> str:
 
 def headless(objective: Any) -> str:
     """Why the head cannot be written, if it cannot: theirs is of the class token."""
-    if schemes.kind_of(objective) == "simmim":
+    if schemes.head_of(objective) == "simmim":
         if objective.encoder.position != "learned":
             return "encoder.position: it masks before learned positions"
         # It makes a square of the tokens.
@@ -93,7 +81,7 @@ def headless(objective: Any) -> str:
 def entries(objective: Any) -> Iterator[Entry]:
     """The table of names."""
     yield from schemes.vit(objective.encoder, prefix(objective), NAMES)
-    kind = schemes.kind_of(objective)
+    kind = schemes.head_of(objective)
     if kind == "simmim":
         yield from simmim.pixels(objective, f"{PREFIX}embeddings.")
     if kind == "classify":
@@ -102,7 +90,7 @@ def entries(objective: Any) -> Iterator[Entry]:
 
 def prefix(objective: Any) -> str:
     """What the names of the encoder begin with."""
-    return PREFIX if schemes.kind_of(objective) in ("simmim", "classify") else ""
+    return PREFIX if schemes.head_of(objective) in ("simmim", "classify") else ""
 
 
 def constants(objective: Any) -> dict[str, np.ndarray]:
@@ -112,7 +100,7 @@ def constants(objective: Any) -> dict[str, np.ndarray]:
 
 def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:
     """The configuration beside the weights, and that of the image processor."""
-    kind = schemes.kind_of(objective)
+    kind = schemes.head_of(objective)
     heads = {"simmim": "ViTForMaskedImageModeling", "classify": CLASSIFIER}
     said = {
         "model_type": "vit",

@@ -35,13 +35,13 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "mask_ratio": said.get("mask_ratio") or 0.75,
     }
     encoder = shapes.vit(arrays, names=NAMES, said=said)
-    encoder |= transformers_vit.activation(said)
     return {"encoder": encoder, "objective": objective}
 
 
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
     wrong = schemes.misfit(objective, ("vit",), ("mae",), FIELDS)
+    wrong = wrong or mae.variant(objective)
     return wrong or schemes.oblong(objective, "patch_size", "image_size")
 
 

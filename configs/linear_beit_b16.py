@@ -8,7 +8,7 @@ paper's, on ImageNet-1k: 56.7 %.
 
 The encoder is that of the run or of the file in config.init_from; without it a random
 one is probed. For ViT-L (73.5 %) add --config.encoder.size=L and
---config.objective.layers=14
+--config.objective.layers=14 --config.evaluate.layers=14.
 The cosine without warm-up is ours.
 Data: ImageNet-1k as `tfds build imagenet2012 --file_format=array_record` prepares it;
 for your own labelled images, one sub-folder a class, add

@@ -29,8 +29,9 @@ create)
     vm create --accelerator-type="${TYPE:?e.g. v5litepod-16}" --version="$VERSION" "$@"
     ;;
 install)
-    archive=$(mktemp --suffix=.tar.gz)
-    trap 'rm -f "$archive"' EXIT
+    folder=$(mktemp -d)
+    archive="$folder/mimjax.tar.gz"
+    trap 'rm -rf "$folder"' EXIT
     git -C "$(dirname "$0")/.." archive --prefix=mimjax/ -o "$archive" HEAD
     gcloud compute tpus tpu-vm scp "$archive" "$TPU:mimjax.tar.gz" --zone="$ZONE" --worker=all
     # The system's Python is too old for mimjax; uv brings one along.

@@ -44,7 +44,8 @@ def probed_problems(config: Config) -> list[str]:
             own = [f"{told} (one sub-folder a class)"]
     except data_module.BadDataError as error:
         own = [str(error)]
-    return [line.replace("config.data.", "config.evaluate.") for line in own]
+    here = "config.data.source", "config.evaluate.source"
+    return [line.replace(*here) for line in own]
 
 
 def sharing_problems(config: Config, devices: int) -> list[str]:
@@ -103,24 +104,13 @@ def data_problems(config: Config) -> list[str]:
 
 def joint_problems(config: Config) -> list[str]:
     """What two groups do not agree on; the warm-up only where units are the same."""
-    run, given, found = config.run, config.optim, []
-    if config.evaluate.pool == "cls" and not config.encoder.cls:
-        found.append(
-            "config.evaluate.pool: 'cls' needs config.encoder.cls=True (or use 'mean')"
-        )
-    edges = config.encoder.num_tokens > 1 and hasattr(config.encoder, "num_codes")
-    if config.evaluate.pool == "edges" and not edges:
-        found.append(
-            "config.evaluate.pool: 'edges' needs config.encoder.name='dvae' and more "
-            "than one token an image (or use 'mean')"
-        )
+    run, given = config.run, config.optim
+    found = feature_problems(config)
     if given.layer_decay != 1 and not config.encoder.layer_widths:
         found.append(
             f"config.optim.layer_decay: {given.layer_decay} needs an encoder of layers "
             "(must be 1 with this config.encoder.name)"
         )
-    lines = sizes.layer_problems(config.encoder.layer_widths, config.evaluate.layers)
-    found += ["config.evaluate." + line for line in lines]
     if given.rates and not (
         hasattr(config.objective, "logits") and "encoder" in given.frozen
     ):
@@ -145,3 +135,21 @@ def joint_problems(config: Config) -> list[str]:
             f"the run of {length} (config.{unit})"
         )
     return found
+
+
+def feature_problems(config: Config) -> list[str]:
+    """What features are asked for that the encoder does not have."""
+    encoder, pool, found = config.encoder, config.evaluate.pool, []
+    if pool == "cls" and not encoder.cls:
+        found.append(
+            "config.evaluate.pool: 'cls' needs config.encoder.cls=True (or use 'mean')"
+        )
+    if pool == "edges" and not (
+        encoder.num_tokens > 1 and hasattr(encoder, "num_codes")
+    ):
+        found.append(
+            "config.evaluate.pool: 'edges' needs config.encoder.name='dvae' and more "
+            "than one token an image (or use 'mean')"
+        )
+    lines = sizes.layer_problems(encoder.layer_widths, config.evaluate.layers)
+    return found + ["config.evaluate." + line for line in lines]

@@ -106,6 +106,9 @@ def main(arguments: list[str] | None = None) -> int:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return BAD_CONFIG
+    except MemoryError as error:
+        print(f"this machine has not enough memory: {error}", file=sys.stderr)
+        return BAD_CONFIG
     except Exception as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             # JAX says so when it compiles, or only when it runs.

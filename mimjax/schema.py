@@ -59,7 +59,12 @@ def called(path: str, function: str) -> tuple[ModuleType, Any]:
     or function, or either fails.
     """
     file, _, argument = path.partition(":")
-    if not pathlib.Path(file).is_file():
+    try:
+        there = pathlib.Path(file).is_file()
+    except OSError as error:
+        told = f"--config: cannot look at {file}: {error.strerror}"
+        raise ConfigError([told]) from None
+    if not there:
         near = difflib.get_close_matches(
             pathlib.Path(file).stem,
             [f.stem for f in pathlib.Path("configs").glob("*.py")],

@@ -142,7 +142,10 @@ def profile_problems(profile: Profile, last: int) -> list[str]:
 
 def has_checkpoint(workdir: str) -> bool:
     """Whether a run has saved its state there."""
-    found = Path(workdir, "checkpoints").glob("*")
+    try:
+        found = [*Path(workdir, "checkpoints").glob("*")]
+    except OSError:  # there may be none, if it cannot be looked at
+        return False
     return any(folder.name.isdigit() for folder in found)
 
 

@@ -31,6 +31,9 @@ import jax
 import jaxtyping
 import pytest
 
+# What the package imports, for the hook would have all of it compiled anew.
+for name in ("flax", "optax", "orbax.checkpoint", "tensorflow"):
+    importlib.import_module(name)
 # Before the first import of the package: every call then checks its annotations.
 jaxtyping.install_import_hook("mimjax", "typecheck.check")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -88,13 +91,13 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 # Whole files go to the two workers in turn: the longest go first, so that none is left
 # for the end with one worker idle.
-LONGEST = ["test_resume", "test_processes", "test_mesh", "test_program", "test_golden"]
+LONGEST = "resume processes mesh program export_torch convert golden show parity beit2"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the longest files first."""
-    place = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+    place = {f"test_{name}": n for n, name in enumerate(LONGEST.split())}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

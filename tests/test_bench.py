@@ -259,6 +259,27 @@ def test_the_length_of_the_run_may_be_told():
     assert (found.run.steps, found.optim.warmup_steps) == (0, 0)
 
 
+def test_one_way_that_does_not_run_leaves_ours_alone(monkeypatch):
+    def ask(what, spec, **_):
+        if what == "peer":
+            raise step.FailedError("ModuleNotFoundError: No module named 'torch'")
+        return {} if what == "prepare" else answer(1.0)
+
+    monkeypatch.setattr(step, "ask", ask)
+    given = {"against": "torch", "rounds": 2, "seconds": 0.0}
+    row = step.measure("x.py", [], ways=("eager-sdpa",), options={}, **given)
+    assert "pip install torch" in row["no_peer"] and "way" not in row
+    assert len(row["ours"]) == 2 and row["peer"] == []
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_measuring(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    flags = ["step", f"--config={tiny.CONFIG}", f"--out={tmp_path / 'file'}"]
+    assert bench.main(flags) == bench.STORAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("--out: ") and "File exists" in line
+
+
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_the_rows_are_of_configs_that_are_fine(platform):
     listed = rows.on_cpu() if platform == "cpu" else rows.on_gpu()

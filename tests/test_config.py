@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from mimjax import config, objectives, schema, train
+from mimjax import config, main, objectives, schema, train
 from mimjax.run import setup
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -351,6 +351,23 @@ def test_layers_that_cannot_be_judged_are_named():
         dvae = str(ROOT / "configs" / "dvae.py")
         (line,) = lines(dvae, f"evaluate.layers={layer},")
         assert line.startswith(f"config.evaluate.layers: ({layer},) must be (), this")
+
+
+def test_a_stage_without_layers_is_told_by_its_field():
+    swin = str(ROOT / "configs" / "simmim_swin_b.py")
+    (line,) = lines(swin, "encoder.depths=(2,0,18,2)")
+    assert line.startswith("config.encoder.depths: 0 must be from 1 to ")
+    assert line.endswith(" in stage 2")
+
+
+def test_paths_that_cannot_be_looked_at_are_one_line(capsys):
+    long = "x" * 300
+    (line,) = lines(f"{long}.py")
+    assert line.startswith(f"--config: cannot look at {long}.py: File name too long")
+    flags = [f"--config={ROOT / 'tests' / 'tiny_config.py'}", f"--workdir={long}"]
+    assert main.main(flags) == 78
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"--workdir: cannot write to {long}: File name too long")
 
 
 def test_rates_of_layers_need_layers():

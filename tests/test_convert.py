@@ -475,6 +475,9 @@ def test_another_models_arrays_are_refused_in_one_line(tmp_path, capsys, change,
     assert not (tmp_path / "out").exists()
 
 
+FITTING = "--config.objective.decoder_heads=3"
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -487,6 +490,11 @@ def test_another_models_arrays_are_refused_in_one_line(tmp_path, capsys, change,
         (["--config.encoder.size=L"], "config.encoder.size: the file tells it"),
         (["--config.encoder.head=4"], "is no mae model: config.encoder.head: no such"),
         (["--config.encoder.heads=5"], "is no mae model: "),
+        ([FITTING, "--config.evaluate.layers=99,"], "config.evaluate.layers: "),
+        (
+            [FITTING, "--config.evaluate.pool=none"],
+            "config.evaluate.pool: 'none' is none",
+        ),
         (["--what"], "unknown flag --what"),
     ],
 )

@@ -185,15 +185,6 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(
     assert program.fingerprints() == unbroken.fingerprints()
 
 
-def test_a_run_starts_from_the_encoder_of_another(config, around, unbroken, tmp_path):
-    flags = [*SLOW, f"--config.init_from={unbroken.workdir}"]
-    mae = config.replace("loud.py", "loud.py:mae")
-    program = Program(tmp_path / "run", mae, *flags, **around)
-    program.until_it_says("parameters: ").send(signal.SIGKILL)
-    said = f"started from {unbroken.workdir}: 17 of 17 arrays matched"
-    assert said in program.stderr()
-
-
 def test_the_first_signal_asks_its_echo_is_ignored_and_a_later_one_ends(
     monkeypatch, capsys
 ):

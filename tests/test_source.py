@@ -1,5 +1,6 @@
 """What the data of a run must offer, and what became of it, are told in time."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from mimjax import config
+from mimjax import config, data
 from mimjax.config import ConfigError
 from mimjax.data import BadDataError
 from mimjax.data import folder as folders
@@ -100,6 +101,21 @@ def test_what_is_trained_on_is_told(tmp_path):
     assert told.startswith(f"{where} (config.objective.num_classes: 5), 30 steps")
 
 
+def test_held_out_images_that_are_not_used_are_told(tmp_path):
+    """As ImageNet's archives unpack: training images in classes, the others not."""
+    for name in ("train/a", "train/b", "val"):
+        photos(tmp_path / name, 2)
+    plan = tiny.setup.train.Plan(30, 0, (0.0,), (1.0,))
+    given = tiny.resolve("mae", data__source=f"folder:{tmp_path}")
+    told = source.told(given, plan, 4)
+    assert "; val/ is left aside and a share of train/ held out (data.holdout" in told
+    for name in ("val/a", "val/b"):
+        photos(tmp_path / name, 1)
+    for path in (tmp_path / "val").glob("*.*"):
+        path.unlink()
+    assert "aside" not in source.told(given, plan, 4)
+
+
 def test_a_run_that_its_data_ends_says_so_in_its_record(tmp_path):
     photos(tmp_path / "photos" / "a", 40, unreadable=range(5, 30))
     given = folder_config(tmp_path / "photos", data__bad_minimum=3)
@@ -112,10 +128,16 @@ def test_a_run_that_its_data_ends_says_so_in_its_record(tmp_path):
 
 
 def test_a_finished_run_that_lost_its_report_is_given_one(tmp_path):
-    given = tiny.resolve("mae", steps=2, optim__warmup_steps=1)
-    for _ in range(2):
-        assert loop.run(given, tmp_path / "run", ["mimjax"]) == loop.DONE
-        (tmp_path / "run" / "report.html").unlink()
+    never = {"eval_every": 0, "picture_every": 0, "optim__warmup_steps": 0}
+    given = tiny.resolve("mae", steps=1, **never)
+    state = tiny.random_state(given, tiny.mesh_of(), 0.4)
+    state = dataclasses.replace(state, step=state.step + 1)
+    tiny.save_workdir(tmp_path, given, state)
+    facts = {"status": 0, "step": 1, "steps": 1, "data": data.fingerprint(given.data)}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    assert loop.run(given, tmp_path, ["mimjax"]) == loop.DONE
+    assert (tmp_path / "report.html").exists()
+    assert not (tmp_path / "metrics.jsonl").exists(), "there was nothing to train"
 
 
 def test_a_warm_up_too_long_for_the_images_names_its_field():

@@ -258,7 +258,7 @@ def test_a_tokenizer_of_other_sizes_is_not_taken(tmp_path):
 
 def test_averaged_parameters_are_the_tokenizer_where_there_are_any(tmp_path):
     given = tiny.resolve("dvae", optim__ema=0.5)
-    state = train.start_state(given, tiny.mesh_of())
+    state = tiny.random_state(given, tiny.mesh_of(), 0.4)
     ema = closeness.random_like(state.params, 0.3)
     checkpoints = Checkpoints(tmp_path, 1, 0)
     checkpoints.save(dataclasses.replace(state, ema=ema), 1)

@@ -38,7 +38,9 @@ def problems(fields: dict[str, Any]) -> list[str]:
         for stage, (depth, count) in enumerate(zip(depths, heads, strict=True)):
             width = fields["width"] * 2**stage
             lines = sizes.stack_problems(width, depth, count, fields["mlp_ratio"])
-            found += [f"{line} in stage {stage + 1} of depths" for line in lines[:1]]
+            # Its own fields are those of all stages.
+            line = lines[0].replace("depth:", "depths:") if lines else ""
+            found += [f"{line} in stage {stage + 1}"] if lines else []
     found += sizes.field_problems(fields)
     shape = sizes.grid_problems(fields["image_size"], fields["patch_size"])
     if found or shape:

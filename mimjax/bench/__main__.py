@@ -1,8 +1,8 @@
 """python -m mimjax.bench step --config=configs/NAME.py [--config.a.b=value]
 
 Measures training steps on this machine: `step` one, `all` a list of them, `growth` how
-cost grows with size. Exit status: 0 done, 70 a measurement has failed, 78 bad
-configuration.
+cost grows with size. Exit status: 0 done, 70 a measurement has failed, 74 storage, 78
+bad configuration.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from mimjax.bench import grow, pages, rows, step
-from mimjax.main import BAD_CONFIG, INTERNAL, Parser, changes_of
+from mimjax.main import BAD_CONFIG, INTERNAL, STORAGE, Parser, changes_of
 from mimjax.schema import ConfigError
 
 SLOW = {"ways": step.WAYS, "seconds": 10.0}
@@ -25,7 +25,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     parser = Parser(
         prog="python -m mimjax.bench",
         description="Measures training steps on this machine.",
-        epilog="Exit status: 0 done, 70 a measurement has failed, 78 bad "
+        epilog="Exit status: 0 done, 70 a measurement has failed, 74 storage, 78 bad "
         "configuration.",
         allow_abbrev=False,
     )
@@ -47,7 +47,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     )
     add("--ways", default="", help=f"to run the peer, some of {known}")
     add("--rounds", type=int, default=3, help="processes of each side")
-    add("--seconds", type=float, help="of updates in each process, else 10")
+    told = "of updates in each process, else 10, of a list on an accelerator 3"
+    add("--seconds", type=float, help=told)
     add("--only", default="", metavar="PREFIX", help="of a list: rows called so")
     add("--out", default="", help="folder for the same as Markdown and JSON")
     flags, rest = parser.parse_known_args(arguments)
@@ -77,6 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     try:
         flags, changes = parse(sys.argv[1:] if arguments is None else arguments)
+        if flags.out:  # before hours are spent
+            pathlib.Path(flags.out).mkdir(parents=True, exist_ok=True)
         if flags.what == "step":
             machine = step.ask("machine", {})
             given = {"against": flags.against, "options": flags.xla}
@@ -91,6 +94,9 @@ def main(arguments: list[str] | None = None) -> int:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return BAD_CONFIG
+    except OSError as error:
+        print(f"--out: {error}", file=sys.stderr)
+        return STORAGE
     except step.FailedError as error:
         print(error, file=sys.stderr)
         return INTERNAL
@@ -139,7 +145,6 @@ def write(flags: argparse.Namespace, found: dict[str, Any], text: str) -> None:
     """The Markdown and the JSON, where a folder is named."""
     if flags.out:
         out = pathlib.Path(flags.out)
-        out.mkdir(parents=True, exist_ok=True)
         (out / f"{flags.what}.json").write_text(json.dumps(found, indent=1) + "\n")
         (out / f"{flags.what}.md").write_text(text + "\n")
 

@@ -107,7 +107,14 @@ def measure(
         for number in range(rounds):
             row["ours"].append(ask("ours", spec, **ours))
             if "way" in row:
-                row["peer"].append(ask("peer", spec | split(row["way"]), **theirs))
+                asked = spec | split(row["way"])
+                try:
+                    row["peer"].append(ask("peer", asked, **theirs))
+                except FailedError as error:
+                    # One way alone was not tried before.
+                    if row["ways"] or row["peer"]:
+                        raise
+                    row |= unable({row.pop("way"): str(error)})
             tell(f"round {number + 1} of {rounds}")
     return row | summary(row)
 
@@ -139,11 +146,16 @@ def fastest(
             tell(f"{way}: {error}")
     row: Answer = {"ways": found, "failed": failed}
     if not found:
-        why = "; ".join(dict.fromkeys(failed.values()))
-        if "ModuleNotFoundError" in why:
-            why += ": pip install torch 'transformers>=5.23,<5.24'"
-        return {"no_peer": f"no way to run it works ({why})"}
+        return unable(failed)
     return row | {"way": min(found, key=lambda way: found[way]["median"])}
+
+
+def unable(failed: dict[str, str]) -> Answer:
+    """Why the peer runs none of these ways."""
+    why = "; ".join(dict.fromkeys(failed.values()))
+    if "ModuleNotFoundError" in why:
+        why += ": pip install torch 'transformers>=5.23,<5.24'"
+    return {"no_peer": f"no way to run it works ({why})"}
 
 
 def summary(row: Answer) -> Answer:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mimjax import backbones, config, data, train
+from mimjax import backbones, checks, config, data, evaluate, train
 from mimjax.convert import layouts, tables
 from mimjax.convert.files import BadFileError, told
 from mimjax.convert.names import Arrays
@@ -70,6 +70,7 @@ def of_arrays(
         # Not the images, which there are none of.
         colours = dataclasses.replace(given.data, source="synthetic")
         wrong += data.check(colours, encoder.image_size, encoder.channels)
+        wrong += evaluate.check(given.evaluate) + checks.feature_problems(given)
         if wrong:
             raise ValueError(wrong[0])
         check_names(given, layout)

@@ -72,8 +72,8 @@ def scan(path: str, part: Literal["train", "test"], holdout_fraction: float) -> 
     top = Path(path).expanduser()
     train, held = part_folders(top)
     classes = _classes(train)
-    if held is not None and bool(_classes(held)) != bool(classes):
-        held = None  # labelled images cannot be judged on unlabelled ones
+    if aside(top):
+        held = None
     root = held if part == "test" and held is not None else train
     found = [os.fsencode(name) for name in walk(root)]
     if held is None:
@@ -155,6 +155,17 @@ def part_folders(top: Path) -> tuple[Path, Path | None]:
         return top, None
     others = [top / name for name in HELD_OUT_NAMES if (top / name).is_dir()]
     return top / "train", others[0] if others else None
+
+
+def aside(top: Path) -> str:
+    """The folder of held-out images that is not used: one of the two has no classes.
+
+    Labelled images cannot be judged on unlabelled ones.
+    """
+    train, held = part_folders(top)
+    if held is None or bool(_classes(held)) == bool(_classes(train)):
+        return ""
+    return held.name
 
 
 def _classes(root: Path) -> list[str]:

@@ -38,7 +38,8 @@ def find(source: str, tfds_dir: str) -> Prepared:
     spec = SPEC.fullmatch(source.removeprefix("tfds:"))
     if spec is None:
         raise LookupError(
-            f"{source!r} is not of the form tfds:NAME[:SPLIT]; {OWN_IMAGES}"
+            f"{source!r} is not of the form tfds:NAME[/CONFIG][:VERSION][:SPLIT]; "
+            f"{OWN_IMAGES}"
         )
     name, split = spec["name"], spec["split"] or "train"
     top = Path(tfds_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))

@@ -1,6 +1,7 @@
 """The sources by name, and what is asked of them outside the training stream."""
 
 import hashlib
+import pathlib
 from collections.abc import Iterator
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -65,6 +66,16 @@ def class_names(data: Data) -> list[str]:
     if kind == "masks":
         return []
     return prepared.find(data.source, data.tfds_dir).class_names
+
+
+def left_aside(data: Data) -> str:
+    """What of a source is not used, and why, in words."""
+    kind, _, name = data.source.partition(":")
+    held = folder.aside(pathlib.Path(name).expanduser()) if kind == "folder" else ""
+    if not held:
+        return ""
+    told = f"{held}/ is left aside and a share of train/ held out (data."
+    return f"{told}holdout_fraction), for one of them has class folders, not both"
 
 
 def fingerprint(data: Data) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Compiling the step for devices that are not here: does it fit, how large is it.
 
-With libtpu installed (`pip install mimjax[tpu]`) the real TPU compiler runs on any
-machine; nothing is executed and no data is needed.
+With libtpu installed (`pip install -e '.[tpu]'` in the checkout) the real TPU compiler
+runs on any machine; nothing is executed and no data is needed.
 """
 
 import os
@@ -37,7 +37,8 @@ def devices_named(spec: str) -> list[Any]:
         return topologies.get_topology_desc(platform="tpu", topology_name=spec).devices
     except Exception as error:
         text = " ".join(str(error).split())[:200]
-        hint = "pip install 'mimjax[tpu]' for its compiler; names are like v5e:4x4"
+        hint = "for its compiler `pip install -e '.[tpu]'` in the checkout of mimjax"
+        hint += "; names are like v5e:4x4"
         raise ConfigError([f"--compile: {spec!r}: {text} ({hint})"]) from error
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from mimjax import data, train
 from mimjax.config import Config, ConfigError
+from mimjax.data import sources
 from mimjax.data.faults import BadDataError
 from mimjax.hosts.agree import same
 from mimjax.run import workdir
@@ -53,7 +54,8 @@ def check_images(config: Config, length: int) -> None:
         try:
             images, *_ = next(blocks)
         except BadDataError as error:
-            told = str(error).replace("config.data.", f"config.{group}.")
+            told = str(error)
+            told = told.replace("config.data.source", f"config.{group}.source")
             raise BadDataError(told) from error
         if len(images) == 0:
             raise ConfigError(
@@ -74,7 +76,9 @@ def told(config: Config, plan: train.Plan, length: int) -> str:
     if 0 < classes < scores:
         text += f" (config.objective.num_classes: {scores:,})"
     text += f", {plan.steps:,} steps of {size:,}"
-    return f"{text} (more than there are)" if size > length else text
+    text += " (more than there are)" if size > length else ""
+    aside = sources.left_aside(config.data)
+    return f"{text}; {aside}" if aside else text
 
 
 def unread(folder: pathlib.Path) -> str:

@@ -1,8 +1,8 @@
 """python -m mimjax.study --config=configs/NAME.py --workdir=DIR [--jobs=N]
 
 Makes the runs of a study, or goes on making them, and writes what they show together.
-Exit status: 0 done, 75 stopped by a signal (the same command goes on), 78 bad
-configuration, else that of the first run that has failed.
+Exit status: 0 done, 74 storage, 75 stopped by a signal (the same command goes on), 78
+bad configuration, else that of the first run that has failed.
 """
 
 import argparse
@@ -23,8 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m mimjax.study",
         description="Makes many runs, and tables and plots of them.",
         epilog="Each run lies in WORKDIR/NAME, with what it says in log.txt. Exit "
-        "status: 0 done, 75 stopped by a signal (the same command goes on), 78 bad "
-        "configuration, else that of the first run that has failed.",
+        "status: 0 done, 74 storage, 75 stopped by a signal (the same command goes "
+        "on), 78 bad configuration, else that of the first run that has failed.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -190,7 +190,7 @@ def test_a_model_is_traced_once_for_its_first_state(monkeypatch):
     with jax.set_mesh(mesh):
         train.start_state(given, mesh)
     # What depends on the kind of device is another encoder.
-    assert len(made) <= 2
+    assert 1 <= len(made) <= 2
     made.clear()
     with jax.set_mesh(mesh):
         train.abstract_state(given, mesh)

@@ -165,7 +165,7 @@ def test_the_pretraining_is_the_official_one():
 
 
 def drawn(given, count, wanted):
-    """Which patches are hidden of so many images: those that `wanted` makes of a key."""
+    """Which patches are hidden of so many images: those that `wanted` makes of it."""
     params = {"params": tiny.start(given, tiny.mesh_of()).params}
     rngs = {"mask": jax.random.key(0)}
 

@@ -18,6 +18,11 @@ def random_params(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return random_like(shapes, 0.2)
 
 
+def key_of(module: nn.Module, variables: Any, rngs: Any, stream: str) -> Any:
+    """The first key that a module is given from a stream of random numbers."""
+    return module.apply(variables, rngs=rngs, method=lambda m: m.make_rng(stream))
+
+
 def random_like(shapes: Any, scale: float) -> Any:
     """Random parameters of those shapes, none of them zero or one."""
     # One by one, jnp.asarray would compile a program for every shape.

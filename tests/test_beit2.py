@@ -12,7 +12,7 @@ import pytest
 import tiny
 from flax import linen as nn
 
-from mimjax import config, frozen, masking, origins
+from mimjax import config, frozen, masking, origins, sharding
 from mimjax.backbones import vit
 from mimjax.objectives import beit2, classify, vqkd
 from mimjax.tokenizers import codebook
@@ -164,41 +164,41 @@ def test_the_pretraining_is_the_official_one():
     assert not golden.grads.unread
 
 
-def drawn(given, count):
-    """Which patches are hidden of so many images."""
+def drawn(given, count, wanted):
+    """Which patches are hidden of so many images: those that `wanted` makes of it."""
     params = {"params": tiny.start(given, tiny.mesh_of()).params}
     rngs = {"mask": jax.random.key(0)}
 
     @jax.jit
     def run():
-        return given.objective.apply(params, count, method="draw", rngs=rngs)
+        key = closeness.key_of(given.objective, params, rngs, "mask")
+        hidden = given.objective.apply(params, count, method="draw", rngs=rngs)
+        return hidden, wanted(key)
 
-    return run()
+    hidden, those = run()
+    np.testing.assert_array_equal(hidden, those)
+    return np.asarray(hidden)
 
 
-def test_always_as_many_patches_are_hidden():
-    given = tiny.resolve("beit2")
-    hidden = drawn(given, 64)
-    assert (np.asarray(hidden).sum(axis=1) == 7).all()
+def test_blocks_are_hidden_in_beit():
+    given = tiny.resolve("beit")
+    drawn(given, 64, lambda key: masking.block_wise(key, 64, (4, 4), 7, 2))
 
-    @jax.jit
-    def draw():
-        ids = masking.block_ids(jax.random.key(0), 64, (14, 14), 121, 16)[1]
-        return masking.hidden_from_ids(ids, 196)
 
-    hidden = draw()
-    assert (np.asarray(hidden).sum(axis=1) == 75).all()
-    # Mostly blocks: hidden neighbours are far more than by chance.
-    grid = np.asarray(hidden).reshape(64, 14, 14)
-    pairs = (grid[:, :, 1:] & grid[:, :, :-1]).mean()
-    assert pairs > 1.7 * (75 / 196) ** 2
+def test_always_as_many_patches_are_hidden_in_beit2():
+    def wanted(key):
+        ids = masking.block_ids(key, 64, (4, 4), 9, 2)[1]
+        return masking.hidden_from_ids(ids, 16)
+
+    hidden = drawn(tiny.resolve("beit2"), 64, wanted)
+    assert (hidden.sum(axis=1) == 7).all()
 
 
 @pytest.mark.parametrize("version", ["beit", "beit2"])
 def test_hidden_patches_are_anywhere_where_no_blocks_are_wanted(version):
     given = tiny.resolve(version, objective__sampling="random")
-    hidden = drawn(given, 2000)
-    grid = np.asarray(hidden).reshape(2000, 4, 4)
+    hidden = drawn(given, 2000, lambda key: masking.random_order(key, 2000, 16) < 7)
+    grid = hidden.reshape(2000, 4, 4)
     assert (grid.sum(axis=(1, 2)) == 7).all()
     assert abs(grid.mean(axis=0) - 7 / 16).max() < 5 * np.sqrt(0.25 / 2000)
     pairs = (grid[:, :, 1:] & grid[:, :, :-1]).mean()
@@ -264,8 +264,18 @@ def test_the_branch_goes_on_where_the_early_layers_end():
 
 
 @pytest.fixture(scope="module")
-def run():
-    return tiny.Run(tiny.resolve("vqkd"))
+def compiled():
+    """A run, and a copy of its first state on the host."""
+    run = tiny.Run(tiny.resolve("vqkd"))
+    return run, jax.device_get(run.state)
+
+
+@pytest.fixture
+def run(compiled):
+    """The run at its first step."""
+    run, first = compiled
+    run.state = jax.device_put(first, sharding.shardings(first, run.mesh))
+    return run
 
 
 def vectors_of(run):
@@ -311,13 +321,13 @@ def test_codes_begin_as_groups_and_then_follow_their_vectors(run):
 
 
 def test_what_is_not_finite_does_not_move_the_codes(run):
+    run.step()
     broken = jax.tree.map(lambda x: x * np.nan, run.state.params)
     state = jax.device_get(dataclasses.replace(run.state, params=broken))
     before = state.frozen["moving"]
     state, values = run.update(jax.device_put(state, jax.devices()[0]), run.batch(7))
     assert not np.isfinite(values["loss"])
     assert tiny.bits(state.frozen["moving"]) == tiny.bits(before)
-    run.state = state
 
 
 def test_the_parts_of_a_batch_move_the_codes_in_turn():

@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from mimjax import data
-from mimjax.data import Data, digits, order
+from mimjax.data import Data, digits, folder, order
 from mimjax.data.quiet import graph, tf
 
 BATCH = 8
@@ -138,12 +138,46 @@ def test_workers_and_prefetch_do_not_matter(settings):
     assert_equal(usual, read(settings, 0, 6, workers=5, prefetch=9))
 
 
-def test_another_seed_is_another_order_and_another_crop(settings):
-    a, b = read(settings, 0, 6), read(settings, 0, 2, seed=6)
-    assert not np.array_equal(a[0]["image"], b[0]["image"])
-    assert a[0]["image"].shape == (BATCH, 24, 16, 3)
-    assert a[0]["image"].dtype == np.uint8
-    assert a[0]["label"].dtype == np.int32
+def test_images_are_bytes_of_the_size_asked_for(settings):
+    (batch,) = read(settings, 0, 1)
+    assert batch["image"].shape == (BATCH, 24, 16, 3)
+    assert batch["image"].dtype == np.uint8
+    assert batch["label"].dtype == np.int32
+
+
+def first_epoch(settings, seed, **changes):
+    """Its images by the number of the example, in the order they come in."""
+    length = 20 if settings.source.startswith("folder:") else settings.num_images
+    batches = read(settings, 0, 3, seed=seed, jitter=(0.0, 0.0, 0.0, 0.0), **changes)
+    images = np.concatenate([batch["image"] for batch in batches])[:length]
+    numbers = order.example(np.arange(length), seed, length).numpy()
+    return dict(zip(numbers.tolist(), images, strict=True))
+
+
+def test_another_seed_is_another_order(settings):
+    a, b = (first_epoch(settings, seed, **PLAIN) for seed in (5, 6))
+    assert [*a] != [*b]
+    for number in a:
+        np.testing.assert_array_equal(a[number], b[number])
+
+
+def test_another_seed_is_another_crop(settings):
+    a, b = (first_epoch(settings, seed, flip=False) for seed in (5, 6))
+    assert all((a[number] != b[number]).any() for number in a)
+
+
+def test_a_stream_begins_far_out_without_reading_what_came_before(photos, monkeypatch):
+    start, seen, real = 10**7, [], folder.Folder.read
+
+    def counted(self, number):
+        seen.append(number)
+        return real(self, number)
+
+    monkeypatch.setattr(folder.Folder, "read", counted)
+    settings = Data(source=f"folder:{photos}", holdout_fraction=0.0)
+    assert len(read(settings, start, start + 2)) == 2
+    at = np.arange(start * BATCH, (start + 2) * BATCH)
+    assert sorted(seen) == sorted(order.example(at, 5, 20).numpy())
 
 
 @pytest.mark.parametrize("jitter", [False, True])

@@ -144,9 +144,9 @@ def test_what_the_house_does_without(name):
 
 
 def tracked():
-    """The text files under version control, or those that would be."""
+    """The text files under version control; what lies beside them is its owner's."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        ["git", "ls-files"],
         cwd=ROOT,
         capture_output=True,
         text=True,

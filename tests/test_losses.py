@@ -216,9 +216,18 @@ def test_what_is_corrupted_and_how(encoder):
 def test_draws_of_a_module_are_those_of_masking(wide):
     """The stream "mask" alone decides; samples differ."""
     objective = simmim.Objective(wide(), mask_cell=PATCH)
-    first, second = bind(objective, 32), bind(objective, 32)
-    np.testing.assert_array_equal(first.draw(8), second.draw(8))
-    rows = np.asarray(first.draw(8))
+    params = {"params": {"mask_token": jnp.zeros((1, 1, 32))}}
+
+    def drawn(mask, drop):
+        rngs = {"mask": jax.random.key(mask), "drop": jax.random.key(drop)}
+        key = closeness.key_of(objective, params, rngs, "mask")
+        rows = objective.apply(params, 8, rngs=rngs, method="draw")
+        np.testing.assert_array_equal(rows, masking.random_cells(key, 8, GRID, 1, 0.6))
+        return np.asarray(rows)
+
+    rows = drawn(5, 0)
+    np.testing.assert_array_equal(drawn(5, 1), rows)
+    assert (drawn(6, 0) != rows).any()
     assert len({tuple(row) for row in rows}) > 4
     assert masking.num_cells_hidden(15, 0.6) == rows[0].sum()
 

@@ -25,10 +25,20 @@ def test_patches_are_drawn_as_named(encoder, sampling):
     @jax.jit
     def run():
         ids = objective.apply({"params": params}, 2, method="draw", rngs=rngs)
-        return ids, objective.apply({"params": params}, BATCH, train=True, rngs=rngs)
+        key = closeness.key_of(objective, {"params": params}, rngs, "mask")
+        # A block is of 16 of 196 patches or more: of 16 patches, of one.
+        wanted = {
+            "random": masking.random_ids(key, 2, 16, 4),
+            "block": masking.block_ids(key, 2, (4, 4), 4, 1),
+            "grid": masking.grid_ids(2, (4, 4)),
+        }
+        answer = objective.apply({"params": params}, BATCH, train=True, rngs=rngs)
+        return ids, wanted[sampling], answer
 
-    (keep, drop), (loss, _) = run()
+    (keep, drop), wanted, (loss, _) = run()
     assert (keep.shape, drop.shape) == ((2, 4), (2, 12))
+    for ids, those in zip((keep, drop), wanted, strict=True):
+        np.testing.assert_array_equal(ids, those)
     if sampling == "grid":
         assert np.asarray(keep).tolist() == [[0, 2, 8, 10]] * 2
     assert np.isfinite(loss)

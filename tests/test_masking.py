@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import official
 import pytest
@@ -77,6 +78,15 @@ def test_the_counts_of_mae(num_tokens, kept):
     hidden = masking.hidden_from_ids(drop, num_tokens)
     np.testing.assert_array_equal(hidden.sum(axis=1), num_tokens - kept)
     assert not np.take_along_axis(np.asarray(hidden), np.asarray(keep), 1).any()
+
+
+def test_arrays_of_other_axes_are_refused():
+    """In the tests every call is checked against the shapes of its signature."""
+    ids = jnp.zeros((4, 2), jnp.int32)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        masking.take(jnp.zeros((4, 16)), ids)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        masking.take(jnp.zeros((3, 16, 3)), ids)
 
 
 def test_put_back_undoes_take():

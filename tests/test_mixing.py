@@ -15,8 +15,7 @@ from mimjax import mixing
 
 SIZE = (30, 41)
 KEYS = jax.random.split(jax.random.key(4), 2000)
-RANDOM = np.random.default_rng(0)
-IMAGES = RANDOM.normal(size=(6, *SIZE, 3)).astype(np.float32)
+IMAGES = np.random.default_rng(0).normal(size=(6, *SIZE, 3)).astype(np.float32)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -43,7 +42,8 @@ def box(size, share, centre):
 
 def test_rectangles_are_those_of_timm_0_3_2():
     found = jax.jit(functools.partial(mixing.rectangle, SIZE))
-    for share, *centre in RANDOM.uniform(size=(200, 3)).astype(np.float32):
+    drawn = np.random.default_rng(1).uniform(size=(200, 3)).astype(np.float32)
+    for share, *centre in drawn:
         wanted = np.zeros(SIZE, bool)
         top, bottom, left, right = box(SIZE, share, centre)
         wanted[top:bottom, left:right] = True
@@ -69,7 +69,8 @@ def test_shares_are_distributed_as_in_timm():
     assert (np.ptp(kept, axis=(1, 2)) == 0).all()
     assert scipy.stats.kstest(mixed, scipy.stats.beta(0.8, 0.8).cdf).pvalue > 0.01
     _, cut = many(0.0, 1.0)
-    boxes = [box(SIZE, *u[:1], u[1:]) for u in RANDOM.uniform(size=(4000, 3))]
+    drawn = np.random.default_rng(2).uniform(size=(4000, 3))
+    boxes = [box(SIZE, *u[:1], u[1:]) for u in drawn]
     top, bottom, left, right = np.transpose(boxes)
     wanted = 1 - (bottom - top) * (right - left) / math.prod(SIZE)
     assert scipy.stats.ks_2samp(cut, wanted).pvalue > 0.01

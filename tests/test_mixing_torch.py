@@ -18,8 +18,7 @@ with torchvision():
     from timm.data import random_erasing as timm_erasing
     from timm.loss import SoftTargetCrossEntropy
 
-RANDOM = np.random.default_rng(0)
-IMAGES = RANDOM.normal(size=(6, 30, 41, 3)).astype(np.float32)
+IMAGES = np.random.default_rng(0).normal(size=(6, 30, 41, 3)).astype(np.float32)
 
 
 def test_images_are_blended_as_timm_does():
@@ -34,7 +33,8 @@ def test_images_are_blended_as_timm_does():
 
 def test_targets_are_timm_s():
     """Those that `test_mixing` works out in numpy, and their loss."""
-    label, scores = np.arange(8) * 9, RANDOM.normal(size=(8, 80)).astype(np.float32)
+    label = np.arange(8) * 9
+    scores = np.random.default_rng(1).normal(size=(8, 80)).astype(np.float32)
     wanted = timm_mixup.mixup_target(torch.tensor(label), 80, 0.3, 0.1)
     found = test_mixing.targets(label, 80, 0.3, 0.1)
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
@@ -55,7 +55,8 @@ def fed(u):
 @pytest.mark.parametrize("size", [(30, 41), (40, 9)])
 def test_rectangles_that_are_erased_are_timm_s(size, monkeypatch):
     """In the narrow image many draws do not fit, and of some images none."""
-    u = RANDOM.uniform(size=(300, 4 * mixing.ATTEMPTS + 1)).astype(np.float32)
+    shape = 300, 4 * mixing.ATTEMPTS + 1
+    u = np.random.default_rng(2).uniform(size=shape).astype(np.float32)
     found = np.asarray(mixing.rectangles(jnp.asarray(u[:, :-1]), size))
     found = found & (u[:, -1:, None] < 0.6)
     theirs = timm_erasing.RandomErasing(0.6, mode="pixel", device="cpu")

@@ -26,17 +26,22 @@ from mimjax.evaluate import components, maps, neighbours
 from mimjax.report import heat, sights
 from mimjax.run import drawing, insight
 
-RNG = np.random.default_rng(0)
 MEAN, STD = np.zeros(3, np.float32), np.ones(3, np.float32)
+
+
+@pytest.fixture
+def rng():
+    """Numbers that are the same whichever tests ran before."""
+    return np.random.default_rng(0)
 
 
 # Where a head looks.
 
 
 @pytest.mark.parametrize("cls", [True, False])
-def test_maps_of_whole_attention(cls):
+def test_maps_of_whole_attention(cls, rng):
     """Two tokens before six patches; what these two are given has no place."""
-    attention = RNG.random((2, 3, 8, 8), np.float32)
+    attention = rng.random((2, 3, 8, 8), np.float32)
     found = maps.of_whole(jnp.asarray(attention), (2, 3), cls)
     for sample, head in np.ndindex(2, 3):
         weights_of = attention[sample, head]
@@ -97,8 +102,8 @@ def test_layers_of_swin_are_seen_on_their_own_grids():
 # Components and neighbours.
 
 
-def test_components_are_scikit_learn_s_with_our_signs():
-    tokens = RNG.normal(size=(200, 12)) @ RNG.normal(size=(12, 12)) + 3
+def test_components_are_scikit_learn_s_with_our_signs(rng):
+    tokens = rng.normal(size=(200, 12)) @ rng.normal(size=(12, 12)) + 3
     mean, directions, shares = components.fit(tokens, 3)
     theirs = PCA(3, svd_solver="full").fit(tokens)
     np.testing.assert_allclose(mean, theirs.mean_, rtol=1e-10)
@@ -122,8 +127,8 @@ def test_components_there_are_none_of_are_grey():
     np.testing.assert_allclose(shares, [1, 0, 0])
 
 
-def test_neighbours_are_those_of_a_search_by_hand():
-    features = RNG.normal(size=(20, 5)).astype(np.float32)
+def test_neighbours_are_those_of_a_search_by_hand(rng):
+    features = rng.normal(size=(20, 5)).astype(np.float32)
     features[7] = 2 * features[3]  # the same direction
     features[11] = 0
     found, cosines = neighbours.nearest(features, np.array([3, 11]), 6)
@@ -161,14 +166,14 @@ def resolved(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_mean_of_the_losses_of_patches_is_the_loss(variant):
+def test_the_mean_of_the_losses_of_patches_is_the_loss(variant, rng):
     given = resolved(variant)
     state = tiny.start(given, tiny.mesh_of())
     variables = {"params": state.params, **state.frozen}
-    images = RNG.integers(256, size=(4, 16, 16, 3), dtype=np.uint8)
+    images = rng.integers(256, size=(4, 16, 16, 3), dtype=np.uint8)
     raw = {"image": images}
     if any(given.view_size):
-        raw["view"] = RNG.integers(256, size=(4, *given.view_size, 3), dtype=np.uint8)
+        raw["view"] = rng.integers(256, size=(4, *given.view_size, 3), dtype=np.uint8)
 
     pixels = variant.startswith(("mae", "simmim", "aim")) and "tokens" not in variant
 
@@ -229,15 +234,17 @@ def test_a_frame_is_around_its_patch():
     assert changed[18:32, 28:42].all() and changed.sum() == 14 * 14
 
 
-def test_heads_beyond_sixteen_are_left_out_and_all_rows_named(tmp_path, monkeypatch):
+def test_heads_beyond_sixteen_are_left_out_and_all_rows_named(
+    tmp_path, monkeypatch, rng
+):
     drawn = {}
     monkeypatch.setattr(
         sights.pictures,
         "lay",
         lambda cells, path, **how: drawn.update(how, cells=cells),
     )
-    weights_of = RNG.random((2, 31, 4, 4), np.float32)
-    images = RNG.integers(256, size=(2, 16, 16, 3), dtype=np.uint8)
+    weights_of = rng.random((2, 31, 4, 4), np.float32)
+    images = rng.integers(256, size=(2, 16, 16, 3), dtype=np.uint8)
     given = images, weights_of, weights_of, (2, 2), tmp_path / "a.png"
     sights.attention(*given, title="t", asks="class token")
     assert drawn["labels"][2:] == [f"head {n}" for n in range(1, 32, 2)]
@@ -257,8 +264,9 @@ def pictures(tmp_path_factory):
     """Files of several kinds and sizes, one of them no image."""
     place = tmp_path_factory.mktemp("images")
     (place / "below").mkdir()
+    rng = np.random.default_rng(0)
     for number in range(5):
-        pixels = RNG.integers(256, size=(20 + number, 30, 3), dtype=np.uint8)
+        pixels = rng.integers(256, size=(20 + number, 30, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(place / "below" / f"{number}.png")
     Image.new("L", (40, 24), 90).save(place / "grey.jpg")
     (place / "torn.png").write_bytes(b"\x89PNG")
@@ -431,11 +439,11 @@ def test_a_run_s_own_images_and_the_models_it_builds_on(tmp_path, capsys):
 # The end of a run.
 
 
-def test_stopped_between_pictures_they_are_drawn_later(tmp_path, monkeypatch):
+def test_stopped_between_pictures_they_are_drawn_later(tmp_path, monkeypatch, rng):
     monkeypatch.setattr(drawing, "RATIOS", (0.5, 0.99))
     given = tiny.resolve("simmim", evaluate__batch_size=6)
     mesh, answers = tiny.mesh_of(2, 2, 2), iter([False, True])
-    images = RNG.integers(256, size=(9, 16, 16, 3), dtype=np.uint8)
+    images = rng.integers(256, size=(9, 16, 16, 3), dtype=np.uint8)
     batch = {"image": images, "label": np.arange(9, dtype=np.int32)}
     plan = train.Plan(7, 0, MEAN, STD)
 
@@ -462,11 +470,11 @@ def test_stopped_between_pictures_they_are_drawn_later(tmp_path, monkeypatch):
     assert later.missing(6) == (True, False), "what is seen is drawn at the end alone"
 
 
-def test_what_is_not_finite_is_told_and_left_out(tmp_path, monkeypatch, capsys):
+def test_what_is_not_finite_is_told_and_left_out(tmp_path, monkeypatch, capsys, rng):
     """A run does not end in an error after its last step because of it."""
     monkeypatch.setattr(drawing, "RATIOS", (0.9,))
     given, mesh = tiny.resolve("mae", evaluate__batch_size=8), tiny.mesh_of()
-    images = RNG.integers(256, size=(8, 16, 16, 3), dtype=np.uint8)
+    images = rng.integers(256, size=(8, 16, 16, 3), dtype=np.uint8)
     batch = {"image": images, "label": np.full(8, -1, np.int32)}
     state = tiny.start(given, mesh)
     params = jax.tree.map(lambda x: x * np.nan, state.params)
@@ -484,10 +492,10 @@ def test_what_is_not_finite_is_told_and_left_out(tmp_path, monkeypatch, capsys):
     assert [*drawn] == [15 / 16]
 
 
-def test_neighbours_are_drawn_of_a_few_of_many_images(tmp_path, monkeypatch):
+def test_neighbours_are_drawn_of_a_few_of_many_images(tmp_path, monkeypatch, rng):
     """Those that are shown alone become colours, with their own classes."""
     given, mesh = tiny.resolve("mae", evaluate__batch_size=32), tiny.mesh_of()
-    images = RNG.integers(256, size=(60, 16, 16, 3), dtype=np.uint8)
+    images = rng.integers(256, size=(60, 16, 16, 3), dtype=np.uint8)
     labels = np.arange(60, dtype=np.int32) % 10
     drawn = []
     monkeypatch.setattr(sights, "neighbours", lambda *x, **_: drawn.extend(x))

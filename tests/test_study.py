@@ -213,8 +213,16 @@ def test_runs_are_made_at_once_but_after_those_they_need(tmp_path, monkeypatch):
     assert (sorted(began[:2]), sorted(began[2:])) == (["a", "c"], ["b", "d"])
 
 
+@pytest.fixture
+def outlived():
+    """A signal that comes when the runs have already ended ends no test."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 def test_a_signal_reaches_all_runs_and_each_has_its_share_of_the_cores(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, outlived
 ):
     """Real processes, which tell what they may use and wait."""
     code = "from mimjax import cores; import time; print(cores.usable(), flush=True)"
@@ -232,8 +240,12 @@ def test_a_signal_reaches_all_runs_and_each_has_its_share_of_the_cores(
         os.kill(os.getpid(), signal.SIGTERM)
 
     began, known = time.monotonic(), cores.usable()
-    threading.Thread(target=end).start()
-    assert runner.run(study, [], lambda: None, jobs=2) == 75
+    sender = threading.Thread(target=end)
+    sender.start()
+    try:
+        assert runner.run(study, [], lambda: None, jobs=2) == 75
+    finally:
+        sender.join()
     assert time.monotonic() - began < 50, "nobody waited for their end"
     found = [json.loads(path.read_text()) for path in logs]
     shares = [cores.share(known, n, 2) for n in range(2)]

@@ -1,5 +1,6 @@
 """Two processes are one run: joined over the loopback, stopped, resumed, compared."""
 
+import pathlib
 import signal
 import socket
 import time
@@ -12,7 +13,7 @@ from program import CONFIG, Program
 FLAGS = [
     f"--config={CONFIG}:mae",
     "--config.steps=16",
-    "--config.checkpoint_every=8",
+    "--config.checkpoint_every=2",
     "--config.encoder.image_size=(32,32)",
     "--config.mesh.data=2",
     "--config.mesh.fsdp=2",
@@ -70,13 +71,18 @@ def test_two_processes_equal_one_also_when_stopped_and_resumed(tmp_path, colours
     time.sleep(2)
     second.process.send_signal(signal.SIGCONT)
     assert [first.status(), second.status()] == [75, 75], first.stderr()
-    (last,) = first.saved()[-1:]
+    *_, before, last = first.saved()
     assert last == first.steps()[-1] < 16
     assert f"stopped after step {last} and saved" in first.stderr()
 
+    # Of a damaged checkpoint neither takes anything.
+    files = (first.workdir / "checkpoints" / str(last)).rglob("*")
+    largest = max(filter(pathlib.Path.is_file, files), key=lambda x: x.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     first, second = pair(tmp_path / "two", colours)
     assert [first.status(), second.status()] == [0, 0], first.stderr()
-    assert f"resumed at step {last}" in first.stderr()
+    assert f"checkpoint {last} is not usable: " in first.stderr()
+    assert f"resumed at step {before}" in first.stderr()
     assert "step" not in second.stderr(), "the first speaks for all"
     assert len([*first.workdir.glob("compiled/jit_step-*")]) == 1, (
         "kept where both look"

@@ -47,6 +47,9 @@ ENCODER = {
         "heads": (4, 4),
         "window": 2,
         "unroll": 1,
+        # Drawn in the layers, on every mesh alike.
+        "dropout": 0.1,
+        "drop_path": 0.2,
     },
 }
 
@@ -74,6 +77,9 @@ def get_config(objective: str = "simmim") -> ConfigDict:
     config.optim.base_lr = 3e-4 if encoder else 1e-3
     config.optim.lr_batch = 0
     config.optim.warmup_steps = 3
+    if encoder:
+        config.optim.clip = 1.0
+        config.optim.ema = 0.9
     if objective in ("attentive", "linear", "segment"):
         config.optim.frozen = ("encoder",)
     return config

@@ -34,8 +34,15 @@ import pytest
 # What the package imports, for the hook would have all of it compiled anew.
 for name in ("flax", "optax", "orbax.checkpoint", "tensorflow"):
     importlib.import_module(name)
-# Before the first import of the package: every call then checks its annotations.
-jaxtyping.install_import_hook("mimjax", "typecheck.check")
+# Before the first import of the package: every call then checks its annotations, where
+# a module says the shapes of arrays.
+ROOT = pathlib.Path(__file__).parents[1]
+SHAPED = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in (ROOT / "mimjax").rglob("*.py")
+    if "from jaxtyping import" in path.read_text()
+]
+jaxtyping.install_import_hook(SHAPED, "typecheck.check")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 

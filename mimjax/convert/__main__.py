@@ -84,7 +84,8 @@ def assumed(given: Any) -> list[str]:
     found = [f"encoder.heads={heads}"] if heads else []
     data = given.data
     named = f"data.normalise={data.normalise}"
-    return [*found, f"data.mean={data.mean}" if data.mean else named]
+    found += [f"data.mean={data.mean}" if data.mean else named]
+    return [*found, f"evaluate.pool={given.evaluate.pool}"]
 
 
 if __name__ == "__main__":

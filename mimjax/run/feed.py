@@ -80,6 +80,10 @@ class Feed:
         return item
 
     def close(self) -> None:
-        """Stops the thread."""
+        """Stops the thread.
+
+        Nobody needs it any more, and TensorFlow now and then takes long to end what it
+        has begun to read: a process that is told to stop may have half a minute.
+        """
         self.stopped.set()
-        self.thread.join(timeout=10)
+        self.thread.join(timeout=2)

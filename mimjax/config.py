@@ -25,11 +25,10 @@ from mimjax.schema import (
     flatten,
     load,
     schema_of,
-    shown,
     typed,
 )
 from mimjax.settings import Config, Run
-from mimjax.standins import together, unmentioned, working
+from mimjax.standins import named, together, unmentioned, working
 
 __all__ = ["Config", "ConfigError", "Run", "resolve"]
 
@@ -159,12 +158,13 @@ def model_of(workdir: str) -> frozen.Model:
 def rebuilt(values: dict[str, Any]) -> Config:
     """The config of another run from its config.json; ValueError where it is none."""
     given = flatten(values)
-    names = given.pop(("encoder", "name")), given.pop(("objective", "name"))
+    names = given[("encoder", "name")], given[("objective", "name")]
     known = {"encoder": backbones.NAMES, "objective": objectives.names()}
-    for (group, listed), name in zip(known.items(), names, strict=True):
-        if name not in listed:
-            what = f"config.{group}.name: {shown(name)} is none of {', '.join(listed)}"
-            raise ValueError(what)
+    for group, listed in known.items():
+        _, lines = named(given, group, "", listed)
+        if lines:
+            raise ValueError(lines[0])
+        del given[(group, "name")]
     table = schemas(*names)
     found, lines, _ = typed(given, table)
     if lines:

@@ -1,6 +1,7 @@
 """The top fields of a config, and the checked whole that the program works with."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,8 @@ CONVERTED = "converted.json"
 
 def holds_model(workdir: str) -> bool:
     """Whether there are parameters to start from, or to build on."""
-    return has_checkpoint(workdir) or Path(workdir, PARAMS).is_file()
+    # This one answers no of a path that cannot be looked at.
+    return has_checkpoint(workdir) or os.path.isfile(Path(workdir, PARAMS))
 
 
 def is_file(path: str) -> bool:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from mimjax import config, main, objectives, schema, train
+from mimjax import config, main, objectives, schema, show, train
 from mimjax.run import setup
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -368,6 +368,9 @@ def test_paths_that_cannot_be_looked_at_are_one_line(capsys):
     assert main.main(flags) == 78
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"--workdir: cannot write to {long}: File name too long")
+    assert show.main([f"--workdir={long}"]) == 78
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"--workdir: {long} holds no checkpoint of a run"
 
 
 def test_rates_of_layers_need_layers():

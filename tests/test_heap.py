@@ -84,7 +84,6 @@ def test_it_is_in_huge_pages_where_the_system_has_them_for_those_who_ask(steps):
     elif found <= 128:
         # Free memory may be in too many pieces, for whoever asks.
         assert huge("madvise") <= 128
-        pytest.skip("the system has no huge pages left")
 
 
 def test_what_is_free_in_pieces_is_given_back():

@@ -109,10 +109,9 @@ def test_held_out_images_that_are_not_used_are_told(tmp_path):
     given = tiny.resolve("mae", data__source=f"folder:{tmp_path}")
     told = source.told(given, plan, 4)
     assert "; val/ is left aside and a share of train/ held out (data.holdout" in told
-    for name in ("val/a", "val/b"):
-        photos(tmp_path / name, 1)
-    for path in (tmp_path / "val").glob("*.*"):
-        path.unlink()
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        photos(tmp_path / "sorted" / name, 2)
+    given = tiny.resolve("mae", data__source=f"folder:{tmp_path / 'sorted'}")
     assert "aside" not in source.told(given, plan, 4)
 
 

@@ -41,6 +41,7 @@ class Folder(NamedTuple):
     ends: Int[np.ndarray, " n"]  # where each of them ends
     labels: Int[np.ndarray, " n"]
     class_names: list[str]
+    aside: str = ""  # the folder of held-out images that is not used
 
     @property
     def length(self) -> int:
@@ -71,21 +72,22 @@ def scan(path: str, part: Literal["train", "test"], holdout_fraction: float) -> 
     """Find the images of a part; the order is that of the sorted paths."""
     top = Path(path).expanduser()
     train, held = part_folders(top)
-    classes = _classes(train)
-    if aside(top):
-        held = None
+    classes, aside = _classes(train), ""
+    if held is not None and bool(_classes(held)) != bool(classes):
+        # Labelled images cannot be judged on unlabelled ones.
+        aside, held = held.name, None
     root = held if part == "test" and held is not None else train
     found = [os.fsencode(name) for name in walk(root)]
     if held is None:
         found = share(found, part, holdout_fraction)
     if not classes:
-        return listed(root, found)
+        return listed(root, found)._replace(aside=aside)
     numbers = {os.fsencode(name): number for number, name in enumerate(classes)}
     # A class that is not trained on cannot be judged.
     found = [raw for raw in found if raw.split(b"/", 1)[0] in numbers]
     labels = [numbers[raw.split(b"/", 1)[0]] for raw in found]
     return listed(root, found)._replace(
-        labels=np.asarray(labels, np.int32), class_names=classes
+        labels=np.asarray(labels, np.int32), class_names=classes, aside=aside
     )
 
 
@@ -155,17 +157,6 @@ def part_folders(top: Path) -> tuple[Path, Path | None]:
         return top, None
     others = [top / name for name in HELD_OUT_NAMES if (top / name).is_dir()]
     return top / "train", others[0] if others else None
-
-
-def aside(top: Path) -> str:
-    """The folder of held-out images that is not used: one of the two has no classes.
-
-    Labelled images cannot be judged on unlabelled ones.
-    """
-    train, held = part_folders(top)
-    if held is None or bool(_classes(held)) == bool(_classes(train)):
-        return ""
-    return held.name
 
 
 def _classes(root: Path) -> list[str]:

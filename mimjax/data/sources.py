@@ -1,7 +1,6 @@
 """The sources by name, and what is asked of them outside the training stream."""
 
 import hashlib
-import pathlib
 from collections.abc import Iterator
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -71,7 +70,9 @@ def class_names(data: Data) -> list[str]:
 def left_aside(data: Data) -> str:
     """What of a source is not used, and why, in words."""
     kind, _, name = data.source.partition(":")
-    held = folder.aside(pathlib.Path(name).expanduser()) if kind == "folder" else ""
+    if kind != "folder":
+        return ""
+    held = folder.scan(name, "train", data.holdout_fraction).aside
     if not held:
         return ""
     told = f"{held}/ is left aside and a share of train/ held out (data."

@@ -145,6 +145,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def save(study: Study, command: list[str]) -> None:
     """Writes results.md and results.json into the study's workdir."""
+    facts = circumstances(study)
     text = "\n\n".join(
         [
             f"# Results of {study.file}",
@@ -152,7 +153,7 @@ def save(study: Study, command: list[str]) -> None:
             markdown(*grid(study)),
             "Values of the last step; mean ± standard deviation (of how many runs).",
             markdown(*columns(study)),
-            "\n".join(f"- {name}: {what}" for name, what in circumstances(study)),
+            "\n".join(f"- {name}: {what}" for name, what in facts),
         ]
     )
     with replacing(study.workdir / f"{NAME}.md") as temporary:
@@ -161,8 +162,8 @@ def save(study: Study, command: list[str]) -> None:
         row: {column: plain(cell) for column, cell in columns.items()}
         for row, columns in cells(study).items()
     }
-    told: dict[str, Any] = {"command": command, **dict(circumstances(study))}
+    told: dict[str, Any] = {"command": command, **dict(facts)}
     # Runs may be of several versions.
-    kept = [what for name, what in circumstances(study) if name == "versions"]
+    kept = [what for name, what in facts if name == "versions"]
     told |= {"versions": kept, "rows": found}
     write(study.workdir / f"{NAME}.json", told)

@@ -301,8 +301,9 @@ def test_a_run_to_start_from_that_is_not_there_or_damaged_is_one_line(tmp_path):
     data = [p for p in (tmp_path / "checkpoints").rglob("d/*") if p.is_file()]
     # Which file holds the parameters, and where, differs from save to save.
     for file in data:
-        for place in range(40, file.stat().st_size, 40):
-            flip(file, 8 * place)
+        damaged = bytearray(file.read_bytes())
+        damaged[40::40] = bytes(byte ^ 1 for byte in damaged[40::40])
+        file.write_bytes(damaged)
     with pytest.raises(StorageError) as error:
         tiny.warm_start(state, tmp_path, "all")
     assert str(pathlib.Path("checkpoints", "5")) in str(error.value)

@@ -129,7 +129,7 @@ def test_asked_to_stop_it_neither_judges_nor_draws_and_can_do_both_later(tmp_pat
     how = given, PLAN, tiny.mesh_of(), tmp_path, lambda: asked
     judge = Judge(*how)
     drawing = Drawing(*how, lambda: judge.test)
-    state = train.start_state(given, tiny.mesh_of())
+    state = tiny.start(given, tiny.mesh_of())
     for look in (judge.evaluate, lambda state: drawing.draw(state, 3)):
         with pytest.raises(evaluate.Interrupted):
             look(state)

@@ -139,40 +139,35 @@ def test_a_run_writes_down_what_it_was(quickstart):
 
 
 def test_real_images_go_on_where_a_killed_run_left_them(quickstart, tmp_path):
-    """A copy without its last checkpoint is what a kill after step 3 leaves."""
+    """A copy without its last checkpoint is what a kill after step 3 leaves.
+
+    Nothing can take the place of its report: the run fails in its last look, and the
+    same command brings it to its end.
+    """
     shutil.copytree(quickstart.workdir, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
-    quiet = ["--config.eval_every=0", "--config.picture_every=0"]
-    traced = "--config.profile.steps=(5,6)"
-    program = Program(tmp_path / "run", *SHRUNK, *quiet, traced)
-    assert program.status() == 0, program.stderr()
-    assert "resumed at step 3" in program.stderr()
-    assert "updates 5 to 6 are traced: see " in program.stderr()
-    assert (program.workdir / "profile" / "operations.txt").exists()
-    assert program.evaluated() == [0, 3], "what came later was dropped"
-    assert program.curve() == quickstart.curve()
-    assert program.fingerprints() == quickstart.fingerprints()
-
-
-def test_a_run_that_failed_in_its_last_look_is_brought_to_its_end(quickstart, tmp_path):
-    """Nothing can take the place of its report."""
-    shutil.copytree(quickstart.workdir, tmp_path / "run")
     (tmp_path / "run" / "pictures" / "step_00000006.png").unlink()
     (tmp_path / "run" / "report.html").unlink()
     (tmp_path / "run" / "report.html").mkdir()
-    failed = Program(tmp_path / "run", *SHRUNK)
-    assert failed.status() == 74, failed.stderr()
+    traced = "--config.profile.steps=(5,6)"
+    program = Program(tmp_path / "run", *SHRUNK, traced)
+    assert program.status() == 74, program.stderr()
+    assert "resumed at step 3" in program.stderr()
+    assert "updates 5 to 6 are traced: see " in program.stderr()
+    assert (program.workdir / "profile" / "operations.txt").exists()
 
     def ended():
-        run = json.loads((tmp_path / "run" / "run.json").read_text())
+        run = json.loads((program.workdir / "run.json").read_text())
         return run["status"], run.get("step"), run.get("reason", "").count("report")
 
     assert ended() == (74, None, 2), "from one name to another"
-    (tmp_path / "run" / "report.html").rmdir()
-    again = Program(tmp_path / "run", *SHRUNK)
+    (program.workdir / "report.html").rmdir()
+    again = Program(program.workdir, *SHRUNK, traced)
     assert again.status() == 0, again.stderr()
     assert ended() == (0, 6, 0)
-    assert again.evaluated() == [0, 3, 6]
+    assert again.evaluated() == [0, 3, 6], "what came later was dropped"
+    assert again.curve() == quickstart.curve()
+    assert again.fingerprints() == quickstart.fingerprints()
 
 
 def test_a_damaged_file_of_the_workdir_is_one_line(quickstart, tmp_path, capsys):

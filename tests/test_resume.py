@@ -12,8 +12,8 @@ from mimjax.run import stop
 # Steps long enough to be hit; evaluation on, which the run to compare with has off.
 SLOW = ["--config.encoder.image_size=(32,32)", "--config.batch_size=16"]
 LOOKING = [
-    "--config.eval_every=10",
-    "--config.picture_every=10",
+    "--config.eval_every=15",
+    "--config.picture_every=15",
     "--config.evaluate.batch_size=16",
     "--config.evaluate.linear_iterations=2",
     "--config.evaluate.train_images=64",
@@ -85,20 +85,20 @@ def test_killed_and_stopped_anywhere_the_run_is_the_same(
     assert program.evaluated() == [0]
     assert program.send(signal.SIGKILL) == -9, "in a step"
 
-    program = start().until(lambda: 10 in program.saved())
+    program = start().until(lambda: 15 in program.saved())
     assert program.send(signal.SIGTERM) == 75, "in evaluation"
     assert program.evaluated() == [0]
-    assert (program.steps()[-1], program.saved()[-1]) == (10, 10)
+    assert (program.steps()[-1], program.saved()[-1]) == (15, 15)
 
-    program = start().until(lambda: 10 in program.evaluated())
-    sheet = program.workdir / "pictures" / "step_00000010.png"
+    program = start().until(lambda: 15 in program.evaluated())
+    sheet = program.workdir / "pictures" / "step_00000015.png"
     assert not sheet.exists()
     assert program.send(signal.SIGTERM) == 75, "while it draws"
     assert sheet.exists()
-    assert (program.steps()[-1], program.saved()[-1]) == (10, 10)
+    assert (program.steps()[-1], program.saved()[-1]) == (15, 15)
 
     program = start()
-    program.until(reached(13))
+    program.until(reached(18))
     assert program.send(signal.SIGINT) == 75, "in a step"
     last = program.steps()[-1]
     assert f"stopped after step {last} and saved" in program.stderr()
@@ -113,12 +113,12 @@ def test_killed_and_stopped_anywhere_the_run_is_the_same(
 
     program = start().until(lambda: 30 in program.saved())
     assert program.send(signal.SIGTERM) == 75, "in the last evaluation"
-    assert program.evaluated() == [0, 10, 20]
+    assert program.evaluated() == [0, 15]
 
     program = start()
     assert program.status() == 0, program.stderr()
     assert "resumed at step 30" in program.stderr()
-    assert program.evaluated() == [0, 10, 20, 30]
+    assert program.evaluated() == [0, 15, 30]
     assert program.curve() == unbroken.curve()
     assert program.fingerprints() == unbroken.fingerprints()
     pictures = program.workdir / "pictures"

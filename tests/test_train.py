@@ -284,7 +284,7 @@ def test_what_is_frozen_stays_to_the_bit_and_costs_no_moments(objective, learned
     """Neither a gradient nor decay nor the average of parameters reaches it."""
     changes = {"optim__ema": 0.9, "optim__weight_decay": 0.5, "optim__accumulate": 2}
     given, mesh = tiny.resolve(objective, **changes), tiny.mesh_of()
-    run = tiny.Run(given, mesh, train.start_state(given, mesh))
+    run = tiny.Run(given, mesh)
     # A copy: the update is given the arrays themselves.
     before = jax.tree.map(np.array, run.state)
     assert train.count(run.state.opt) == 1 + 2 * train.count(

@@ -93,6 +93,10 @@ def growth(platform: str) -> dict[str, list[Row]]:
             mae(f"MAE-{middle}, all patches", {"size": middle}, mask_in_encoder="True"),
         ],
         "size": [mae(f"MAE-{size}", {"size": size}) for size in sizes],
+        "patches": [
+            mae(f"{n} patches", {"size": middle, "image_size": f"({side}, {side})"})
+            for n, side in ((196, 224), (784, 448))
+        ],
         "depth": deep(),
     }
     # A CPU compiles every layer by itself, unless it is told not to.

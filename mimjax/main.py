@@ -141,7 +141,7 @@ def start(
         hosts.join(flags.distributed)
     import jax
 
-    setup.settle_cpu()
+    setup.settle()
     config.fit(resolved, jax.device_count())
     workdir = pathlib.Path(flags.workdir)
     # One of several processes that finds its program while others compile theirs may

@@ -6,6 +6,7 @@ compiles to gathers of fixed shape and one sort.
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -117,13 +118,12 @@ def block_wise(
     BEiT's blockwise masking with the distribution of the official
     `masking_generator.py`: areas are uniform from `smallest` to what is left to hide,
     shapes log-uniform from 0.3 to 1 / 0.3; after ten failures in a row the sample stays
-    as it is. (Algorithm 1 of arXiv 2106.08254 stops at 40 % instead.) All samples try
-    at once; one that is done waits for the rest.
+    as it is. (Algorithm 1 of arXiv 2106.08254 stops at 40 % instead.) All try at once.
     """
     rows, columns = grid
     row, column = jnp.arange(rows)[:, None], jnp.arange(columns)
 
-    def attempt(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def attempt(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
         number, hidden, failures = state
         u = jax.random.uniform(jax.random.fold_in(key, number), (4, batch))
         left = most - hidden.sum(axis=(1, 2))
@@ -134,9 +134,8 @@ def block_wise(
         width = jnp.round(jnp.sqrt(area / ratio))
         top = jnp.floor(u[2] * (rows - height + 1))
         start = jnp.floor(u[3] * (columns - width + 1))
-        top, start, height, width = (
-            x[:, None, None] for x in (top, start, height, width)
-        )
+        sizes = top, start, height, width
+        top, start, height, width = (x[:, None, None] for x in sizes)
         block = (row >= top) & (row < top + height)
         block &= (column >= start) & (column < start + width)
         new = (block & ~hidden).sum(axis=(1, 2))
@@ -146,14 +145,16 @@ def block_wise(
         hidden |= block & good[:, None, None]
         return number + 1, hidden, jnp.where(good, 0, failures + 1)
 
-    def unfinished(state: tuple[Array, Array, Array]) -> Array:
+    def unfinished(state: tuple[Array, ...]) -> Array:
         _, hidden, failures = state
         full = hidden.sum(axis=(1, 2)) == most
         return ~(full | (failures >= BLOCK_ATTEMPTS)).all()
 
     hidden = jnp.zeros((batch, rows, columns), bool)
     state = (jnp.int32(0), hidden, jnp.zeros(batch, jnp.int32))
-    _, hidden, _ = jax.lax.while_loop(unfinished, attempt, state)
+    # A GPU waits for the host before each round, so many attempts are one.
+    attempts = functools.partial(jax.lax.fori_loop, 0, BLOCK_ATTEMPTS, attempt)
+    _, hidden, _ = jax.lax.while_loop(unfinished, attempts, state)
     return hidden.reshape(batch, rows * columns)
 
 
@@ -192,9 +193,8 @@ def first_ids(hidden: Bool[Array, "B N"], count: int) -> Int[Array, "B M"]:
     """The first `count` True places of each sample, then False ones, in order."""
     num_tokens = hidden.shape[1]
     place = jnp.arange(num_tokens)
-    return (
-        jnp.sort(jnp.where(hidden, place, place + num_tokens))[:, :count] % num_tokens
-    )
+    order = jnp.sort(jnp.where(hidden, place, place + num_tokens))
+    return order[:, :count] % num_tokens
 
 
 def prefix_lengths(

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
@@ -84,7 +85,11 @@ def make(mesh: Mesh, devices: list[Any] | None = None) -> jax.sharding.Mesh:
     """The mesh of JAX; all sizes must be set."""
     sizes = tuple(getattr(mesh, axis) for axis in AXES)
     kinds = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(sizes, AXES, axis_types=kinds, devices=devices)
+    # An axis may be part of one of a TPU's torus.
+    placed = mesh_utils.create_device_mesh(
+        sizes, devices, allow_split_physical_axes=True
+    )
+    return jax.sharding.Mesh(placed, AXES, axis_types=kinds)
 
 
 def batch(mesh: jax.sharding.Mesh) -> NamedSharding:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from mimjax import reductions
 from mimjax.reductions import wide
+from mimjax.sharding import by_sample
 
 
 def joined(q: Float[Array, "A h"], v: Float[Array, "A h"]) -> Float[Array, "3 A h"]:
@@ -78,7 +79,7 @@ def _attend(qkv: Array, bias: Any, allowed: Any) -> tuple[Array, Any]:
     shares, total = shares_of(qkv, bias, allowed)
     v = qkv.transpose(2, 0, 3, 1, 4)[2]
     mixed = _batched("baqk,bakh->baqh", shares, v) / total
-    mixed = mixed.astype(qkv.dtype).transpose(0, 2, 1, 3)
+    mixed = by_sample(mixed.astype(qkv.dtype).transpose(0, 2, 1, 3))
     return mixed, (qkv, bias, shares, total, mixed)
 
 

@@ -104,7 +104,9 @@ class Blocks(nn.Module):
         layer: Any = self.block
         policy = REMAT[self.remat]
         if policy is not None:
-            layer = nn.remat(layer, policy=policy, prevent_cse=False)
+            # In a loop nothing is merged with what is computed again.
+            merges = self.unroll > 1
+            layer = nn.remat(layer, policy=policy, prevent_cse=merges)
 
         # Sums grow outside what is recomputed: no layer keeps them for the way back.
         def advance(layer, carry, number, rate, share, attn_mask, bias):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from mimjax.backbones import attention, float8, fused, primitives, starts
 from mimjax.masking import AttnMask, PrefixCausal
+from mimjax.reductions import wide
 from mimjax.sharding import by_sample, tensors_are_whole
 
 
@@ -91,16 +92,11 @@ class Dense(nn.Module):
         if self.use_bias:
             bias = jnp.asarray(self.param("bias", self.bias_init, self.shape))
         x, kernel = x.astype(self.dtype), jnp.asarray(kernel)
-        batch, axes = x.shape[: x.ndim - self.axes], self.axes
-        if tensors_are_whole():
-            # XLA on CPU takes longer over several axes than over one.
-            x, kernel, axes = x.reshape(*batch, flat[0]), kernel.reshape(flat), 1
-            bias = None if bias is None else bias.reshape(-1)
         if self.float8:
-            y = float8.linear(x, kernel, bias, axes)
-        else:
-            y = primitives.linear(x, kernel, bias, axes, self.rounds)
-        return jnp.asarray(y).reshape(*batch, *self.shape)
+            return jnp.asarray(float8.linear(x, kernel, bias, self.axes))
+        whole = tensors_are_whole()
+        y = primitives.linear(x, kernel, bias, self.axes, self.rounds, whole)
+        return jnp.asarray(y)
 
 
 class Attention(nn.Module):
@@ -143,10 +139,9 @@ class Attention(nn.Module):
             self.sow("intermediates", "attention", shares / total)
         in_pairs = bias is not None or (attn_mask is not None and prefix is None)
         if spec.attention == "cudnn" and fused.takes(qkv) and not in_pairs:
-            mixed = fused.attend(qkv, prefix)
+            mixed = by_sample(fused.attend(qkv, prefix))
         else:
             mixed = attention.attend(qkv, bias, attn_mask)
-        mixed = by_sample(mixed)
         return Dense(
             (spec.width,),
             axes=2,
@@ -185,7 +180,7 @@ class Mlp(nn.Module):
         x = by_sample(dense(x, width, spec.start.dense, "up"))
         if spec.swiglu:
             gate, x = jnp.split(x, 2, axis=-1)
-            x = nn.silu(gate) * x
+            x = (nn.silu(wide(gate)) * wide(x)).astype(x.dtype)
         else:
             x = primitives.gelu(x, spec.gelu_tanh)
         x = dropout(spec)(x, deterministic=not train)
@@ -245,5 +240,5 @@ class Block(nn.Module):
         if self.drops_path:
             keep = 1.0 - drop_rate
             kept = jax.random.bernoulli(self.make_rng("drop"), keep, (y.shape[0], 1, 1))
-            y = y * (kept / keep).astype(y.dtype)
+            y = (y * (kept / keep)).astype(y.dtype)
         return y

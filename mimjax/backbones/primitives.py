@@ -29,41 +29,62 @@ def product(x: Array, y: Array, over_x: Any, over_y: Any) -> Array:
     return jax.lax.dot_general(x, y, (axes, ((), ())), preferred_element_type=kind)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def linear(
     x: Float[Array, "*b_c"],
     kernel: Float[Array, "*c_d"],
     bias: Float[Array, "*d"] | None,
     axes: int = 1,
     rounds: bool = True,
+    merges: bool = False,
 ) -> Float[Array, "*b_d"]:
     """x times kernel over the last `axes` of x and the first of the kernel, plus bias.
 
     The factors of all products are of the type of x, and so is the result unless it is
-    not rounded; sums are float32, and so are the gradients of kernel and bias.
+    not rounded; sums are float32, and so are the gradients of kernel and bias. XLA on
+    CPU is faster where it `merges` these axes, and those of the result, to one each.
     """
-    return _linear(x, kernel, bias, axes, rounds)[0]
+    return _linear(x, kernel, bias, axes, rounds, merges)[0]
 
 
 def _linear(
-    x: Array, kernel: Array, bias: Any, axes: int, rounds: bool
+    x: Array, kernel: Array, bias: Any, axes: int, rounds: bool, merges: bool
 ) -> tuple[Array, Any]:
+    # Kept is what was given: a scan has that already, and of a new array makes a copy.
+    kept, shape = (x, kernel, bias), (*x.shape[: x.ndim - axes], *kernel.shape[axes:])
+    if merges:
+        x, kernel, bias, axes = *_merged(x, kernel, bias, axes), 1
     y = product(x, kernel.astype(x.dtype), range(x.ndim - axes, x.ndim), range(axes))
     y = y if bias is None else y + bias
     y = y.astype(x.dtype) if rounds else y
     # What blocks.REMAT keeps.
-    return checkpoint_name(y, PRODUCT), (x, kernel, bias)
+    return checkpoint_name(y.reshape(shape), PRODUCT), kept
 
 
-def _linear_back(axes: int, _: bool, kept: Any, dy: Array) -> tuple[Array, Array, Any]:
-    x, kernel, bias = kept
+def _merged(x: Array, kernel: Array, bias: Any, axes: int) -> tuple[Array, Array, Any]:
+    rows = math.prod(kernel.shape[:axes])
+    bias = None if bias is None else bias.reshape(-1)
+    x = x.reshape(*x.shape[: x.ndim - axes], rows)
+    return x, kernel.reshape(rows, -1), bias
+
+
+def _linear_back(
+    axes: int, _: bool, merges: bool, given: Any, dy: Array
+) -> tuple[Array, Array, Any]:
+    x, kernel, bias = given
     lead = x.ndim - axes
+    if merges:
+        x, kernel, bias, axes = *_merged(x, kernel, bias, axes), 1
+        dy = dy.reshape(*dy.shape[:lead], -1)
     d_bias = None if bias is None else reductions.sum_of_rows(dy, lead)
     dy = dy.astype(x.dtype)
     out = range(lead, dy.ndim), range(axes, kernel.ndim)
     dx = product(dy, kernel.astype(x.dtype), *out).astype(x.dtype)
-    d_kernel = _kernel_gradient(x, dy, lead).reshape(kernel.shape)
-    return dx, d_kernel, d_bias
+    found = dx, _kernel_gradient(x, dy, lead), d_bias
+    return tuple(
+        None if y is None else y.reshape(z.shape)
+        for y, z in zip(found, given, strict=True)
+    )
 
 
 def _kernel_gradient(x: Array, dy: Array, lead: int) -> Array:

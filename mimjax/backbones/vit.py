@@ -214,10 +214,9 @@ class Encoder(nn.Module, backbones.Patched):
         apart: bool = False,
     ) -> tuple[Float[Array, "B T D"], Any]:
         """The input of the last norm; the mean of layers `chosen`, or each `apart`."""
-        x = self.add_positions(tokens, ids)
         if self.is_relative and ids is not None:
             raise ValueError("a relative position table needs all patches in order")
-        x = self.drop(x, deterministic=not train)
+        x = self.drop(self.add_positions(tokens, ids), deterministic=not train)
         bias = self.attn_bias()
         return self.blocks(x, attn_mask, bias, train=train, chosen=chosen, apart=apart)
 
@@ -239,7 +238,9 @@ class Encoder(nn.Module, backbones.Patched):
             cls_place = self.pos_embed[:, :1] if self.cls else 0.0
         x = tokens
         if table is not None:
-            x = x + (table if ids is None else table[ids]).astype(self.dtype)
+            # In float32, as its gradient is then summed up.
+            rows = jnp.broadcast_to(table, x.shape) if ids is None else table[ids]
+            x = x + rows.astype(self.dtype)
         front = [self.cls_token + cls_place] if self.cls else []
         if self.registers:
             front.append(self.register_tokens)

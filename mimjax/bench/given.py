@@ -33,7 +33,7 @@ ALIKE = {
 
 def settle(spec: dict[str, Any]) -> tuple[Config, jax.sharding.Mesh, train.Plan]:
     """The config of a measurement on the first device, its mesh and its plan."""
-    setup.settle_cpu()
+    setup.settle()
     compiled.keep()
     found = resolved(spec, [])
     config.fit(found, 1)

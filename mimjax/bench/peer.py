@@ -31,9 +31,6 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     folder = pathlib.Path(spec["folder"])
     facts = json.loads((folder / "facts.json").read_text())
     device = "cuda" if facts["platform"] == "gpu" else "cpu"
-    if device == "cuda":
-        # As XLA does unasked.
-        torch.set_float32_matmul_precision("high")
     kind = getattr(transformers, facts["kind"])
     config = transformers.AutoConfig.from_pretrained(folder)
     model, optimiser = load(folder, facts, kind, config, spec["attention"])

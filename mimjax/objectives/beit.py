@@ -134,8 +134,9 @@ class Objective(tokenizers.Predicted, nn.Module):
     ) -> Float[Array, "B N D"]:
         """Patch embeddings, the mask token in place of hidden ones."""
         tokens = self.encoder.embed(image)
-        mask_token = self.mask_token.astype(tokens.dtype)
-        return jnp.where(hidden[:, :, None], mask_token, tokens)
+        # In float32, as the gradient of the mask token is then summed up.
+        put = jnp.where(hidden[:, :, None], self.mask_token, tokens)
+        return put.astype(tokens.dtype)
 
     def scores(
         self, x: Float[Array, "B T D"], hidden: Bool[Array, "B N"]

@@ -175,7 +175,7 @@ class Objective(tokenizers.Predicted, nn.Module):
         tokens = self.encoder.embed(image, keep)
         if self.mask_in_encoder:
             shape = *drop.shape, self.encoder.width
-            masks = jnp.broadcast_to(self.mask_token.astype(tokens.dtype), shape)
+            masks = jnp.broadcast_to(self.mask_token, shape).astype(tokens.dtype)
             tokens = jnp.concatenate([tokens, masks], axis=1)
             keep, drop = jnp.concatenate([keep, drop], axis=1), drop[:, :0]
         x = self.decoder_embed(self.encoder(tokens, keep, train=train))

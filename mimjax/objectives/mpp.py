@@ -130,9 +130,10 @@ class Objective(nn.Module):
         """At every corrupted patch pixels [P], or scores [F, V] of F fields."""
         tokens = self.encoder.embed(image)
         swapped = masking.take(tokens, other)
-        mask_token = self.mask_token.astype(tokens.dtype)
         kind = kind[:, :, None]
-        put = jnp.where(kind < self.masked, mask_token, swapped)
+        # In float32, as the gradient of the mask token is then summed up.
+        put = jnp.where(kind < self.masked, self.mask_token, swapped)
+        put = put.astype(tokens.dtype)
         stays = kind >= self.masked + self.random
         put = jnp.where(stays, masking.take(tokens, ids), put)
         rows = jnp.arange(len(ids))[:, None]

@@ -110,10 +110,11 @@ class Objective(nn.Module):
     ) -> Float[Array, "B N P"]:
         """Pixels of every cell; patches of a hidden one become the mask token."""
         tokens = self.encoder.embed(image)
-        mask_token = self.mask_token.astype(tokens.dtype)
         times = self.encoder.cell[0] // self.encoder.patch_size[0]
         fine = masking.spread(hidden, self.grid, times)
-        tokens = jnp.where(fine[:, :, None], mask_token, tokens)
+        # In float32, as the gradient of the mask token is then summed up.
+        put = jnp.where(fine[:, :, None], self.mask_token, tokens)
+        tokens = put.astype(tokens.dtype)
         x = self.encoder(tokens, train=train)
         return self.decoder(self.encoder.patch_tokens(x))
 

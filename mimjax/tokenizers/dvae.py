@@ -8,12 +8,14 @@ over the square of the number of blocks.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mimjax import backbones
 from mimjax.backbones import sizes
+from mimjax.reductions import wide
 from mimjax.tokenizers import codebook
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -62,15 +64,25 @@ def unmap_pixels(image: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.clip((image - EDGE) / (1 - 2 * EDGE), 0.0, 1.0)
 
 
-def convolution(features: int, kernel: int, dtype: str, name: str) -> nn.Conv:
-    """Stride 1 and zeros around; weights of deviation 1 / sqrt(fan in), no bias."""
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
-        dtype=dtype,
-        name=name,
-    )
+class Convolution(nn.Module):
+    """Stride 1 and zeros around; weights begin with deviation 1 / sqrt(fan in)."""
+
+    features: int
+    side: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W K"]:
+        start = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+        shape = self.side, self.side, x.shape[-1], self.features
+        kernel = jnp.asarray(self.param("kernel", start, shape)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        axes = "NHWC", "HWIO", "NHWC"
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype), kernel, (1, 1), "SAME", dimension_numbers=axes
+        )
+        # In float32, as the gradient of the bias is then summed up.
+        return (y + jnp.asarray(bias)).astype(self.dtype)
 
 
 class Block(nn.Module):
@@ -87,10 +99,10 @@ class Block(nn.Module):
         for number, kernel in enumerate(self.kernels, 1):
             last = number == len(self.kernels)
             features = self.features if last else self.features // SQUEEZE
-            conv = convolution(features, kernel, self.dtype, f"conv_{number}")
+            conv = Convolution(features, kernel, self.dtype, name=f"conv_{number}")
             y = conv(nn.relu(y))
         if x.shape[-1] != self.features:
-            x = convolution(self.features, 1, self.dtype, "skip")(x)
+            x = Convolution(self.features, 1, self.dtype, name="skip")(x)
         return x + self.gain * y
 
 
@@ -116,7 +128,7 @@ class Groups(nn.Module):
             if group == len(self.features):
                 break
             if self.doubles:
-                x = x.repeat(2, axis=1).repeat(2, axis=2)
+                x = wide(x).repeat(2, axis=1).repeat(2, axis=2).astype(x.dtype)
             else:
                 x = nn.max_pool(x, (2, 2), (2, 2))
         return x
@@ -159,11 +171,11 @@ class Encoder(nn.Module, backbones.Patched):
         return self.width * 2 ** (self.groups - 1)
 
     def setup(self) -> None:
-        self.input = convolution(self.width, 7, self.dtype, "input")
+        self.input = Convolution(self.width, 7, self.dtype, name="input")
         features = tuple(self.width * 2**group for group in range(self.groups))
         kernels = (3, 3, 3, 1)
         self.body = Groups(features, self.blocks, kernels, False, self.dtype)
-        self.output = convolution(self.num_codes, 1, "float32", "output")
+        self.output = Convolution(self.num_codes, 1, "float32", name="output")
 
     def embed(self, image: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
         """What the last block makes of an image, row by row."""
@@ -225,10 +237,11 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, chance: Float[Array, "B N V"]) -> Float[Array, "B H W K"]:
         """`chance` is a distribution over the vocabulary at every place."""
-        x = convolution(self.first_width, 1, "float32", "input")(chance[:, :, None])
+        first = Convolution(self.first_width, 1, "float32", name="input")
+        x = first(chance[:, :, None])
         x = x.reshape(len(x), *self.grid, -1).astype(self.dtype)
         features = tuple(self.width * 2**g for g in reversed(range(self.groups)))
         kernels = (1, 3, 3, 3)
         x = Groups(features, self.blocks, kernels, True, self.dtype, name="body")(x)
-        last = convolution(2 * self.channels, 1, self.dtype, "output")
+        last = Convolution(2 * self.channels, 1, self.dtype, name="output")
         return last(nn.relu(x)).astype(jnp.float32)

@@ -331,3 +331,13 @@ def test_auto_with_a_jax_that_cannot_be_asked_still_joins(monkeypatch, capfd):
     assert places_given == (None, None, None)
     assert limits["initialization_timeout"] == 60
     assert "aborted where a host is missing after 60 s" in capfd.readouterr().err
+
+
+def test_a_place_that_is_given_is_not_detected(no_cluster, monkeypatch):
+    import jax
+
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: asked.append(k))
+    hosts.join(f"127.0.0.1:{free_port()},1,0")
+    # Under Slurm, JAX would take one GPU.
+    assert asked[0]["cluster_detection_method"] == "deactivate"

@@ -152,6 +152,9 @@ def advance(
             seen = look(session, state, step)
         ends = step == plan.steps
         if ends or session.signals.agreed():
+            # The streak may be new since the last log; a resumed run counts from zero.
+            if int(jax.device_get(state.bad_streak)) >= train.BAD_LIMIT:
+                return give_up(session, step), step
             session.checkpoints.save(state, step)
             session.checkpoints.wait()
             if ends and seen:

@@ -48,7 +48,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
         "--config", required=True, help="a file such as those in configs/"
     )
     parser.add_argument(
-        "--workdir", help="where the run is kept and resumed; needed to train"
+        "--workdir",
+        type=os.path.expanduser,
+        help="where the run is kept and resumed; needed to train",
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument(

@@ -183,7 +183,7 @@ class Checkpoints:
         reader = ocp.CompositeCheckpointHandler(
             state=ocp.StandardCheckpointHandler(), meta=ocp.JsonCheckpointHandler()
         )
-        place = self.folder.absolute() / str(step)
+        place = self.manager.directory / str(step)
         restored, problem = attempt(lambda: reader.restore(place, args=arguments))
         if not everywhere(restored is not None) or restored is None:
             return None, problem or "another process cannot read it"

@@ -54,5 +54,5 @@ def get_config() -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.train_images = 20_000
-    config.evaluate.test_images = 5_000
+    config.evaluate.test_images = 5_000  # what the papers say is of all 50_000
     return config

@@ -8,10 +8,11 @@
 # where HOST is machine 0 as the others reach it, PORT any free port of it, COUNT the
 # number of machines and INDEX 0, 1, ... ; the workdir must be one that all of them share.
 #
-# Relative paths are from the root of the repository. SIGTERM or Ctrl-C saves and ends with status 75; the same command goes on from there.
-# A supervisor that does that by itself (`systemctl --user stop` still stops it):
+# Relative paths are from the root of the repository. SIGTERM or Ctrl-C saves and ends with
+# status 75; the same command goes on from there. A supervisor that does that by itself
+# (`systemctl --user stop` still stops it, and gives it time to save):
 #   systemd-run --user --same-dir --unit=mae -p RestartForceExitStatus=75 \
-#     -E PATH="$PATH" launch/gpu_host.sh ...
+#     -p TimeoutStopSec=15min -E PATH="$PATH" launch/gpu_host.sh ...
 set -euo pipefail
 
 # Without a working CUDA build JAX would quietly train on the CPU: make it an error.

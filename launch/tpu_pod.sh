@@ -35,15 +35,20 @@ install)
     git -C "$(dirname "$0")/.." archive --prefix=mimjax/ -o "$archive" HEAD
     gcloud compute tpus tpu-vm scp "$archive" "$TPU:mimjax.tar.gz" --zone="$ZONE" --worker=all
     # The system's Python is too old for mimjax; uv brings one along.
-    on all 'rm -rf mimjax && tar xzf mimjax.tar.gz && python3 -m pip install -q --user uv &&
+    # Of an earlier install only the code goes: there may be workdirs beside it.
+    on all 'rm -rf mimjax/mimjax mimjax/configs && tar xzf mimjax.tar.gz &&
+        python3 -m pip install -q --user uv &&
         ~/.local/bin/uv venv -q --clear --python 3.13 env &&
         ~/.local/bin/uv pip install -q --python env/bin/python -e "./mimjax[data,tpu]"'
     ;;
 train)
     # Detached from this connection; jax.distributed finds the other hosts by itself, and
     # a missing one is named in the log within a minute.
-    on all "cd mimjax && { nohup ~/env/bin/python -m mimjax.main --distributed=auto \
-$(printf '%q ' "$@")> ~/mimjax.log 2>&1 < /dev/null & echo \$! > ~/mimjax.pid; }"
+    # The log goes on; a second run here would take the chips from the first.
+    on all "cd mimjax && if kill -0 \$(cat ~/mimjax.pid) 2> /dev/null; then
+        echo \"\$(hostname): a run is at work; stop it first\" >&2; exit 1; fi
+        { nohup ~/env/bin/python -m mimjax.main --distributed=auto \
+$(printf '%q ' "$@")>> ~/mimjax.log 2>&1 < /dev/null & echo \$! > ~/mimjax.pid; }"
     ;;
 watch) on 0 'tail -n 100 -F ~/mimjax.log' ;;
 stop) on all "kill -TERM \$(cat ~/mimjax.pid)" ;;

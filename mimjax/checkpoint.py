@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array
 
 from mimjax import sharding
-from mimjax.hosts.agree import everywhere
+from mimjax.hosts.agree import everywhere, first_lists
 from mimjax.train import State
 
 # Orbax reports every phase of every save, and where one file fails all it then drops;
@@ -96,6 +96,18 @@ def differing(tree: Any, meta: dict[str, Any]) -> list[str]:
     return [n for n, sums in named_fingerprints(tree).items() if saved.get(n) != sums]
 
 
+class Manager(ocp.CheckpointManager):
+    """Orbax's, which does not ask for signals.
+
+    It would by steps, and from a thread of the first process only; that is counted with
+    the calls of the loop (`run/stop.py`), which would miss the one to stop at.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Never: the loop asks, and saves by itself."""
+        return False
+
+
 class Checkpoints:
     """Checkpoints of a workdir: the newest `keep_last`, and every `keep_every`th."""
 
@@ -111,17 +123,18 @@ class Checkpoints:
         self.manager = self.open()
         self.saving = 0
 
-    def open(self) -> ocp.CheckpointManager:
+    def open(self) -> Manager:
         """Orbax's manager of the folder as it is now."""
-        return ocp.CheckpointManager(self.folder.absolute(), options=self.options)
+        return Manager(self.folder.absolute(), options=self.options)
 
     def steps(self) -> list[int]:
-        """Steps there is a checkpoint of, oldest first."""
-        return sorted(self.manager.all_steps())
+        """Steps there is a checkpoint of, oldest first; all processes must ask."""
+        # Another may not see yet what was saved before, or not see it moved.
+        return first_lists(sorted(self.manager.all_steps()))
 
     def save(self, state: State, step: int) -> None:
         """Copies the state to the host and writes it in the background."""
-        if step in self.manager.all_steps():
+        if step in self.steps():
             return
         # Orbax would wait as well, but blame this step for what the last one met.
         self.wait()
@@ -165,7 +178,13 @@ class Checkpoints:
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(plain(abstract)), meta=ocp.args.JsonRestore()
         )
-        restored, problem = attempt(lambda: self.manager.restore(step, args=arguments))
+        # Not by the manager, where all wait for each other at the end: one that cannot
+        # read its part would never come.
+        reader = ocp.CompositeCheckpointHandler(
+            state=ocp.StandardCheckpointHandler(), meta=ocp.JsonCheckpointHandler()
+        )
+        place = self.manager.directory / str(step)
+        restored, problem = attempt(lambda: reader.restore(place, args=arguments))
         if not everywhere(restored is not None) or restored is None:
             return None, problem or "another process cannot read it"
         wrong = differing(restored["state"], restored["meta"])

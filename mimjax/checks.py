@@ -1,11 +1,13 @@
 """What cannot work in a config, in any group and across them, one line each."""
 
 import dataclasses
+import pathlib
 
 from mimjax import data as data_module
 from mimjax import evaluate as evaluate_module
 from mimjax import objectives, optim, settings, sharding
 from mimjax.backbones import sizes
+from mimjax.data import sources
 from mimjax.settings import Config, profile_problems
 
 
@@ -19,7 +21,7 @@ def problems(
         data = dataclasses.replace(data, source="synthetic")
     if not with_data or (workdir and settings.has_checkpoint(workdir)):
         run = dataclasses.replace(run, init_from="")
-    return [
+    found = [
         *("config." + line for line in settings.problems(run)),
         *("config.objective." + line for line in config.objective.problems()),
         *("config.optim." + line for line in optim.problems(config.optim)),
@@ -31,6 +33,18 @@ def problems(
         *data_problems(config),
         *joint_problems(config),
     ]
+    return found or (inside_problems(config, workdir) if with_data and workdir else [])
+
+
+def inside_problems(config: Config, workdir: str) -> list[str]:
+    """Whether what the run writes would be among its own images."""
+    place = pathlib.Path(workdir).resolve()
+    for data in (config.data, config.probed):
+        for folder in sources.folders(data):
+            if place.is_relative_to(folder.resolve()):
+                told = f"--workdir: {workdir} is in {folder}, all of whose files are"
+                return [f"{told} images of {data.source}; choose another"]
+    return []
 
 
 def probed_problems(config: Config) -> list[str]:

@@ -9,6 +9,7 @@ one line each, by full field path.
 
 import functools
 import json
+import os
 import pathlib
 import typing
 from collections.abc import Iterable
@@ -97,9 +98,11 @@ def resolve(
     values, found, doubtful = typed(given, schemas(encoder, objective))
     # What is wrong with a stand-in is not the user's problem.
     found, doubtful = missing + found, doubtful | stands_in
+    values[""]["init_from"] = os.path.expanduser(values[""]["init_from"])
     values["encoder"], lines, repaired = working(values["encoder"], given)
     found += unmentioned(doubtful, lines)
-    models, lines = other_runs(values["objective"], with_data)
+    resumed = bool(workdir) and settings.has_checkpoint(workdir)
+    models, lines = other_runs(values["objective"], with_data, resumed)
     found += unmentioned(doubtful, lines)
     config = build(values, models)
     found += unmentioned(
@@ -111,16 +114,17 @@ def resolve(
 
 
 def other_runs(
-    fields: dict[str, Any], needed: bool
+    fields: dict[str, Any], needed: bool, resumed: bool = False
 ) -> tuple[dict[str, frozen.Model], list[str]]:
     """The models of other runs among the fields of an objective, and what is wrong.
 
-    A field without a model keeps its stand-in, which is no problem unless `needed`.
+    A field without a model keeps its stand-in, which is no problem unless `needed`. The
+    checkpoints of a run that is `resumed` have the parameters too.
     """
     models, found = {}, []
     schema = schema_of(objectives.load(fields["name"]))
     for name in (n for n, (kind, _) in schema.items() if is_model(kind)):
-        workdir = fields[name]
+        workdir = fields[name] = os.path.expanduser(fields[name])
         if not workdir and schema[name][1] is None:
             continue
         problem = "" if workdir else "name the workdir of the run that trained it"
@@ -129,7 +133,7 @@ def other_runs(
                 models[name] = model_of(workdir)
         except ValueError as error:
             problem = str(error)
-        if not problem and not settings.holds_model(workdir):
+        if not (problem or resumed or settings.holds_model(workdir)):
             problem = f"{workdir} holds no checkpoint yet"
         if problem and needed:
             found.append(f"config.objective.{name}: {problem}")

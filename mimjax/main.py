@@ -14,10 +14,11 @@ import traceback
 from typing import NoReturn
 
 from mimjax import __version__
+from mimjax.hosts import INTERNAL
 from mimjax.run import stop
 from mimjax.schema import ConfigError
 
-INTERNAL, STORAGE, BAD_CONFIG = 70, 74, 78
+STORAGE, BAD_CONFIG = 74, 78
 
 # Of this command and the others, before JAX or TensorFlow is imported: the chatter of
 # their start, and of a CPU program that is loaded, is not the user's.
@@ -47,7 +48,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
         "--config", required=True, help="a file such as those in configs/"
     )
     parser.add_argument(
-        "--workdir", help="where the run is kept and resumed; needed to train"
+        "--workdir",
+        type=os.path.expanduser,
+        help="where the run is kept and resumed; needed to train",
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument(
@@ -166,6 +169,9 @@ def console() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop.leave)
     status = main()
+    # What it ends with is decided: a late signal does not change it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     jax = sys.modules.get("jax")
     if status not in (0, stop.STOPPED) and jax and jax.distributed.is_initialized():
         # The others are waiting for us: gone at once, they notice; politely, they wait.

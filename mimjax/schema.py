@@ -58,8 +58,10 @@ def called(path: str, function: str) -> tuple[ModuleType, Any]:
     "FILE:ARGUMENT" passes an argument. Raises ConfigError where there is no such file
     or function, or either fails.
     """
-    file, _, argument = path.partition(":")
+    file, argument = path, ""
     try:
+        if ":" in path and not pathlib.Path(path).is_file():
+            file, argument = path.rsplit(":", 1)
         there = pathlib.Path(file).is_file()
     except OSError as error:
         told = f"--config: cannot look at {file}: {error.strerror}"

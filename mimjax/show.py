@@ -6,6 +6,7 @@ Exit status: 0 done, 74 storage, 78 what cannot be drawn.
 """
 
 import argparse
+import os
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--workdir",
+        type=os.path.expanduser,
         required=True,
         help="of a run, or made by python -m mimjax.convert",
     )

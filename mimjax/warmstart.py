@@ -136,7 +136,7 @@ def with_frozen(state: State, sources: dict[str, str]) -> tuple[State, list[str]
 
     `sources` are workdirs by the model's name in the collection "frozen". The averaged
     parameters are taken where the other run has them. Raises StorageError if one has no
-    checkpoint, it is damaged or does not fit.
+    checkpoint or it is damaged, NothingFitsError, which names it, if it does not fit.
     """
     models, remarks = {}, []
     for name, source in sources.items():
@@ -148,7 +148,8 @@ def with_frozen(state: State, sources: dict[str, str]) -> tuple[State, list[str]
         for place, x in leaves.items():
             if place not in there or there[place].shape != x.shape:
                 what = "/".join(place)
-                raise StorageError(f"{origin.name} holds no {what} of {x.shape}")
+                told = f"{name}: {origin.name} holds no {what} of {x.shape}"
+                raise NothingFitsError(told)
         loaded = origin.load({place: placed_like(x) for place, x in leaves.items()})
         own = {place: x for place, x in loaded.items() if place in params}
         moving = {place: x for place, x in loaded.items() if place not in params}

@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import resource
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from mimjax import config, main, objectives, schema, show, train
 from mimjax.run import setup
@@ -371,6 +373,44 @@ def test_paths_that_cannot_be_looked_at_are_one_line(capsys):
     assert show.main([f"--workdir={long}"]) == 78
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"--workdir: {long} holds no checkpoint of a run"
+
+
+def test_a_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    flags, _ = main.parse(["--config=x.py", "--workdir=~/run"])
+    assert flags.workdir == f"{tmp_path}/run"
+    assert resolved(MAE, "init_from=~/mae").run.init_from == f"{tmp_path}/mae"
+    beit = [("objective.tokenizer", "~/dvae"), ("data.source", "synthetic")]
+    with pytest.raises(config.ConfigError, match=f"{tmp_path}/dvae holds no run"):
+        config.resolve(str(ROOT / "configs" / "beit_b16.py"), beit, 8)
+
+
+def test_a_run_is_not_kept_among_its_images(tmp_path):
+    images = tmp_path / "photos"
+    images.mkdir()
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(images / f"{number}.png")
+    change = [("data.source", f"folder:{images}")]
+    for place in (images, images / "a" / "run"):
+        with pytest.raises(config.ConfigError) as caught:
+            config.resolve(MAE, change, 8, workdir=str(place))
+        (line,) = caught.value.problems
+        told = f"--workdir: {place} is in {images}, all of whose files are images of "
+        assert line == f"{told}folder:{images}; choose another"
+    config.resolve(MAE, change, 8, workdir=str(tmp_path / "photos_run"))
+    (images / "train").mkdir()
+    shutil.copy(images / "0.png", images / "train")
+    config.resolve(MAE, change, 8, workdir=str(images / "run"))
+
+
+def test_a_config_may_lie_at_a_place_with_a_colon(tmp_path):
+    there = tmp_path / "a:b"
+    there.mkdir()
+    text = "from ml_collections import ConfigDict\n"
+    text += "def get_config(steps=7):\n    return ConfigDict({'steps': int(steps)})\n"
+    (there / "own.py").write_text(text)
+    assert resolved(f"{there}/own.py").run.steps == 7
+    assert resolved(f"{there}/own.py:9").run.steps == 9
 
 
 def test_rates_of_layers_need_layers():

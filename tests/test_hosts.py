@@ -1,5 +1,6 @@
 """Processes join over the loopback; who stays away is named in time."""
 
+import json
 import os
 import pathlib
 import socket
@@ -30,6 +31,64 @@ cut = jax.sharding.NamedSharding(mesh, jax.P("data"))
 x = jax.make_array_from_callback((4,), cut, lambda i: jnp.arange(4.0)[i] ** 2)
 total = jax.jit(jnp.sum, out_shardings=jax.sharding.NamedSharding(mesh, jax.P()))(x)
 print(jax.process_index(), jax.process_count(), jax.device_count(), float(total))
+"""
+
+# What a run asks: is the workdir one, what is saved, can all read it, do all stop?
+AGREE = """
+import json, os, pathlib, signal, sys, time
+import jax
+import jax.numpy as jnp
+from mimjax import checkpoint, hosts
+from mimjax.hosts.agree import one_workdir
+from mimjax.run import stop
+from mimjax.schema import ConfigError
+from mimjax.train import State
+
+jax.config.update("jax_num_cpu_devices", 1)
+top = pathlib.Path(sys.argv[2])
+hosts.join(sys.argv[1], limit=60)
+told = {}
+own = top / f"own_{jax.process_index()}"
+own.mkdir()
+one_workdir(top)
+try:
+    one_workdir(own)
+except ConfigError as error:
+    told["own"] = str(error)
+
+mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+cut = jax.sharding.NamedSharding(mesh, jax.P("data"))
+spread = jax.jit(lambda step: jnp.full((2,), step), out_shardings=cut)
+checkpoints = checkpoint.Checkpoints(top, 9, 0)
+for step in (5000, 5001):
+    empty = {name: {} for name in State.__dataclass_fields__}
+    state = State(**{**empty, "params": spread(float(step))})
+    checkpoints.save(state, step)
+checkpoints.wait()
+if jax.process_index():
+    restore = checkpoint.ocp.CompositeCheckpointHandler.restore
+    def torn(self, path, **how):
+        if path.name == "5001":
+            raise OSError("torn")
+        return restore(self, path, **how)
+    checkpoint.ocp.CompositeCheckpointHandler.restore = torn
+    # As over the network, where it was not there yet.
+    checkpoints.manager._checkpoints.delete_if(lambda info: info.step == 5001)
+like = jax.ShapeDtypeStruct((2,), jnp.float32, sharding=cut)
+found, remarks = checkpoints.restore(jax.tree.map(lambda x: like, state))
+told["value"] = float(found.params.addressable_data(0)[0])
+told["remarks"], told["steps"] = remarks, checkpoints.steps()
+
+signals = stop.Stop()
+signals.ready()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(3)  # it is noticed within a second
+told["asked"] = 1
+while not signals.agreed() and told["asked"] < 50:
+    told["asked"] += 1
+    time.sleep(0.05)
+checkpoints.close()
+print(json.dumps(told))
 """
 
 
@@ -63,12 +122,14 @@ def places(size: int, indices: list[int]) -> list[Place]:
     return [Place("127.0.0.1", port, size, index) for index in indices]
 
 
-def test_two_processes_join_and_a_sum_agrees():
+def both(code: str, *arguments: object) -> list[tuple[str, str]]:
+    """The last line of what each of two processes prints, and its errors."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     address = f"127.0.0.1:{free_port()}"
+    words = [str(argument) for argument in arguments]
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, f"{address},2,{index}"],
+            [sys.executable, "-c", code, f"{address},2,{index}", *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -84,9 +145,28 @@ def test_two_processes_join_and_a_sum_agrees():
     said = "\n".join(err for _, err in ends)
     assert [worker.returncode for worker in workers] == [0, 0], said
     # Gloo reports its connections on standard output before.
-    answers = [out.splitlines()[-1] for out, _ in ends]
-    assert answers == ["0 2 4 14.0", "1 2 4 14.0"]
-    assert "2 of 2 hosts joined" in ends[0][1]
+    return [(out.splitlines()[-1], err) for out, err in ends]
+
+
+def test_two_processes_join_and_a_sum_agrees():
+    (first, said), (second, _) = both(WORKER)
+    assert [first, second] == ["0 2 4 14.0", "1 2 4 14.0"]
+    assert "2 of 2 hosts joined" in said
+
+
+def test_two_processes_agree_on_folders_checkpoints_and_signals(tmp_path):
+    first, second = (json.loads(line) for line, _ in both(AGREE, tmp_path))
+    assert first.pop("remarks") == [
+        "checkpoint 5001 is not usable: another process cannot read it"
+    ]
+    assert second.pop("remarks") == ["checkpoint 5001 is not usable: torn"]
+    line = "/own_0 must be one folder that all hosts see, on a file system they share"
+    assert line in first["own"]
+    assert first.pop("own") == second.pop("own").replace("own_1", "own_0")
+    assert first == second
+    assert (first["value"], first["steps"]) == (5000.0, [5000])
+    assert first["asked"] == 1, "a signal before the first step is not lost"
+    assert [*tmp_path.glob(".all_see_*")] == []
 
 
 def test_all_meet_whoever_comes_first():
@@ -251,3 +331,13 @@ def test_auto_with_a_jax_that_cannot_be_asked_still_joins(monkeypatch, capfd):
     assert places_given == (None, None, None)
     assert limits["initialization_timeout"] == 60
     assert "aborted where a host is missing after 60 s" in capfd.readouterr().err
+
+
+def test_a_place_that_is_given_is_not_detected(no_cluster, monkeypatch):
+    import jax
+
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: asked.append(k))
+    hosts.join(f"127.0.0.1:{free_port()},1,0")
+    # Under Slurm, JAX would take one GPU.
+    assert asked[0]["cluster_detection_method"] == "deactivate"

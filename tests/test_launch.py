@@ -110,11 +110,14 @@ def test_slurm_requeues_what_was_stopped_and_saved(machine, status):
     assert (flags.distributed, flags.workdir) == ("auto", "/shared/a b")
     assert "JAX_LOCAL_DEVICE_IDS=0,1,2,3\n" in said
     assert "SRUN_CPUS_PER_TASK=64\n" in said
+    assert "JAX_PLATFORMS=cuda,cpu\n" in said
 
 
 def test_slurm_without_gpus_says_nothing_of_devices(machine):
     machine.command("srun")
-    assert "JAX_LOCAL" not in machine.run("launch/slurm.sbatch", *RUN)[1]
+    said = machine.run("launch/slurm.sbatch", *RUN)[1]
+    assert "JAX_LOCAL" not in said
+    assert "JAX_PLATFORMS" not in said
 
 
 TPU = {"TPU": "pod", "ZONE": "us-west4-a", "TYPE": "v5litepod-16"}
@@ -158,6 +161,14 @@ def test_tpu_install_copies_and_installs(machine):
     command = remote([x for x in ssh[4:] if not x.startswith("--zone")], "all")
     assert "tar xzf mimjax.tar.gz" in command
     assert '"./mimjax[data,tpu]"' in command
+    # Of what is there the code goes and the runs stay.
+    for place in ("mimjax/old.py", "configs/old.py", "runs/mae/1", "mine/1"):
+        file = machine.folder / "mimjax" / place
+        file.parent.mkdir(parents=True)
+        file.touch()
+    machine.run("-c", f"cd && {command}")  # which ends where there is no archive
+    left = [f for f in machine.folder.glob("mimjax/**/*") if f.is_file()]
+    assert sorted(file.parent.name for file in left) == ["mae", "mine"]
 
 
 def test_tpu_train_watch_and_stop_on_the_hosts(machine):
@@ -178,9 +189,20 @@ def test_tpu_train_watch_and_stop_on_the_hosts(machine):
     stop, watch = tpu(machine, "stop")[0], tpu(machine, "watch")[1]
     alive = "kill -0 $(cat ~/mimjax.pid)"
     assert machine.run("-c", alive)[0] == 0
+    pid = (machine.folder / "mimjax.pid").read_text()
+    status, said = machine.run("-c", command)
+    assert status == 1
+    assert "a run is at work; stop it first" in said
+    assert (machine.folder / "mimjax.pid").read_text() == pid
     assert machine.run("-c", remote(stop, "all"))[0] == 0
     gone = f"for i in {{1..100}}; do {alive} || exit 0; sleep 0.05; done; exit 1"
     assert machine.run("-c", gone)[0] == 0
+    log = machine.folder / "mimjax.log"
+    before = log.read_text()
+    assert machine.run("-c", command)[0] == 0
+    machine.run("-c", f"until [[ $(wc -c < {log}) -gt {len(before)} ]]; do :; done")
+    assert log.read_text().startswith(before)
+    assert machine.run("-c", remote(stop, "all"))[0] == 0
     assert "~/mimjax.log" in remote(watch, "0")
 
 

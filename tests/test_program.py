@@ -265,3 +265,11 @@ def test_no_device_is_touched_for_a_wrong_field(tmp_path):
     assert program.stderr() == (
         "config.optim.clipp: no such field; did you mean clip?\n"
     )
+
+
+def test_a_signal_after_the_end_does_not_change_the_status():
+    code = (
+        "import atexit, os, signal; from mimjax import main; main.main = lambda: 0\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGTERM)); main.console()"
+    )
+    python("-c", code)  # which fails with any status but 0

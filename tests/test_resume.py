@@ -194,11 +194,11 @@ def test_the_first_signal_asks_its_echo_is_ignored_and_a_later_one_ends(
     before = signal.getsignal(signal.SIGTERM)
     signals = stop.Stop()
     signals.ready()
-    assert not signals.agreed(1)
+    assert not signals.agreed()
     signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)
     assert signals.asked()
-    assert signals.agreed(2)
+    assert signals.agreed()
     time.sleep(0.4)
     assert left == []
     answer = "stopping; a second signal ends the run at once, unsaved\n"

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import unittest.mock
 
 import closeness
 import jax
@@ -14,8 +15,10 @@ import tiny
 from scipy import stats
 
 from mimjax import config, origins, train
-from mimjax.checkpoint import Checkpoints, StorageError
+from mimjax.checkpoint import Checkpoints
 from mimjax.objectives import dvae
+from mimjax.report.progress import Progress
+from mimjax.run.start import first_state
 from mimjax.tokenizers import dvae as net
 
 ENCODER = net.Encoder(image_size=(8, 8), width=8, groups=2, blocks=1, num_codes=12)
@@ -231,6 +234,11 @@ def test_a_tokenizer_that_is_not_there_or_none_is_one_line(tmp_path):
     shutil.rmtree(copy / "checkpoints")
     (line,) = lines(copy)
     assert line.endswith("copy holds no checkpoint yet")
+    # A run that goes on has it in its own checkpoint.
+    (tmp_path / "begun" / "checkpoints" / "5").mkdir(parents=True)
+    change = [("objective.tokenizer", str(copy))]
+    begun = str(tmp_path / "begun")
+    config.resolve(f"{tiny.CONFIG}:beit", change, 1, workdir=begun)
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "config.json").write_text("{")
     (line,) = lines(tmp_path / "torn")
@@ -252,8 +260,11 @@ def test_a_tokenizer_of_other_sizes_is_not_taken(tmp_path):
     values["encoder"]["width"] = 16
     (other / "config.json").write_text(json.dumps(values))
     given = tiny.resolve("beit", objective__tokenizer=str(other))
-    with pytest.raises(StorageError, match=r"1 holds no (de|en)coder/.* of \("):
-        tiny.start(given, tiny.mesh_of())
+    new = unittest.mock.MagicMock()
+    new.restore.return_value = None, []
+    told = r"config.objective.tokenizer: .*1 holds no (de|en)coder/.* of \("
+    with pytest.raises(config.ConfigError, match=told):
+        first_state(given, tiny.mesh_of(), new, Progress(10, silent=True))
 
 
 def test_averaged_parameters_are_the_tokenizer_where_there_are_any(tmp_path):

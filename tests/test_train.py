@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import unittest.mock
 
 import jax
 import jax.extend.core
@@ -14,7 +15,7 @@ from flax import linen as nn
 from mimjax import config, gradients, objectives, optim, sharding, train
 from mimjax.checkpoint import Checkpoints
 from mimjax.report.progress import Progress
-from mimjax.run import setup
+from mimjax.run import loop, setup
 from mimjax.run.start import first_state
 
 
@@ -109,6 +110,21 @@ def test_a_run_that_stopped_for_bad_updates_learns_again(tmp_path):
     again, _ = step(again, batch(1))
     assert learned(again) != learned(state)
     assert int(again.bad_streak) == 0
+
+
+def test_a_run_that_is_told_to_stop_says_that_updates_were_bad():
+    given, state, step = start()
+    for _ in range(train.BAD_LIMIT):
+        state, _ = step(state, batch(-1))
+    session = unittest.mock.MagicMock(spec=loop.Session)
+    session.config, session.plan = given, train.Plan(10, 0, np.zeros(3), np.ones(3))
+    for name in ("signals", "checkpoints", "meter", "progress", "judge", "drawing"):
+        setattr(session, name, unittest.mock.MagicMock())
+    session.due.return_value = False
+    session.checkpoints.steps.return_value = [3]
+    assert loop.advance(session, step, state, 8) == (loop.NOT_FINITE, 8)
+    session.checkpoints.save.assert_not_called()
+    assert "checkpoint 3 is the last good one" in session.progress.note.call_args[0][0]
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -51,6 +52,17 @@ def records(data: Data, part: Part) -> Records | Streamed:
     from mimjax.data import named
 
     return named.open_records(data, part)
+
+
+def folders(data: Data) -> list[Path]:
+    """The folders whose files, at any depth, are its images."""
+    kind, _, name = data.source.partition(":")
+    top = Path(name).expanduser()
+    if kind == "masks":
+        return [images for images, _ in masks.pairs(top)]
+    if kind == "folder":
+        return [part for part in folder.part_folders(top) if part]
+    return []
 
 
 def class_names(data: Data) -> list[str]:

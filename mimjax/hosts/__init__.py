@@ -42,10 +42,13 @@ def join(spec: str, limit: float = LIMIT) -> None:
         raise SystemExit(INTERNAL) from None
     import jax
 
+    # A place that is given stays as given: asked under Slurm or Open MPI, JAX would use
+    # one GPU of a host (`auto` does: JAX_LOCAL_DEVICE_IDS names more).
     jax.distributed.initialize(
         f"{place.host}:{place.port}" if place else None,
         place.size if place else None,
         place.index if place else None,
+        cluster_detection_method=None if spec == "auto" else "deactivate",
         initialization_timeout=max(1, round(limit)),
         heartbeat_timeout_seconds=HEARTBEAT,
     )

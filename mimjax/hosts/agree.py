@@ -1,7 +1,12 @@
 """What the processes of a run must see alike before they go on together."""
 
+import pathlib
+import secrets
+
 import jax
 import numpy as np
+
+from mimjax.schema import ConfigError
 
 
 def everywhere(good: bool) -> bool:
@@ -30,3 +35,34 @@ def first_says(answer: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.broadcast_one_to_all(np.array(answer)))
+
+
+def first_lists(numbers: list[int]) -> list[int]:
+    """The numbers, below 2^31, that the first process has."""
+    if jax.process_count() == 1:
+        return numbers
+    from jax.experimental import multihost_utils
+
+    count = int(multihost_utils.broadcast_one_to_all(np.array(len(numbers), np.int32)))
+    listed = np.zeros(count, np.int32)
+    if jax.process_index() == 0:
+        listed[:] = numbers
+    return multihost_utils.broadcast_one_to_all(listed).tolist() if count else []
+
+
+def one_workdir(folder: pathlib.Path) -> None:
+    """Raises ConfigError where the workdir of the first process is not that of all."""
+    if jax.process_count() == 1:
+        return
+    # A name that is new: a file system of the network remembers what was not there.
+    (token,) = first_lists([secrets.randbits(31)])
+    mark = folder / f".all_see_{token}"
+    if jax.process_index() == 0:
+        mark.touch()
+    everywhere(True)
+    seen = everywhere(mark.exists())
+    if jax.process_index() == 0:
+        mark.unlink()
+    if not seen:
+        told = f"--workdir: {folder} must be one folder that all hosts see, on a file"
+        raise ConfigError([f"{told} system they share"])

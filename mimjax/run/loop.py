@@ -16,7 +16,7 @@ from mimjax import checkpoint, metrics, report, train
 from mimjax.config import Config
 from mimjax.data.faults import BadDataError
 from mimjax.evaluate import Interrupted
-from mimjax.hosts.agree import first_says
+from mimjax.hosts.agree import first_says, one_workdir
 from mimjax.report.progress import Progress, duration, held_out
 from mimjax.run import feed, profile, setup, source, stop, workdir
 from mimjax.run.drawing import Drawing
@@ -60,6 +60,7 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         stack.callback(signals.close)
         if first:
             stack.enter_context(workdir.claim(config, folder))
+        one_workdir(folder)
         config, mesh = setup.place(config)
         stack.enter_context(jax.set_mesh(mesh))
         source.check_labels(config)
@@ -150,7 +151,10 @@ def advance(
         with session.meter.pause():
             seen = look(session, state, step)
         ends = step == plan.steps
-        if ends or session.signals.agreed(step):
+        if ends or session.signals.agreed():
+            # The streak may be new since the last log; a resumed run counts from zero.
+            if int(jax.device_get(state.bad_streak)) >= train.BAD_LIMIT:
+                return give_up(session, step), step
             session.checkpoints.save(state, step)
             session.checkpoints.wait()
             if ends and seen:

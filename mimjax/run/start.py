@@ -30,7 +30,10 @@ def first_state(
         return thawed(state), step
     # Of a grid one member first: what it starts from has no members.
     state = train.start_state(grid.alone(config), mesh)
-    state, remarks = warmstart.with_frozen(state, config.builds_on)
+    try:
+        state, remarks = warmstart.with_frozen(state, config.builds_on)
+    except warmstart.NothingFitsError as error:
+        raise ConfigError([f"config.objective.{error}"]) from None
     for remark in remarks:
         progress.note(remark)
     if config.run.init_from:

@@ -37,6 +37,7 @@ class Stop:
 
         self.flag = False
         self.started = False
+        self.calls = 0
         self.alone = jax.process_count() == 1
         self.signals = (signal.SIGINT, signal.SIGTERM)
         if not self.alone:
@@ -79,13 +80,17 @@ class Stop:
         """Whether this process was asked to stop; may differ between processes."""
         return self.alone and self.flag
 
-    def agreed(self, step: int) -> bool:
-        """Whether all processes stop after `step`; all must ask after every step."""
+    def agreed(self) -> bool:
+        """Whether all processes stop now; all must ask after every step."""
         if self.alone:
             return self.flag
         from jax.experimental import multihost_utils
 
-        return multihost_utils.reached_preemption_sync_point(step)
+        # They stop at the call after the latest that one of them has made when the
+        # signal comes, 1 where that is before the first. The step of a run that is
+        # resumed has passed that: it would never stop.
+        self.calls += 1
+        return multihost_utils.reached_preemption_sync_point(self.calls)
 
     def close(self) -> None:
         """Puts the old handlers back."""

@@ -13,7 +13,7 @@ from typing import Any
 from mimjax import __version__, cores
 from mimjax.config import Config, defaults
 from mimjax.metrics import METRICS, read_json, replacing
-from mimjax.schema import ConfigError
+from mimjax.schema import ConfigError, flatten
 from mimjax.settings import PARAMS, has_checkpoint
 
 # Fields that may differ between a run and its resumption: they change what is written
@@ -139,15 +139,9 @@ def one_place(before: str, now: str) -> bool:
     return new.exists() and old.samefile(new)
 
 
-def flat(tree: Any, above: str = "") -> dict[str, Any]:
+def flat(tree: dict[str, Any]) -> dict[str, Any]:
     """Nested dicts as {"a.b": value}."""
-    if not isinstance(tree, dict):
-        return {above: tree}
-    return {
-        name: value
-        for key, part in tree.items()
-        for name, value in flat(part, f"{above}.{key}" if above else key).items()
-    }
+    return {".".join(place): value for place, value in flatten(tree).items()}
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ bad configuration, else that of the first run that has failed.
 """
 
 import argparse
+import os
 import pathlib
 import shlex
 import signal
@@ -30,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--config", required=True, help="a file with get_study (mimjax/study)"
     )
-    parser.add_argument("--workdir", required=True, help="where all runs are kept")
+    told, path = "where all runs are kept", os.path.expanduser
+    parser.add_argument("--workdir", required=True, type=path, help=told)
     parser.add_argument(
         "--only", default="", metavar="PREFIX", help="runs called so, and their needs"
     )

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -25,6 +26,7 @@ from mimjax.data import (
     prepared,
     samples,
     scaled,
+    upright,
 )
 from mimjax.data.quiet import tf
 
@@ -234,6 +236,46 @@ def test_train_and_val_folders_are_kept_apart(tmp_path):
     settings = Data(source=f"folder:{tmp_path}")
     assert files(settings, "train") == {"a/1.jpg": 0, "b/2.jpg": 1}
     assert files(settings, "test") == {"a/3.jpg": 0, "b/4.jpg": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "train", "test"),
+    [
+        ("train/a/1 train/b/2 car/3", "car/3:0 train/a/1:1 train/b/2:1", ""),
+        ("train/a/1 train/b/2 devkit/notes.txt", "a/1:0 b/2:1", ""),
+        ("Training/a/1 Training/b/2 Test/a/4 Test/b/3", "a/1:0 b/2:1", "a/4:0 b/3:1"),
+        ("a/1 b/2 README valprep.sh desktop.ini", "a/1:0 b/2:1", ""),
+        ("a/1 b/2 @eaDir/3 lost+found/4 __MACOSX/a/5", "a/1:0 b/2:1", ""),
+        ("a/1.jpg a/1.NEF b/2.dng", "a/1.jpg:-1", ""),
+    ],
+)
+def test_what_is_a_part_a_class_or_an_image(tmp_path, given, train, test):
+    write_tree(tmp_path, *given.split())
+    settings = Data(source=f"folder:{tmp_path}", holdout_fraction=0.0)
+    for part, wanted in (("train", train), ("test", test)):
+        found = [f"{path}:{label}" for path, label in files(settings, part).items()]
+        assert " ".join(found) == wanted
+
+
+def test_what_would_never_end_is_not_read(tmp_path, monkeypatch):
+    settings = write_folder(tmp_path, 2)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert [*files(settings, "train")] == ["000.jpg", "001.jpg"]
+    monkeypatch.setattr(folder, "MAX_BYTES", 100)
+    content, _ = folder.scan(str(tmp_path), "train", 0.0).read(0)
+    assert len(content) == 101
+    with pytest.raises(faults.Unusable, match="too large"):
+        upright.check_length(content)
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "held"), [(0, 0.5, 0), (1, 0.5, 0), (9, 1e-9, 1), (9, 1, 8)]
+)
+def test_both_parts_have_an_image_where_there_are_two(count, fraction, held):
+    names = [b"%d" % n for n in range(count)]
+    train, test = folder.share(names, fraction)
+    assert len(test) == held
+    assert sorted(train + test) == names
 
 
 def test_a_hash_of_the_path_holds_out_a_share(tmp_path):

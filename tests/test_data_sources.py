@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -23,8 +25,10 @@ from mimjax.data import (
     named,
     order,
     prepared,
+    quiet,
     samples,
     scaled,
+    upright,
 )
 from mimjax.data.quiet import tf
 
@@ -234,6 +238,46 @@ def test_train_and_val_folders_are_kept_apart(tmp_path):
     settings = Data(source=f"folder:{tmp_path}")
     assert files(settings, "train") == {"a/1.jpg": 0, "b/2.jpg": 1}
     assert files(settings, "test") == {"a/3.jpg": 0, "b/4.jpg": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "train", "test"),
+    [
+        ("train/a/1 train/b/2 car/3", "car/3:0 train/a/1:1 train/b/2:1", ""),
+        ("train/a/1 train/b/2 devkit/notes.txt", "a/1:0 b/2:1", ""),
+        ("Training/a/1 Training/b/2 Test/a/4 Test/b/3", "a/1:0 b/2:1", "a/4:0 b/3:1"),
+        ("a/1 b/2 README valprep.sh desktop.ini", "a/1:0 b/2:1", ""),
+        ("a/1 b/2 @eaDir/3 lost+found/4 __MACOSX/a/5", "a/1:0 b/2:1", ""),
+        ("a/1.jpg a/1.NEF b/2.dng", "a/1.jpg:-1", ""),
+    ],
+)
+def test_what_is_a_part_a_class_or_an_image(tmp_path, given, train, test):
+    write_tree(tmp_path, *given.split())
+    settings = Data(source=f"folder:{tmp_path}", holdout_fraction=0.0)
+    for part, wanted in (("train", train), ("test", test)):
+        found = [f"{path}:{label}" for path, label in files(settings, part).items()]
+        assert " ".join(found) == wanted
+
+
+def test_what_would_never_end_is_not_read(tmp_path, monkeypatch):
+    settings = write_folder(tmp_path, 2)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert [*files(settings, "train")] == ["000.jpg", "001.jpg"]
+    monkeypatch.setattr(folder, "MAX_BYTES", 100)
+    content, _ = folder.scan(str(tmp_path), "train", 0.0).read(0)
+    assert len(content) == 101
+    with pytest.raises(faults.Unusable, match="too large"):
+        upright.check_length(content)
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "held"), [(0, 0.5, 0), (1, 0.5, 0), (9, 1e-9, 1), (9, 1, 8)]
+)
+def test_both_parts_have_an_image_where_there_are_two(count, fraction, held):
+    names = [b"%d" % n for n in range(count)]
+    train, test = folder.share(names, fraction)
+    assert len(test) == held
+    assert sorted(train + test) == names
 
 
 def test_a_hash_of_the_path_holds_out_a_share(tmp_path):
@@ -561,6 +605,15 @@ def test_named_data_sets_hold_out_a_split_or_a_share(tiny):
     assert data.fingerprint(part)["length"] == 20
 
 
+def test_what_is_trained_on_is_not_held_out(tiny):
+    for split, lengths in {"train+test": (45, 5), "train[:50%]+test": (27, 3)}.items():
+        both = dataclasses.replace(tiny, source=f"tfds:tiny:{split}")
+        assert data.check(both, (16, 16), 3) == []
+        seen, kept = (held(both, part)[0] for part in ("probe_train", "test"))
+        assert (len(seen), len(kept)) == lengths
+        assert not set(seen[:, 0, 0, 0]) & set(kept[:, 0, 0, 0])
+
+
 def test_a_share_of_the_only_split_is_held_out(tiny, monkeypatch):
     monkeypatch.setattr(prepared, "HELD_OUT_SPLITS", ())
     train, test = (named.open_records(tiny, part) for part in ("train", "test"))
@@ -581,8 +634,8 @@ def test_named_data_sets_come_in_blocks(tiny, limit, lengths):
         np.testing.assert_array_equal(np.concatenate(parts), found)
 
 
-def records_by_hand(tmp_path, cut):
-    """A TFRecord file of sixteen images, some of them cut short."""
+def records_by_hand(tmp_path, cut, void=()):
+    """A TFRecord file of sixteen images, some of them cut short or not there."""
     directory = tmp_path / "cut" / "1.0.0"
     directory.mkdir(parents=True)
     with tf.io.TFRecordWriter(
@@ -590,7 +643,8 @@ def records_by_hand(tmp_path, cut):
     ) as w:
         for n in range(16):
             image = jpeg(n)[:300] if n in cut else jpeg(n)
-            feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image]))
+            values = tf.train.BytesList(value=[] if n in void else [image])
+            feature = tf.train.Feature(bytes_list=values)
             example = tf.train.Features(feature={"image": feature})
             w.write(tf.train.Example(features=example).SerializeToString())
     kind = "tensorflow_datasets.core.features"
@@ -612,13 +666,70 @@ def records_by_hand(tmp_path, cut):
 
 
 def test_a_bad_record_is_replaced_and_listed(tmp_path):
-    settings = records_by_hand(tmp_path, [3])
+    settings = records_by_hand(tmp_path, [3], [5])
+    settings = dataclasses.replace(settings, bad_minimum=2)
     batches = read(settings, 4, tmp_path)
     assert all((batch["label"] == -1).all() for batch in batches)
     assert all(image.std() > 5 for batch in batches for image in batch["image"])
-    (entry,) = listed(tmp_path)
-    assert entry["path"].endswith("cut-train.tfrecord-00000-of-00001#3")
-    assert entry["reason"] == "truncated"
+    found = {entry["path"]: entry["reason"] for entry in listed(tmp_path)}
+    (file,) = tmp_path.rglob("*tfrecord-*")
+    assert found == {f"{file}#3": "truncated", f"{file}#5": "unreadable"}
+    assert len(held(settings, "probe_train")[1]) == 14
+
+
+def test_records_of_several_files_are_read_in_an_exact_order(tmp_path):
+    stretches, names = [], {}
+    for n, count in enumerate([3, 0, 7, 1, 5] * 5):
+        names[str(tmp_path / f"{n:02d}")] = [f"{n}:{i}".encode() for i in range(count)]
+    for file, contents in names.items():
+        with tf.io.TFRecordWriter(file) as writer:
+            for content in contents:
+                writer.write(content)
+        stretches.append(named.Stretch(file, 1, max(len(contents) - 1, 0)))
+    found = named.InOrder(None, stretches, shuffle_buffer=1)
+    wanted = [content for contents in names.values() for content in contents[1:]]
+    (head,) = found.head(99, 99)
+    assert head.records == wanted
+
+    def in_turn(files):
+        """One of each of sixteen; where one has ended, the next file has its place."""
+        waiting, places = list(files), [None] * named.FILES_AT_ONCE
+        while waiting or any(places):
+            for n in range(len(places)):
+                if places[n] is None and waiting:
+                    places[n] = iter(names[waiting.pop(0)][1:])
+                content = next(places[n], None) if places[n] else None
+                if content is None:
+                    places[n] = None
+                else:
+                    yield content
+
+    count = len(wanted)
+    u = tf.random.stateless_uniform([25], [7, 0], alg="philox")
+    order_of_files = [stretches[n].file for n in tf.argsort(u).numpy()]
+    streamed = [x for _, x in found.stream(0, 7).take(2 * count).as_numpy_iterator()]
+    assert streamed[:count] == [*in_turn(order_of_files)]
+    assert sorted(streamed[count:]) == sorted(wanted)
+    again = found.stream(9, 7).take(20).as_numpy_iterator()
+    assert [wanted[number] for number, _ in again] == streamed[9:29]
+
+
+def test_files_that_cannot_be_read_are_one_line(tmp_path):
+    settings = records_by_hand(tmp_path, [])
+    (file,) = tmp_path.rglob("*tfrecord-*")
+    file.unlink()
+    file.mkdir()
+    for reading in (read, lambda given, _: held(given, "probe_train")):
+        with pytest.raises(data.BadDataError, match="the data cannot be read: ") as e:
+            reading(settings, 2)
+        assert str(file) in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("kind", ["CancelledError", "UnknownError"])
+def test_what_is_not_the_data_s_fault_is_left_as_it_is(kind):
+    error = getattr(tf.errors, kind)(None, None, "KeyError: 5\nTraceback (most recent")
+    with pytest.raises(tf.errors.OpError), quiet.reading():
+        raise error
 
 
 @pytest.mark.parametrize("size", [0, 4, 5])
@@ -684,6 +795,43 @@ def test_a_missing_source_says_how_to_use_ones_own(source, says, tmp_path):
     assert says in problem
     assert "--config.data.source=folder:/path/to/images" in problem
     assert "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"source": "folder:gs://b/images"}, "'gs://b/images': only folders that are"),
+        ({"source": "masks:s3://b"}, "'s3://b': only folders that are mounted"),
+        ({"source": "tfds:x", "tfds_dir": "gs://b"}, "tfds_dir 'gs://b': only folders"),
+    ],
+)
+def test_paths_that_are_not_mounted_are_refused(fields, says):
+    (problem,) = data.check(Data(**fields), (32, 32), 3)
+    assert says in problem
+
+
+def test_what_cannot_be_told_or_read_of_a_prepared_data_set_is_one_line(tmp_path):
+    settings = records_by_hand(tmp_path, [])
+    directory = tmp_path / "cut" / "1.0.0"
+    features = directory / "features.json"
+    tree = json.loads(features.read_text())
+    kind = "tensorflow_datasets.core.features.class_label_feature.ClassLabel"
+    label = {"pythonClassName": kind, "classLabel": {}}
+    tree["featuresDict"]["features"]["label"] = label
+    features.write_text(json.dumps(tree))
+    assert data.check(settings, (32, 32), 3) == []
+    assert data.labelled(settings) == 0 and held(settings, "probe_train")[1].max() == -1
+
+    written = directory / "dataset_info.json"
+    info = {**json.loads(written.read_text()), "fileFormat": "parquet"}
+    written.write_text(json.dumps(info))
+    (problem,) = data.check(settings, (32, 32), 3)
+    assert "cut is prepared as parquet, of which nothing is read" in problem
+    for config in ("small", "big"):
+        shutil.copytree(directory, tmp_path / "several" / config / "1.0.0")
+    settings = dataclasses.replace(settings, source="tfds:several")
+    (problem,) = data.check(settings, (32, 32), 3)
+    assert problem.endswith("name one: tfds:several/big, tfds:several/small")
 
 
 def test_an_empty_folder_and_a_missing_split_are_noticed(tmp_path, tiny):

@@ -1,10 +1,11 @@
 """A folder of images: found by one scan, sorted, kept as one compact index.
 
-With `train/` and one of `val/ valid/ validation/ test/` inside, those are the training
-and the held-out part; otherwise a hash of each file's relative path decides. The first
-level of sub-folders below names the class, unless images lie beside those folders or
-there is but one. Hidden files, and files whose names end as texts, tables or archives
-do, are no images; what the others are, their bytes say.
+With `train/` (or `training/`) and one of `val/ valid/ validation/ test/` inside, those
+are the training and the held-out part; otherwise a hash of each file's relative path
+decides. The first level of sub-folders below names the class, unless images lie beside
+those folders or there is but one. Hidden files, and files whose names end as texts,
+tables, archives or raw photographs do, are no images; what the others are, their bytes
+say.
 """
 
 import functools
@@ -21,14 +22,30 @@ from jaxtyping import Int
 
 from mimjax.data.faults import Unusable
 
+TRAIN_NAMES = ("train", "training")
 HELD_OUT_NAMES = ("val", "valid", "validation", "test")
 # fmt: off
 NOT_IMAGES = (
     ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml",
     ".html", ".pdf", ".py", ".log", ".npy", ".npz", ".mat", ".pkl", ".parquet", ".db",
     ".zip", ".tar", ".gz", ".tgz", ".7z", ".bz2", ".xz", ".sha256", ".md5",
+    # Pillow would take their thumbnails for them.
+    ".nef", ".dng", ".cr2", ".arw", ".orf", ".rw2",
+)
+IMAGES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".avif",
 )
 # fmt: on
+# What systems and archivers leave behind, in lower case.
+NO_FOLDERS = (
+    "lost+found",
+    "@eadir",
+    "__macosx",
+    "$recycle.bin",
+    "system volume information",
+)
+MAX_BYTES = 100_000_000  # a larger file counts as bad
 RETRY_SECONDS = (0.05, 0.2, 0.8, 2.0)
 SIZES_HASHED = 100_000
 
@@ -57,7 +74,8 @@ class Folder(NamedTuple):
         for pause in (*RETRY_SECONDS, None):
             try:
                 with open(path, "rb") as file:
-                    return file.read(), int(self.labels[index])
+                    # No more of a file of any size than shows that it is too large.
+                    return file.read(MAX_BYTES + 1), int(self.labels[index])
             except (FileNotFoundError, IsADirectoryError) as error:
                 raise Unusable("missing") from error
             except OSError as error:
@@ -67,28 +85,55 @@ class Folder(NamedTuple):
         raise AssertionError("unreachable")
 
 
-@functools.lru_cache(maxsize=4)
 def scan(path: str, part: Literal["train", "test"], holdout_fraction: float) -> Folder:
     """Find the images of a part; the order is that of the sorted paths."""
-    top = Path(path).expanduser()
-    train, held = part_folders(top)
-    classes, aside = _classes(train), ""
-    if held is not None and bool(_classes(held)) != bool(classes):
+    train, test = _parts(path, holdout_fraction)
+    return test if part == "test" else train
+
+
+@functools.lru_cache(maxsize=4)
+def _parts(path: str, holdout_fraction: float) -> tuple[Folder, Folder]:
+    """Those to train on and those held out."""
+    train, held = part_folders(Path(path).expanduser())
+    found, others, aside = names(train), names(held) if held else [], ""
+    classes = _classes(found)
+    if held is not None and bool(_classes(others)) != bool(classes):
         # Labelled images cannot be judged on unlabelled ones.
         aside, held = held.name, None
-    root = held if part == "test" and held is not None else train
-    found = [os.fsencode(name) for name in walk(root)]
+    found = _known(found, classes)
     if held is None:
-        found = share(found, part, holdout_fraction)
-    if not classes:
-        return listed(root, found)._replace(aside=aside)
-    numbers = {os.fsencode(name): number for number, name in enumerate(classes)}
+        found, others = share(found, holdout_fraction)
     # A class that is not trained on cannot be judged.
-    found = [raw for raw in found if raw.split(b"/", 1)[0] in numbers]
-    labels = [numbers[raw.split(b"/", 1)[0]] for raw in found]
-    return listed(root, found)._replace(
-        labels=np.asarray(labels, np.int32), class_names=classes, aside=aside
-    )
+    others = _known(others, classes)
+    numbers = {os.fsencode(name): number for number, name in enumerate(classes)}
+
+    def part(root: Path, names: list[bytes]) -> Folder:
+        labels = [numbers.get(raw.split(b"/", 1)[0], -1) for raw in names]
+        return listed(root, names)._replace(
+            labels=np.asarray(labels, np.int32), class_names=classes, aside=aside
+        )
+
+    return part(train, found), part(held or train, others)
+
+
+def names(root: Path) -> list[bytes]:
+    """Relative paths of all files that may be images, sorted."""
+    return [os.fsencode(name) for name in walk(root)]
+
+
+def _classes(names: list[bytes]) -> list[str]:
+    """Names of the sub-folders that hold images, [] where they are no classes."""
+    known = tuple(os.fsencode(ending) for ending in IMAGES)
+    if any(b"/" not in raw and raw.lower().endswith(known) for raw in names):
+        return []
+    firsts = {raw.split(b"/", 1)[0] for raw in names if b"/" in raw}
+    return sorted(map(os.fsdecode, firsts)) if len(firsts) > 1 else []
+
+
+def _known(names: list[bytes], classes: list[str]) -> list[bytes]:
+    """Those in the folders of the classes, all where there are none."""
+    folders = {os.fsencode(name) for name in classes}
+    return [raw for raw in names if not folders or raw.split(b"/", 1)[0] in folders]
 
 
 def listed(root: Path, names: list[bytes]) -> Folder:
@@ -98,22 +143,21 @@ def listed(root: Path, names: list[bytes]) -> Folder:
     return Folder(str(root), b"".join(names), ends, labels, [])
 
 
-def share(
-    names: list[bytes], part: Literal["train", "test"], fraction: float
-) -> list[bytes]:
-    """Those of a part where no folder of its own is held out."""
-    apart = _held_out(names, fraction)
-    return [raw for raw in names if (raw in apart) == (part == "test")]
+def share(names: list[bytes], fraction: float) -> tuple[list[bytes], list[bytes]]:
+    """Those to train on and, by their hash, those held out, where no folder says it.
 
-
-def _held_out(names: list[bytes], fraction: float) -> set[bytes]:
-    """The names whose hash falls into the fraction; at least one if it is above 0.
-
-    At least one is left to train on as well.
+    At least one is held out of a fraction above 0, and at least one left to train on.
     """
-    ranked = sorted(names, key=lambda raw: (zlib.crc32(raw), raw))
-    count = sum(zlib.crc32(raw) < round(fraction * 2**32) for raw in names)
-    return set(ranked[: min(max(count, fraction > 0), len(names) - 1)])
+
+    def rank(raw: bytes) -> tuple[int, bytes]:
+        return zlib.crc32(raw), raw
+
+    apart = {raw for raw in names if zlib.crc32(raw) < round(fraction * 2**32)}
+    if fraction > 0 and names:
+        apart = apart or {min(names, key=rank)}
+    if names and len(apart) == len(names):
+        apart.remove(max(names, key=rank))
+    return [x for x in names if x not in apart], [x for x in names if x in apart]
 
 
 def walk(root: Path, inside: str = "", seen: tuple[str, ...] = ()) -> Iterator[str]:
@@ -124,15 +168,23 @@ def walk(root: Path, inside: str = "", seen: tuple[str, ...] = ()) -> Iterator[s
     here = os.path.realpath(root / inside)
     if here in seen:
         return
-    with os.scandir(root / inside) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
+    for entry in visible(root / inside):
         if entry.is_dir():
             yield from walk(root, f"{inside}{entry.name}/", (*seen, here))
-        elif not entry.name.lower().endswith(NOT_IMAGES):
+        # Reading from a pipe would wait for ever.
+        elif entry.is_file() and not entry.name.lower().endswith(NOT_IMAGES):
             yield inside + entry.name
+
+
+def visible(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds, sorted, but for what is hidden or a system's own."""
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    return [
+        entry
+        for entry in entries
+        if not entry.name.startswith(".") and entry.name.lower() not in NO_FOLDERS
+    ]
 
 
 def content_hash(folder: Folder) -> str:
@@ -140,8 +192,11 @@ def content_hash(folder: Folder) -> str:
     digest = hashlib.sha256(folder.names)
     digest.update(folder.ends.astype("<i8").tobytes())
     for index in spread(folder.length, SIZES_HASHED):
-        path = Path(folder.root, folder.path(int(index)))
-        digest.update(str(path.stat().st_size if path.exists() else -1).encode())
+        try:
+            size = os.stat(os.path.join(folder.root, folder.path(int(index)))).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            size = -1
+        digest.update(str(size).encode())
     return digest.hexdigest()
 
 
@@ -152,22 +207,17 @@ def spread(length: int, limit: int) -> Int[np.ndarray, " n"]:
 
 
 def part_folders(top: Path) -> tuple[Path, Path | None]:
-    """Where the training images and, if they lie apart, the held-out ones are."""
-    if not (top / "train").is_dir():
-        return top, None
-    others = [top / name for name in HELD_OUT_NAMES if (top / name).is_dir()]
-    return top / "train", others[0] if others else None
+    """Where the training images and, if they lie apart, the held-out ones are.
 
-
-def _classes(root: Path) -> list[str]:
-    """Names of the sub-folders that hold images, [] where they are no classes."""
-    found = []
-    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
-        if entry.name.startswith("."):
-            continue
-        if not entry.is_dir():
-            if not entry.name.lower().endswith(NOT_IMAGES):
-                return []
-        elif next(walk(root, entry.name + "/"), None) is not None:
-            found.append(entry.name)
-    return found if len(found) > 1 else []
+    A class may be named train (PASCAL VOC and COCO have it): its folder is the part
+    only with a held-out one beside it, or where no other folder holds images.
+    """
+    inside = {e.name.lower(): Path(e.path) for e in visible(top) if e.is_dir()}
+    train, held = (
+        next((inside[name] for name in names if name in inside), None)
+        for names in (TRAIN_NAMES, HELD_OUT_NAMES)
+    )
+    others = (path for path in inside.values() if path != train)
+    if train and (held or all(next(walk(path), None) is None for path in others)):
+        return train, held
+    return top, None

@@ -15,8 +15,6 @@ from mimjax.data import folder
 from mimjax.data.faults import Unusable
 from mimjax.data.folder import Folder
 
-TRAIN_NAMES = ("train", "training")
-
 
 class Masked(NamedTuple):
     """Images of one part, without labels, and their masks under the same numbers."""
@@ -42,17 +40,28 @@ class Masked(NamedTuple):
             raise Unusable(f"mask {error.reason}") from error
 
 
-@functools.lru_cache(maxsize=4)
 def scan(path: str, part: Literal["train", "test"], holdout_fraction: float) -> Masked:
     """Find the images of a part and name their masks, which need not be there."""
-    (images, masks), *held = pairs(Path(path).expanduser())
-    if held and part == "test":
-        images, masks = held[0]
-    found = [os.fsencode(name) for name in folder.walk(images)]
-    if not held:
-        found = folder.share(found, part, holdout_fraction)
-    names = [os.path.splitext(name)[0] + b".png" for name in found]
-    return Masked(folder.listed(images, found), folder.listed(masks, names))
+    train, test = _parts(path, holdout_fraction)
+    return test if part == "test" else train
+
+
+@functools.lru_cache(maxsize=4)
+def _parts(path: str, holdout_fraction: float) -> tuple[Masked, Masked]:
+    """Those to train on and those held out."""
+    train, *apart = pairs(Path(path).expanduser())
+    held = apart[0] if apart else train
+    found = folder.names(train[0])
+    if apart:
+        parts = found, folder.names(held[0])
+    else:
+        parts = folder.share(found, holdout_fraction)
+    return _masked(train, parts[0]), _masked(held, parts[1])
+
+
+def _masked(folders: tuple[Path, Path], names: list[bytes]) -> Masked:
+    masks = [os.path.splitext(name)[0] + b".png" for name in names]
+    return Masked(folder.listed(folders[0], names), folder.listed(folders[1], masks))
 
 
 def pairs(top: Path) -> list[tuple[Path, Path]]:
@@ -67,7 +76,7 @@ def pairs(top: Path) -> list[tuple[Path, Path]]:
         across = [(top / a / n, top / b / n) for n in names for a, b in kinds]
         return [pair for pair in inside + across if all(map(Path.is_dir, pair))][:1]
 
-    train, held = of(*TRAIN_NAMES), of(*folder.HELD_OUT_NAMES)
+    train, held = of(*folder.TRAIN_NAMES), of(*folder.HELD_OUT_NAMES)
     return train + held if train else of("")
 
 

@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from mimjax.data import Data, folder, order
 from mimjax.data.faults import BadDataError, Unusable
 from mimjax.data.prepared import Prepared, find
-from mimjax.data.quiet import graph, tf
+from mimjax.data.quiet import graph, reading, tf
 
 FILES_AT_ONCE = 16
 
@@ -47,16 +48,15 @@ class Numbered(NamedTuple):
     def read(self, index: int) -> tuple[bytes, int]:
         for pause in (*folder.RETRY_SECONDS, None):
             try:
-                example = self.files[self.start + index]
-                label = example[self.prepared.label] if self.prepared.label else -1
-                return example[self.prepared.image], int(label)
+                record = self.files[self.start + index]
+                break
             except Exception as error:
                 # The reader has no errors of its own kind: damage and a failing store
                 # look alike, so both are tried again.
                 if pause is None:
                     raise Unusable("unreadable") from error
                 time.sleep(pause)
-        raise AssertionError("unreachable")
+        return parse(self.prepared, record)
 
 
 class InOrder(NamedTuple):
@@ -99,19 +99,13 @@ class InOrder(NamedTuple):
         count = min(limit, self.length)
         left = records.take(count).as_numpy_iterator()
         for first in range(0, max(count, 1), size):
-            try:
+            with reading():
                 found = [*itertools.islice(left, size)]
-            except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-                told = str(error.message).partition("\n")[0]
-                raise BadDataError(f"the data cannot be read: {told}") from error
-            yield Listed([self.parse(record) for _, record in found], first, self)
+            yield Listed([record for _, record in found], first, self)
 
     def parse(self, record: bytes) -> tuple[bytes, int]:
-        """Encoded image and label of one record."""
-        feature = tf.train.Example.FromString(record).features.feature
-        label = self.prepared.label
-        number = feature[label].int64_list.value[0] if label else -1
-        return feature[self.prepared.image].bytes_list.value[0], int(number)
+        """Encoded image and label of one record; raises Unusable."""
+        return parse(self.prepared, record)
 
     def _records(self, which: Any, files_at_once: int = FILES_AT_ONCE) -> Any:
         """Records of the stretches in the order of the numbers `which`."""
@@ -127,26 +121,39 @@ class InOrder(NamedTuple):
             return content.enumerate(firsts[i])
 
         return tf.data.Dataset.from_tensor_slices(which).interleave(
-            records, cycle_length=files_at_once
+            records,
+            cycle_length=files_at_once,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
         )
 
 
 class Listed(NamedTuple):
     """Records in memory, the first of which has that number in their source."""
 
-    pairs: list[tuple[bytes, int]]
+    records: list[bytes]
     first: int
     source: InOrder
 
     @property
     def length(self) -> int:
-        return len(self.pairs)
+        return len(self.records)
 
     def path(self, index: int) -> str:
         return self.source.path(self.first + index)
 
     def read(self, index: int) -> tuple[bytes, int]:
-        return self.pairs[index]
+        return self.source.parse(self.records[index])
+
+
+def parse(prepared: Prepared, record: bytes) -> tuple[bytes, int]:
+    """Encoded image and label of one record, nothing decoded; raises Unusable."""
+    try:
+        feature = tf.train.Example.FromString(record).features.feature
+        label = feature[prepared.label].int64_list.value[0] if prepared.label else -1
+        return feature[prepared.image].bytes_list.value[0], int(label)
+    except (DecodeError, IndexError) as error:
+        raise Unusable("unreadable") from error
 
 
 def open_records(data: Data, part: Literal["train", "test"]) -> Numbered | InOrder:
@@ -171,8 +178,8 @@ def open_records(data: Data, part: Literal["train", "test"]) -> Numbered | InOrd
         return InOrder(prepared, cut, data.shuffle_buffer)
     import tensorflow_datasets as tfds
 
-    undecoded = {prepared.image: tfds.decode.SkipDecoding()}
-    files = builder.as_data_source(split, decoders=undecoded)
+    whole = tfds.decode.DeserializeMethod.RAW_BYTES
+    files = builder.as_data_source(split, deserialize_method=whole)
     return Numbered(prepared, split, files, start, stop - start)
 
 

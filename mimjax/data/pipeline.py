@@ -16,7 +16,7 @@ import numpy as np
 
 from mimjax.data import Data, augment, digits, samples, sources
 from mimjax.data.faults import BadDataError, Ledger, told
-from mimjax.data.quiet import graph, tf
+from mimjax.data.quiet import graph, reading, tf
 from mimjax.data.samples import REDRAWS, Wanted
 
 _running: weakref.WeakSet[Generator] = weakref.WeakSet()
@@ -70,11 +70,8 @@ def _batches(
 
 
 def _next(iterator: Any, step: int) -> Any:
-    try:
+    with reading(f"step {step}: "):
         return next(iterator)
-    except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-        first = str(error.message).partition("\n")[0]
-        raise BadDataError(f"step {step}: the data cannot be read: {first}") from error
 
 
 def _batched(data: Data, wanted: Wanted, groups: Any) -> Any:

@@ -13,8 +13,10 @@ from typing import NamedTuple
 SPEC = re.compile(
     r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<version>\d+\.\d+\.\d+))?(:(?P<split>[^:].*))?"
 )
+MOUNTED = "{!r}: only folders that are mounted can be read"
 OWN_IMAGES = "point at your own images with --config.data.source=folder:/path/to/images"
 HELD_OUT_SPLITS = ("validation", "test", "val")
+RANDOM_ACCESS, STREAMED = "array_record", "tfrecord"
 
 
 class Prepared(NamedTuple):
@@ -22,7 +24,7 @@ class Prepared(NamedTuple):
 
     name: str
     directory: Path
-    split: str  # what to train on, slices allowed
+    split: str  # what to train on, slices and sums allowed
     held_out: str  # the split kept for evaluation, "" where there is none
     random_access: bool
     image: str  # names of the features
@@ -42,34 +44,53 @@ def find(source: str, tfds_dir: str) -> Prepared:
             f"{OWN_IMAGES}"
         )
     name, split = spec["name"], spec["split"] or "train"
-    top = Path(tfds_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
-    versions = _versions(top.expanduser() / name, spec["version"])
-    if not versions:
-        raise LookupError(
-            f"{name} is not prepared under {top}; set --config.data.tfds_dir, prepare "
-            f"it with `tfds build {name} --file_format=array_record`, or {OWN_IMAGES}"
-        )
-    directory = versions[-1]
+    top = tfds_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    if "://" in top:
+        raise LookupError(f"config.data.tfds_dir {MOUNTED.format(top)}")
+    directory = _newest(name, Path(top), spec["version"])
     info = json.loads((directory / "dataset_info.json").read_text())
     splits = [found["name"] for found in info.get("splits", [])]
-    base = split.partition("[")[0]
-    if base not in splits:
-        raise LookupError(f"{name} has no split {base!r}; it has {', '.join(splits)}")
-    others = [s for s in HELD_OUT_SPLITS if s in splits and s != base]
+    parts = [part.partition("[")[0].strip() for part in split.split("+")]
+    for part in parts:
+        if part not in splits:
+            known = ", ".join(splits)
+            raise LookupError(f"{name} has no split {part!r}; it has {known}")
+    others = [s for s in HELD_OUT_SPLITS if s in splits and s not in parts]
+    written = info.get("fileFormat") or STREAMED
+    if written not in (RANDOM_ACCESS, STREAMED):
+        raise LookupError(
+            f"{name} is prepared as {written}, of which nothing is read; prepare it "
+            f"with `tfds build {name} --file_format={RANDOM_ACCESS}`"
+        )
     image, label = _features(directory)
     if not image:
         raise LookupError(f"{name} has no image among its features")
-    random_access = info.get("fileFormat", "tfrecord") == "array_record"
+    class_names = _class_names(directory, label)
     return Prepared(
         name,
         directory,
         split,
         others[0] if others else "",
-        random_access,
+        written == RANDOM_ACCESS,
         image,
-        label,
-        _class_names(directory, label),
+        label if class_names else "",
+        class_names,
     )
+
+
+def _newest(name: str, top: Path, wanted: str | None) -> Path:
+    """The folder of the newest version, or of that wanted."""
+    versions = _versions(top.expanduser() / name, wanted)
+    if not versions:
+        raise LookupError(
+            f"{name} is not prepared under {top}; set --config.data.tfds_dir, prepare "
+            f"it with `tfds build {name} --file_format=array_record`, or {OWN_IMAGES}"
+        )
+    configs = sorted({version.parent.name for version in versions})
+    if len(configs) > 1:
+        known = ", ".join(f"tfds:{name}/{config}" for config in configs)
+        raise LookupError(f"{name} is prepared in several ways; name one: {known}")
+    return versions[-1]
 
 
 def _versions(folder: Path, wanted: str | None) -> list[Path]:
@@ -107,5 +128,6 @@ def _class_names(directory: Path, label: str) -> list[str]:
     if file.exists():
         return file.read_text(encoding="utf-8").splitlines()
     tree = json.loads((directory / "features.json").read_text())
-    kind = tree["featuresDict"]["features"][label]["classLabel"]
-    return [str(number) for number in range(int(kind["numClasses"]))]
+    kind = tree["featuresDict"]["features"][label].get("classLabel", {})
+    # A label may leave open how many classes there are: it is of no use then.
+    return [str(number) for number in range(int(kind.get("numClasses", 0)))]

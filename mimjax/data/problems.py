@@ -65,6 +65,8 @@ def _source(data: Data) -> list[str]:
 
 def _folder(kind: str, name: str) -> list[str]:
     top = Path(name).expanduser()
+    if "://" in name:
+        return [prepared.MOUNTED.format(name)]
     if not name:
         return [f"the folder is not named; {OWN_IMAGES}"]
     if not top.exists():

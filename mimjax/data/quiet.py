@@ -4,8 +4,12 @@ Every other module of this package takes `tf` from here, so that no message reac
 the terminal and no accelerator memory is taken from JAX.
 """
 
+import contextlib
 import os
 import warnings
+from collections.abc import Iterator
+
+from mimjax.data.faults import BadDataError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Without this oneDNN announces itself, and its kernels may round differently.
@@ -24,4 +28,19 @@ tf.get_logger().setLevel("ERROR")
 # source only costs time and warns where the source is not at hand.
 graph = tf.autograph.experimental.do_not_convert
 
-__all__ = ["graph", "tf"]
+__all__ = ["graph", "reading", "tf"]
+
+
+@contextlib.contextmanager
+def reading(when: str = "") -> Iterator[None]:
+    """Raises BadDataError, one line, where TensorFlow cannot read from files."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        # To be cancelled is no fault of the data, and a mistake in our own functions,
+        # which TensorFlow passes on as text, is to be seen as one.
+        own = "Traceback" in str(error.message)
+        if own or isinstance(error, tf.errors.CancelledError):
+            raise
+        told = str(error.message).partition("\n")[0].rpartition("}} ")[2]
+        raise BadDataError(f"{when}the data cannot be read: {told}") from error

@@ -1,6 +1,7 @@
 """The sources by name, and what is asked of them outside the training stream."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -84,10 +85,11 @@ def left_aside(data: Data) -> str:
     kind, _, name = data.source.partition(":")
     if kind != "folder":
         return ""
-    held = folder.scan(name, "train", data.holdout_fraction).aside
-    if not held:
+    found = folder.scan(name, "train", data.holdout_fraction)
+    if not found.aside:
         return ""
-    told = f"{held}/ is left aside and a share of train/ held out (data."
+    train = os.path.basename(found.root)
+    told = f"{found.aside}/ is left aside and a share of {train}/ held out (data."
     return f"{told}holdout_fraction), for one of them has class folders, not both"
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mimjax.data import folder
 from mimjax.data.faults import UNKNOWN_CLASS, Unusable
 from mimjax.objectives import IGNORED
 
-MAX_BYTES = 100_000_000
 EXIF_ORIENTATION = 0x0112
 GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
 # What Pillow multiplies a grey PNG of so many bits by.
@@ -54,7 +54,7 @@ def check_length(content: bytes) -> None:
     """Raises Unusable for no bytes, or too many."""
     if not content:
         raise Unusable("empty")
-    if len(content) > MAX_BYTES:
+    if len(content) > folder.MAX_BYTES:
         raise Unusable("too large")
 
 

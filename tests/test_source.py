@@ -230,6 +230,30 @@ def test_what_a_run_began_from_may_be_elsewhere_when_it_goes_on(tmp_path, monkey
         claim("new/swin")
 
 
+def test_images_may_have_moved_when_a_run_goes_on(tmp_path):
+    def given(where, **more):
+        return tiny.resolve("mae", data__source=where, **more)
+
+    for job in (1, 2):
+        photos(tmp_path / f"job{job}", 3)
+    before = given(f"folder:{tmp_path}/job1")
+    written = json.loads(json.dumps(before.values))
+    after = given(f"folder:{tmp_path}/job2", data__tfds_dir=str(tmp_path))
+    assert workdir.differences(after, written, tmp_path) == []
+    lines = workdir.differences(after, written, tmp_path, judged=True)
+    names = [line.partition(":")[0] for line in lines]
+    assert names == ["config.data.source", "config.data.tfds_dir"], "of a finished run"
+    (line,) = workdir.differences(given("digits"), written, tmp_path)
+    assert line.startswith("config.data.source: ")
+    found = source.fingerprint(before, tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"data": found}))
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    assert source.fingerprint(after, tmp_path)["source"] == after.data.source
+    photos(tmp_path / "job3", 4)
+    with pytest.raises(ConfigError, match=r"had 2 images .* and now has 3"):
+        source.fingerprint(given(f"folder:{tmp_path}/job3"), tmp_path)
+
+
 def test_other_images_than_at_the_start_are_refused_before_anything_moves(tmp_path):
     found = {"source": "digits", "length": 9, "content": "0123456789"}
     (tmp_path / "run.json").write_text(json.dumps({"data": found}))

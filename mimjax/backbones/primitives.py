@@ -80,11 +80,9 @@ def _linear_back(
     dy = dy.astype(x.dtype)
     out = range(lead, dy.ndim), range(axes, kernel.ndim)
     dx = product(dy, kernel.astype(x.dtype), *out).astype(x.dtype)
-    found = dx, _kernel_gradient(x, dy, lead), d_bias
-    return tuple(
-        None if y is None else y.reshape(z.shape)
-        for y, z in zip(found, given, strict=True)
-    )
+    d_kernel = _kernel_gradient(x, dy, lead)
+    d_bias = None if d_bias is None else d_bias.reshape(given[2].shape)
+    return dx.reshape(given[0].shape), d_kernel.reshape(given[1].shape), d_bias
 
 
 def _kernel_gradient(x: Array, dy: Array, lead: int) -> Array:

@@ -48,15 +48,16 @@ class Numbered(NamedTuple):
     def read(self, index: int) -> tuple[bytes, int]:
         for pause in (*folder.RETRY_SECONDS, None):
             try:
-                record = self.files[self.start + index]
-                break
+                return parse(self.prepared, self.files[self.start + index])
+            except Unusable:
+                raise
             except Exception as error:
                 # The reader has no errors of its own kind: damage and a failing store
                 # look alike, so both are tried again.
                 if pause is None:
                     raise Unusable("unreadable") from error
                 time.sleep(pause)
-        return parse(self.prepared, record)
+        raise AssertionError("unreachable")
 
 
 class InOrder(NamedTuple):

@@ -2,6 +2,7 @@
 
 import io
 import math
+import struct
 import warnings
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 from sklearn.datasets import load_sample_images
 
-from mimjax.data import augment, decode, scaled
+from mimjax.data import augment, decode, scaled, upright
 from mimjax.data.faults import Unusable
+from mimjax.data.jpeg import read_header
 from mimjax.data.quiet import tf
 
 ANY = {"min_side": 1, "max_pixels": 10**7}
@@ -145,6 +147,54 @@ def test_a_crop_is_cut_from_the_upright_image(orientation):
         np.testing.assert_array_equal(
             pixels(content, box=box), np.asarray(upright)[7:27, 5:35]
         )
+
+
+def with_orientation(exif, xmp):
+    """A JPEG whose orientation is told in either block, or in both; 0: not there."""
+    content = encoded(SMALL, "JPEG", quality=90)
+    blocks = b""
+    if exif:
+        value, kind = exif
+        tiff = b"II*\0\x08\0\0\0\x01\0" + struct.pack(
+            "<HHIII", 0x0112, kind, 1, value, 0
+        )
+        blocks += b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff
+    if xmp:
+        text = b"http://ns.adobe.com/xap/1.0/\0<x " + xmp + b"/>"
+        blocks += b"\xff\xe1" + struct.pack(">H", len(text) + 2) + text
+    return content[:2] + blocks + content[2:]
+
+
+SHORT, LONG = 3, 4
+
+
+@pytest.mark.parametrize(
+    ("exif", "xmp"),
+    [
+        ((6, SHORT), b""),
+        ((6, LONG), b""),
+        (None, b'tiff:Orientation="6"'),
+        (None, b"><tiff:Orientation>8</tiff:Orientation><x"),
+        ((1, SHORT), b'tiff:Orientation="6"'),
+        ((0, SHORT), b'tiff:Orientation="6"'),
+        ((9, SHORT), b'tiff:Orientation="6"'),
+        ((3, LONG), b'tiff:Orientation="1"'),
+        (None, b'tiff:Orientation="0"'),
+    ],
+)
+def test_jpegs_are_turned_as_by_pillow(exif, xmp):
+    content = with_orientation(exif, xmp)
+    header = read_header(content)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    assert header is not None
+    np.testing.assert_array_equal(pixels(content), np.asarray(expected))
+
+
+def test_an_image_that_fits_is_not_copied():
+    for mode, channels in (("L", 1), ("RGB", 3)):
+        image = SMALL.convert(mode)
+        assert upright.to_eight_bits(image, "PNG") is image
+        assert upright.pixels(image, channels).shape == (43, 61, channels)
 
 
 BAD = {

@@ -189,6 +189,17 @@ def test_synthetic_images_need_no_tensorflow():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2, 2**32])
+def test_synthetic_images_are_held_out_from_a_run_of_any_seed(seed):
+    settings = Data(source="synthetic", num_images=6)
+    seen = {
+        image.tobytes() for image in read(settings, 1, stream_seed=seed)[0]["image"]
+    }
+    for split in ("probe_train", "test"):
+        images, _ = held(settings, split, image_size=(16, 16))
+        assert not seen & {image.tobytes() for image in images}
+
+
 def test_synthetic_rows_are_those_of_the_global_batch():
     settings = Data(source="synthetic", num_images=6)
     (whole,) = read(settings, 1)

@@ -60,8 +60,8 @@ class Data:
       crop_ratio: least and greatest width/height of the crop, relative to the shape
         of the image that is trained on. With scales (1, 1) and ratios (1, 1) an image
         that already has the size asked for is passed on untouched.
-      interpolation: `bicubic` or `bilinear`; held-out images are always bicubic, but
-        without antialias.
+      interpolation: `bicubic` or `bilinear`; held-out images are bicubic either way,
+        except where antialias is off.
       antialias: shrink as Pillow does, with a filter as wide as the reduction; without,
         pixels are only interpolated between, which is faster and leaves aliases.
       flip: mirror half of the images.
@@ -77,7 +77,8 @@ class Data:
       holdout_fraction: share of a source without a held-out part of its own that is
         kept from training: by a hash of the relative path, or the end of a split.
       min_side: an image with a shorter side counts as bad, in pixels.
-      max_pixels: an image with more pixels counts as bad and is not decoded.
+      max_pixels: an image with more pixels counts as bad and is not decoded; so does,
+        whatever its kind, a file of more than 100 MB.
       bad_fraction, bad_minimum: a run stops when the number of distinct bad images
         exceeds both this share of all images to train on and this number.
       tfds_dir: where prepared data sets lie; empty: $TFDS_DATA_DIR or

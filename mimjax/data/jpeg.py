@@ -1,5 +1,6 @@
 """The header of a JPEG file, read without decoding (ITU-T T.81 B.1, Exif 2.32 4.6)."""
 
+import re
 import struct
 from typing import NamedTuple
 
@@ -8,6 +9,9 @@ from typing import NamedTuple
 FRAMES = {0xC0, 0xC1, 0xC2}
 OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 ORIENTATION = 0x0112
+KINDS = {3: "H", 4: "I"}  # short and long, the latter against the standard
+XMP = b"http://ns.adobe.com/xap/1.0/\0"
+IN_XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
 class Header(NamedTuple):
@@ -25,7 +29,7 @@ def read_header(content: bytes) -> Header | None:
     That is every file that is not a plain 8-bit grey or three-channel JPEG with its end
     marker in place.
     """
-    orientation, frame, at = 1, None, 2
+    exif, xmp, frame, at = None, 1, None, 2
     if content[:2] != b"\xff\xd8":
         return None
     while at + 4 <= len(content) and content[at] == 0xFF:
@@ -37,8 +41,10 @@ def read_header(content: bytes) -> Header | None:
         body = content[at + 4 : at + 2 + size]
         if marker in OTHER_FRAMES or size < 2:
             return None
-        if marker == 0xE1 and body[:6] == b"Exif\0\0" and orientation == 1:
-            orientation = _orientation(body[6:])
+        if marker == 0xE1 and body[:6] == b"Exif\0\0" and exif is None:
+            exif = _orientation(body[6:])
+        if marker == 0xE1 and body.startswith(XMP) and (found := IN_XMP.search(body)):
+            xmp = int(found[1])
         if marker in FRAMES:
             frame = body
         at += 2 + size
@@ -51,21 +57,24 @@ def read_header(content: bytes) -> Header | None:
     precision, height, width, channels = struct.unpack(">BHHB", frame[:6])
     if precision != 8 or channels not in (1, 3) or not height or not width:
         return None
-    return Header(height, width, channels, orientation)
+    # What the Exif block says comes first, as with Pillow.
+    orientation = xmp if exif is None else exif
+    known = 1 <= orientation <= 8
+    return Header(height, width, channels, orientation if known else 1)
 
 
-def _orientation(tiff: bytes) -> int:
-    """The orientation named in the first directory of an Exif block, else 1."""
+def _orientation(tiff: bytes) -> int | None:
+    """The orientation named in the first directory of an Exif block, if any."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 8:
-        return 1
+        return None
     (start,) = struct.unpack(order + "I", tiff[4:8])
     if start + 2 > len(tiff):
-        return 1
+        return None
     (count,) = struct.unpack(order + "H", tiff[start : start + 2])
     for entry in range(start + 2, min(start + 2 + 12 * count, len(tiff) - 11), 12):
         tag, kind = struct.unpack(order + "HH", tiff[entry : entry + 4])
-        if tag == ORIENTATION and kind == 3:
-            (value,) = struct.unpack(order + "H", tiff[entry + 8 : entry + 10])
-            return value if 1 <= value <= 8 else 1
-    return 1
+        if tag == ORIENTATION and kind in KINDS:
+            end = entry + 8 + struct.calcsize(KINDS[kind])
+            return struct.unpack(order + KINDS[kind], tiff[entry + 8 : end])[0]
+    return None

@@ -20,7 +20,8 @@ EXIF_ORIENTATION = 0x0112
 GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
 # What Pillow multiplies a grey PNG of so many bits by.
 SCALES = {2: 85, 4: 17}
-# Our own limit is smaller and is checked on the header; Pillow's would only warn.
+# Our own limit is checked on the header, and may be set above Pillow's, which has no
+# value for one caller alone: this takes it from the whole process.
 Image.MAX_IMAGE_PIXELS = None
 Image.init()
 WELCOME = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
@@ -116,10 +117,15 @@ def to_eight_bits(image: Image.Image, kind: str) -> Image.Image:
     if image.mode in ("I", "F"):
         raise Unusable("unsupported")  # no range of values is agreed on
     if image.has_transparency_data:
-        colours = image.convert("RGBA")
+        colours = in_mode(image, "RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, colours).convert("RGB")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    return in_mode(image, "L" if image.mode in ("1", "L") else "RGB")
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """An image in a mode, the same one where it has it: Pillow would copy it."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def bytes_of(values: np.ndarray) -> np.ndarray:
@@ -129,7 +135,7 @@ def bytes_of(values: np.ndarray) -> np.ndarray:
 
 def pixels(image: Image.Image, channels: int) -> np.ndarray:
     """An `L` or `RGB` image as grey (1) or RGB (3), uint8 [H, W, C]."""
-    array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    array = np.asarray(in_mode(image, "L" if channels == 1 else "RGB"))
     return array[..., None] if channels == 1 else array
 
 

@@ -8,7 +8,7 @@ patch.
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 
 def grid_of(
@@ -19,6 +19,17 @@ def grid_of(
         if patch < 1 or side % patch:
             raise ValueError(f"a patch of {patch} does not divide a side of {side}")
     return image_size[0] // patch_size[0], image_size[1] // patch_size[1]
+
+
+def masked(
+    tokens: Float[Array, "B N D"],
+    hidden: Bool[Array, "B N"],
+    mask_token: Float[Array, "*s D"],
+) -> Float[Array, "B N D"]:
+    """The mask token in place of hidden ones, in the type of the tokens."""
+    # In float32, as the gradient of the mask token is then summed up.
+    put = jnp.where(hidden[:, :, None], mask_token, tokens)
+    return put.astype(tokens.dtype)
 
 
 def unit(image: UInt8[Array, "B H W C"]) -> Float[Array, "B H W C"]:

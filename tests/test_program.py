@@ -165,7 +165,13 @@ def test_real_images_go_on_where_a_killed_run_left_them(quickstart, tmp_path):
     again = Program(program.workdir, *SHRUNK, traced)
     assert again.status() == 0, again.stderr()
     assert ended() == (0, 6, 0)
-    assert again.evaluated() == [0, 3, 6], "what came later was dropped"
+    assert again.evaluated() == [0, 3, 6]
+
+    def took(program):
+        return [r["eval/seconds"] for r in program.records() if "eval/loss" in r]
+
+    assert took(again)[:2] == took(quickstart)[:2]
+    assert took(again)[2] != took(quickstart)[2], "what came later was dropped"
     assert again.curve() == quickstart.curve()
     assert again.fingerprints() == quickstart.fingerprints()
 

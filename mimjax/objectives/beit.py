@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mimjax import frozen, masking, tokenizers
+from mimjax import frozen, masking, patches, tokenizers
 from mimjax.backbones import layers, starts, vit
 from mimjax.objectives import dvae
 from mimjax.reductions import place_of_largest
@@ -133,10 +133,7 @@ class Objective(tokenizers.Predicted, nn.Module):
         self, image: Float[Array, "B H W C"], hidden: Bool[Array, "B N"]
     ) -> Float[Array, "B N D"]:
         """Patch embeddings, the mask token in place of hidden ones."""
-        tokens = self.encoder.embed(image)
-        # In float32, as the gradient of the mask token is then summed up.
-        put = jnp.where(hidden[:, :, None], self.mask_token, tokens)
-        return put.astype(tokens.dtype)
+        return patches.masked(self.encoder.embed(image), hidden, self.mask_token)
 
     def scores(
         self, x: Float[Array, "B T D"], hidden: Bool[Array, "B N"]

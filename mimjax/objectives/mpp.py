@@ -130,12 +130,9 @@ class Objective(nn.Module):
         """At every corrupted patch pixels [P], or scores [F, V] of F fields."""
         tokens = self.encoder.embed(image)
         swapped = masking.take(tokens, other)
-        kind = kind[:, :, None]
-        # In float32, as the gradient of the mask token is then summed up.
-        put = jnp.where(kind < self.masked, self.mask_token, swapped)
-        put = put.astype(tokens.dtype)
+        put = patches.masked(swapped, kind < self.masked, self.mask_token)
         stays = kind >= self.masked + self.random
-        put = jnp.where(stays, masking.take(tokens, ids), put)
+        put = jnp.where(stays[:, :, None], masking.take(tokens, ids), put)
         rows = jnp.arange(len(ids))[:, None]
         tokens = tokens.at[rows, ids].set(put)
         x = self.encoder.patch_tokens(self.encoder(tokens, train=train))

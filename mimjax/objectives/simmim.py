@@ -112,9 +112,7 @@ class Objective(nn.Module):
         tokens = self.encoder.embed(image)
         times = self.encoder.cell[0] // self.encoder.patch_size[0]
         fine = masking.spread(hidden, self.grid, times)
-        # In float32, as the gradient of the mask token is then summed up.
-        put = jnp.where(fine[:, :, None], self.mask_token, tokens)
-        tokens = put.astype(tokens.dtype)
+        tokens = patches.masked(tokens, fine, self.mask_token)
         x = self.encoder(tokens, train=train)
         return self.decoder(self.encoder.patch_tokens(x))
 

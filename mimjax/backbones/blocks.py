@@ -36,6 +36,8 @@ def scanned(advance: Any, length: int, unroll: int, **more: Any) -> Any:
         in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
         length=length,
         unroll=max(1, min(unroll, length)),
+        # For that it would trace the layer once more; nothing is given back unscanned.
+        check_constancy_invariants=False,
         **more,
     )
 

@@ -141,8 +141,8 @@ def test_a_run_writes_down_what_it_was(quickstart):
 def test_real_images_go_on_where_a_killed_run_left_them(quickstart, tmp_path):
     """A copy without its last checkpoint is what a kill after step 3 leaves.
 
-    Nothing can take the place of its report: the run fails in its last look, and the
-    same command brings it to its end.
+    Nothing can take the place of its report: the run fails at its very end, and the
+    same command brings it there.
     """
     shutil.copytree(quickstart.workdir, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
@@ -160,7 +160,7 @@ def test_real_images_go_on_where_a_killed_run_left_them(quickstart, tmp_path):
         run = json.loads((program.workdir / "run.json").read_text())
         return run["status"], run.get("step"), run.get("reason", "").count("report")
 
-    assert ended() == (74, None, 2), "from one name to another"
+    assert ended() == (74, 6, 2), "from one name to another"
     (program.workdir / "report.html").rmdir()
     again = Program(program.workdir, *SHRUNK, traced)
     assert again.status() == 0, again.stderr()

@@ -462,6 +462,8 @@ def test_stopped_between_pictures_they_are_drawn_later(tmp_path, monkeypatch, rn
         later.draw(state, 7)
     assert later.drawn(7)
     assert names(tmp_path, 7) == [*ENCODER[:3], "losses", "neighbours", "ratios"]
+    assert not (tmp_path / "report.html").exists(), "the end of the run makes it"
+    later.report()
     page = (tmp_path / "report.html").read_text()
     assert "What the encoder sees" in page and "Of held-out images." in page
     assert not [p for p in (tmp_path / "pictures").iterdir() if p.name[0] == "."]

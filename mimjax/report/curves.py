@@ -190,12 +190,9 @@ def _mark(axes: "Axes", steps: Sequence[float | int], label: str, **style: Any) 
 
 
 def _figure(height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(8, height), dpi=130, layout="constrained")
 
 
 def _tidy(axes: "Axes", label: str) -> None:
@@ -207,5 +204,8 @@ def _tidy(axes: "Axes", label: str) -> None:
 
 
 def _save(figure: "Figure", path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    # Not by savefig, which lays everything out twice.
     with replacing(path) as temp:
-        figure.savefig(temp, format="png")
+        FigureCanvasAgg(figure).print_png(temp)

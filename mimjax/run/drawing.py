@@ -121,14 +121,16 @@ class Drawing:
     def draw(self, state: State, step: int) -> None:
         """The pictures of a step that are not there, and the report with all there is.
 
-        Raises evaluate.Interrupted as `heldout.read` does, and between pictures.
+        That of the last step is left to the end of the run. Raises evaluate.Interrupted
+        as `heldout.read` does, and between pictures.
         """
         sheet, encoder = self.missing(step)
         if sheet:
             self.sheet(state.best_params, state.frozen, step)
         if encoder:
             self.show(state.best_params, state.frozen, step, f"step {step}")
-        self.report()
+        if step < self.plan.steps:
+            self.report()
 
     def sheet(self, params: Any, frozen: Any, step: int) -> None:
         """Predictions for fixed held-out images."""

@@ -103,11 +103,11 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         gc.enable()
         with failing(record, drawing):
             status, last = advance(session, update, state, start)
+            if record:
+                record.finish(status=status, step=last)
+                drawing.report()
         if unread := source.unread(folder):
             progress.note(unread)
-        if record:
-            record.finish(status=status, step=last)
-            drawing.report()
         if status == DONE:
             took = duration(time.monotonic() - began)
             progress.note(f"done in {took}; see {folder / report.REPORT}")

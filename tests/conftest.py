@@ -21,7 +21,7 @@ if importlib.metadata.version("jaxlib") == "0.10.1":
     flags = ["use_fusion_emitters=false", "parallel_codegen_split_count=1"]
     os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_cpu_{flag}" for flag in flags))
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # What one test has compiled no other compiles again, nor a program that they start.
+    # What a program that they start has compiled the next one does not compile again.
     compiled = tempfile.mkdtemp(prefix="compiled")
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
@@ -31,9 +31,6 @@ import jax
 import jaxtyping
 import pytest
 
-# What the package imports, for the hook would have all of it compiled anew.
-for name in ("flax", "optax", "orbax.checkpoint", "tensorflow"):
-    importlib.import_module(name)
 # Before the first import of the package: every call then checks its annotations, where
 # a module says the shapes of arrays.
 ROOT = pathlib.Path(__file__).parents[1]
@@ -45,10 +42,8 @@ SHAPED = [
 jaxtyping.install_import_hook(SHAPED, "typecheck.check")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
-
-# Tracing makes objects by the million, nearly none of them garbage.
-gc.freeze()
-gc.set_threshold(100_000, 50, 100)
+# To look each small program up takes longer than what is found saves.
+jax.config.update("jax_enable_compilation_cache", False)
 
 NEEDS = {
     "test_bench_torch.py": ("torch", "transformers"),
@@ -81,9 +76,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Other processes would have compared, and this one would know nothing of it."""
-    several = config.getoption("numprocesses", 0)
-    if several and config.getoption("--parity-table"):
+    """Makes ready a process that runs tests; with others at work this one runs none."""
+    if not config.getoption("numprocesses", 0):
+        # What the package imports, for the hook would have all of it compiled anew.
+        for name in ("flax", "optax", "orbax.checkpoint", "tensorflow"):
+            importlib.import_module(name)
+        # Tracing makes objects by the million, nearly none of them garbage.
+        gc.freeze()
+        gc.set_threshold(100_000, 50, 100)
+    elif config.getoption("--parity-table"):
+        # Others would have compared, and this one would know nothing of it.
         raise pytest.UsageError("--parity-table: say -n0 too")
 
 

@@ -15,6 +15,7 @@ from mimjax.run import compiled, loop
 
 PLACE = "jax_compilation_cache_dir"
 LEAST = "jax_persistent_cache_min_compile_time_secs"
+ENABLED = "jax_enable_compilation_cache"
 
 
 @pytest.fixture
@@ -33,10 +34,11 @@ def heard():
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """Nothing says where to keep programs; the cache of the user is an empty folder."""
-    before = {name: jax.config.values[name] for name in (PLACE, LEAST)}
+    before = {name: jax.config.values[name] for name in (PLACE, LEAST, ENABLED)}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(LEAST.upper())
     jax.config.update(PLACE, None)
+    jax.config.update(ENABLED, True)
     compilation_cache.reset_cache()
     with warnings.catch_warnings():
         # As outside of the tests.

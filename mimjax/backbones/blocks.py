@@ -36,7 +36,7 @@ def scanned(advance: Any, length: int, unroll: int, **more: Any) -> Any:
         in_axes=(0, 0, 0, nn.broadcast, nn.broadcast),
         length=length,
         unroll=max(1, min(unroll, length)),
-        # For that it would trace the layer once more; nothing is given back unscanned.
+        # Nothing is given back unscanned; to see that, Flax would trace a layer again.
         check_constancy_invariants=False,
         **more,
     )

@@ -15,14 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
-from jaxtyping import Array
 
-from mimjax import sharding
 from mimjax.hosts.agree import everywhere, first_lists
 from mimjax.train import State
+from mimjax.trees import differing, named_fingerprints
 
 # Orbax reports every phase of every save, and where one file fails all it then drops;
 # the failure itself it raises as well.
@@ -59,43 +56,6 @@ def quieten() -> None:
 quieten()
 
 
-@jax.jit
-def fingerprint(tree: Any) -> list[Array]:
-    """Two sums of the 32-bit words of each array, the second weighted by place.
-
-    Sums of integers do not depend on order, so neither on how the array is sharded.
-    """
-
-    def sums(x: Array) -> Array:
-        if x.dtype.itemsize != 4:
-            x = x.astype(jnp.float32)
-        words = jax.lax.bitcast_convert_type(x, jnp.uint32)
-        # 2 * (place in the flat array) + 1, by axes: to flatten an array that is cut
-        # would gather it on every device.
-        place, stride = jnp.ones((), jnp.uint32), 2
-        for axis in reversed(range(x.ndim)):
-            along = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-            place = place + along * jnp.uint32(stride % 2**32)
-            stride *= x.shape[axis]
-        kinds = (words, words * place)
-        return jnp.stack([kind.sum(dtype=jnp.uint32) for kind in kinds])
-
-    return [sums(x) for x in jax.tree.leaves(tree)]
-
-
-def named_fingerprints(state: Any) -> dict[str, list[int]]:
-    """The fingerprint of each array by its path."""
-    paths = [sharding.name_of(path) for path, _ in jax.tree.leaves_with_path(state)]
-    sums = jax.device_get(fingerprint(state))
-    return {p: np.asarray(s).tolist() for p, s in zip(paths, sums, strict=True)}
-
-
-def differing(tree: Any, meta: dict[str, Any]) -> list[str]:
-    """The arrays whose fingerprint is not the one in the `meta` of a checkpoint."""
-    saved = meta.get("fingerprints", {})
-    return [n for n, sums in named_fingerprints(tree).items() if saved.get(n) != sums]
-
-
 class Manager(ocp.CheckpointManager):
     """Orbax's, which does not ask for signals.
 
@@ -118,14 +78,22 @@ class Checkpoints:
             max_to_keep=keep_last,
             keep_period=keep_every or None,
             cleanup_tmp_directories=True,
-            enable_async_checkpointing=True,
         )
         self.manager = self.open()
         self.saving = 0
 
     def open(self) -> Manager:
         """Orbax's manager of the folder as it is now."""
-        return Manager(self.folder.absolute(), options=self.options)
+        # Of what several devices hold each would write a part, every cut a program: of
+        # many small arrays that is seconds in the first save.
+        whole = ocp.type_handlers.ArrayHandler(
+            min_slice_bytes_for_replica_parallel=2**20
+        )
+        kinds = ocp.type_handlers.create_type_handler_registry((jax.Array, whole))
+        state = ocp.PyTreeCheckpointHandler(type_handler_registry=kinds)
+        handlers = {"state": state, "meta": ocp.JsonCheckpointHandler()}
+        place = self.folder.absolute()
+        return Manager(place, options=self.options, item_handlers=handlers)
 
     def steps(self) -> list[int]:
         """Steps there is a checkpoint of, oldest first; all processes must ask."""
@@ -142,7 +110,7 @@ class Checkpoints:
         try:
             meta = {"fingerprints": named_fingerprints(plain(state))}
             arguments = ocp.args.Composite(
-                state=ocp.args.StandardSave(plain(state)), meta=ocp.args.JsonSave(meta)
+                state=ocp.args.PyTreeSave(plain(state)), meta=ocp.args.JsonSave(meta)
             )
             self.manager.save(step, args=arguments, force=True)
         except Exception as error:

@@ -21,6 +21,8 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jax.interpreters import partial_eval
 
+from mimjax.reductions import NO_PRODUCT
+
 # FLOP/s of one device by words of its device_kind; the longest entry that fits wins.
 # Up to TPU v3, and again on TPU7x, a chip shows as two devices.
 PEAKS = {
@@ -92,8 +94,8 @@ def matmul_flops(fn: Callable[..., Any], *args: Any) -> int:
     A product of [M, K] and [K, N] counts 2 M N K. The trace of `fn` is followed into
     calls, scans (times their length), remat (once) and custom derivatives; of the
     branches of a condition the cheapest counts, for the dearer is what happens once,
-    such as the start of a codebook, or a sum that a kind of device takes as a product
-    (reductions.py); a `while` loop does not, for its number of rounds is not known.
+    such as the start of a codebook. Not counted are sums that a kind of device takes as
+    products (`reductions.py`), and `while` loops, whose number of rounds is not known.
 
     Args:
       fn: traced, not run.
@@ -116,6 +118,8 @@ def _count(jaxpr: Jaxpr) -> int:
 def _equation(eqn: JaxprEqn) -> int:
     name, params = eqn.primitive.name, eqn.params
     if name == "dot_general":
+        if NO_PRODUCT in str(eqn.source_info.name_stack):
+            return 0
         left, out = _shape(eqn.invars[0]), _shape(eqn.outvars[0])
         (contracted, _), _ = params["dimension_numbers"]
         return 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)

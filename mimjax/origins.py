@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mimjax import config
-from mimjax.checkpoint import StorageError, attempt, differing
+from mimjax.checkpoint import StorageError, attempt
 from mimjax.convert import tables
 from mimjax.convert.archives import release
 from mimjax.convert.files import BadFileError, read
@@ -20,7 +20,7 @@ from mimjax.objectives import MOVING
 from mimjax.optim import Optim
 from mimjax.settings import CONVERTED, PARAMS
 from mimjax.trainable import trained
-from mimjax.trees import Leaves, named_leaves, nested
+from mimjax.trees import Leaves, differing, named_leaves, nested
 
 
 @dataclasses.dataclass(frozen=True)

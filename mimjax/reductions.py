@@ -13,11 +13,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mimjax.sharding import for_platform
+
 # Columns of ones, of which one is used: with fewer the product is a slower kind.
 FEW = 4
 
 # Parts of the rows that are read side by side: of more a processor loses track.
 PARTS = 8
+
+# The scope of products that are none of the model's; `flops.py` leaves them out.
+NO_PRODUCT = "sum_as_product"
 
 # The longest stack whose layers are added one by one.
 LAYERS = 64
@@ -32,13 +37,14 @@ def exact_product(
     x: Array, y: Array, over_x: tuple[int, ...], over_y: tuple[int, ...]
 ) -> Array:
     """The product over axes of x and y, of one type, in a wide one, exact as a sum."""
-    return jax.lax.dot_general(
-        x,
-        y,
-        ((over_x, over_y), ((), ())),
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
-    )
+    with jax.named_scope(NO_PRODUCT):
+        return jax.lax.dot_general(
+            x,
+            y,
+            ((over_x, over_y), ((), ())),
+            precision=jax.lax.Precision.HIGHEST,
+            preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+        )
 
 
 def _added(parts: Sequence[Array]) -> Array:
@@ -48,7 +54,7 @@ def _added(parts: Sequence[Array]) -> Array:
 def sum_of_rows(x: Float[Array, "*b_d"], lead: int) -> Float[Array, "*d"]:
     """The sum over the first `lead` axes, in a wide type."""
     by_ones, plainly = _sums_of_rows(lead)
-    return jax.lax.platform_dependent(x, cpu=by_ones, default=plainly)
+    return for_platform(x, cpu=by_ones, default=plainly)
 
 
 # The same functions for the same axes: JAX traces a function it knows once.
@@ -78,7 +84,7 @@ def _sums_of_rows(lead: int) -> tuple[Callable[[Array], Array], ...]:
 
 def sum_of_last(x: Float[Array, "*b k"]) -> Float[Array, "*b 1"]:
     """The sum over the last axis, in a wide type."""
-    return jax.lax.platform_dependent(x, cpu=_last_by_ones, default=_last_plainly)
+    return for_platform(x, cpu=_last_by_ones, default=_last_plainly)
 
 
 def _last_by_ones(x: Array) -> Array:
@@ -94,7 +100,7 @@ def sum_of_squares(x: Float[Array, "*s"]) -> Float[Array, ""]:
     """The sum over all axes of the squares, in a wide type."""
     if not x.ndim:
         return _squares_plainly(x)
-    return jax.lax.platform_dependent(x, cpu=_squares_by_ones, default=_squares_plainly)
+    return for_platform(x, cpu=_squares_by_ones, default=_squares_plainly)
 
 
 def _squares_by_ones(x: Array) -> Array:
@@ -125,4 +131,4 @@ def place_of_largest(x: Float[Array, "*b k"]) -> Int[Array, "*b"]:
     def plainly(x: Array) -> Array:
         return x.argmax(axis=-1).astype(jnp.int32)
 
-    return jax.lax.platform_dependent(x, cpu=by_value, default=plainly)
+    return for_platform(x, cpu=by_value, default=plainly)

@@ -7,6 +7,7 @@ axis of scanned layers is never cut.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -175,6 +176,20 @@ def by_sample(x: jax.Array) -> jax.Array:
         return x
     free = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(("data", "fsdp"), *free))
+
+
+def for_platform(
+    *given: jax.Array, cpu: Callable[..., Any], default: Callable[..., Any]
+) -> Any:
+    """What `cpu` makes of arrays where that runs on CPU, else what `default` does.
+
+    Under `jax.set_mesh` that is known; elsewhere both are traced, and one is lowered.
+    To trace a training step takes a sixth longer so.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is None:
+        return jax.lax.platform_dependent(*given, cpu=cpu, default=default)
+    return (cpu if device.platform == "cpu" else default)(*given)
 
 
 def tensors_are_whole() -> bool:

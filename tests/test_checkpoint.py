@@ -11,8 +11,9 @@ import pytest
 import tiny
 
 from mimjax import sharding
-from mimjax.checkpoint import Checkpoints, StorageError, fingerprint
+from mimjax.checkpoint import Checkpoints, StorageError
 from mimjax.train import State
+from mimjax.trees import fingerprint
 
 
 def state_of(step, mesh=None, ema=True):
@@ -69,6 +70,30 @@ def restore(workdir, abstract):
 
 def test_nothing_is_found_in_a_new_workdir(tmp_path):
     assert restore(tmp_path, like(state_of(0))) == (None, [])
+
+
+def test_only_what_is_large_is_cut_where_many_devices_hold_it(tmp_path):
+    """Every cut is a program to compile, and a part of a MiB or more is worth it."""
+    compiled = []
+
+    def listen(event, seconds, **_):
+        compiled.extend([event] * event.endswith("backend_compile_duration"))
+
+    mesh = tiny.mesh_of(data=8)
+    state = state_of(0, mesh)
+    large = jnp.zeros((8, 2**18 + 8))
+    large = jax.device_put(large, sharding.replicated(mesh))
+    state = dataclasses.replace(state, frozen={"a": large})
+    fingerprint(dataclasses.asdict(state))
+    checkpoints = Checkpoints(tmp_path, 1, 0)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        checkpoints.save(state, 0)
+        checkpoints.close()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    # Of the eight parts of one array.
+    assert len(compiled) == 8
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)])

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import errors
 from scipy import stats
 
 from mimjax.backbones import blocks as stacked
@@ -119,6 +120,16 @@ def test_dropout_is_off_unless_training():
     np.testing.assert_allclose(plain, without, atol=1e-6)
     assert (jnp.abs(train - plain).max(axis=(1, 2)) > 1e-3).all()
     assert jnp.abs(train[0] - train[1]).max() > 1e-3
+
+
+def test_a_parameter_of_another_shape_is_told_with_its_place():
+    mlp = layers.Mlp(layers.Spec(width=8, heads=2, mlp_width=16))
+    given = jnp.ones((1, 4, 8)), jnp.asarray(1)
+    params = closeness.random_params(mlp, *given, train=False)
+    mlp.apply({"params": params}, *given, train=False)
+    params["up"]["bias"] = jnp.zeros((1, 16))  # which could be added as well
+    with pytest.raises(errors.ScopeParamShapeError, match=r'"bias" in "/?up"'):
+        mlp.apply({"params": params}, *given, train=False)
 
 
 def test_attention_ignores_what_the_mask_hides():

@@ -1,13 +1,16 @@
 """Reductions by products, beside numpy; and what other devices are given instead."""
 
+import types
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny
 
-from mimjax import flops, posembed, reductions, updates
+from mimjax import flops, posembed, reductions, sharding, updates
 from mimjax.backbones import attention, relative
 
 X = np.random.default_rng(0).normal(size=(3, 50, 40)).astype(np.float32)
@@ -78,10 +81,30 @@ def test_each_kind_of_device_has_its_own_way(function, x, own):
         # What is no product of the model is not counted as one, nor of its gradient.
         gradient = jax.grad(lambda x: (function(x) ** 2).sum())
         batched = jax.vmap(function)
-        assert flops.matmul_flops(function, x) == 0
-        assert flops.matmul_flops(gradient, x) == 0
-        assert flops.matmul_flops(batched, x[None]) == 0
-        np.testing.assert_allclose(batched(x[None])[0], function(x), rtol=1e-5)
+        for mesh in (None, tiny.mesh_of()):
+            with jax.set_mesh(mesh):
+                assert flops.matmul_flops(function, x) == 0
+                assert flops.matmul_flops(gradient, x) == 0
+                assert flops.matmul_flops(batched, x[None]) == 0
+                found = jax.jit(batched)(x[None])[0]
+            np.testing.assert_allclose(found, function(x), rtol=1e-5)
+
+
+def test_where_the_devices_are_known_only_their_way_is_traced(monkeypatch):
+    def change(x):
+        return sharding.for_platform(x, cpu=jnp.sin, default=jnp.cos)
+
+    def trace(mesh):
+        with jax.set_mesh(mesh):
+            return str(jax.jit(change).trace(1.0).jaxpr)
+
+    both, cpu = trace(None), trace(tiny.mesh_of())
+    assert " sin " in both and " cos " in both
+    assert " sin " in cpu and " cos " not in cpu
+    device = types.SimpleNamespace(platform="tpu")
+    mesh = types.SimpleNamespace(abstract_device=device)
+    monkeypatch.setattr(jax.sharding, "get_abstract_mesh", lambda: mesh)
+    assert change(0.0) == 1.0
 
 
 def test_what_a_table_adds():

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from mimjax import reductions
 from mimjax.reductions import wide
-from mimjax.sharding import by_sample
+from mimjax.sharding import by_sample, for_platform
 
 
 def joined(q: Float[Array, "A h"], v: Float[Array, "A h"]) -> Float[Array, "3 A h"]:
@@ -30,7 +30,7 @@ def joined(q: Float[Array, "A h"], v: Float[Array, "A h"]) -> Float[Array, "3 A 
         places = jnp.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]], q.dtype)
         return reductions.exact_product(places, jnp.stack([q, v]), (1,), (0,))
 
-    return jax.lax.platform_dependent(q, v, cpu=by_product, default=by_stack)
+    return for_platform(q, v, cpu=by_product, default=by_stack)
 
 
 def shares_of(
@@ -92,7 +92,7 @@ def _attend_back(kept: Any, g: Array) -> tuple[Array, Any, None]:
     d_scores = (slope * wide(shares)).astype(qkv.dtype)
     # In bfloat16 the gradient of the bias, too, is of slopes that are rounded.
     given = qkv, g, rate, shares, d_scores
-    d_qkv = jax.lax.platform_dependent(*given, cpu=_turned, default=_straight)
+    d_qkv = for_platform(*given, cpu=_turned, default=_straight)
     d_bias = None
     if bias is not None:
         d_bias = reductions.sum_of_rows(d_scores.reshape(-1, *bias.shape), 1)

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mimjax import masking, patches
-from mimjax.backbones import vit
+from mimjax.backbones import starts, vit
 from mimjax.sharding import by_sample
 
 # Official `configs/models.py`; a token stands for as many pixels as in the name.
@@ -73,7 +73,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        kernel = starts.param(self, "kernel", nn.initializers.lecun_normal(), shape)
         # Of the whole kernel, and the constant is added to the deviation itself.
         kernel = kernel - kernel.mean(axis=(0, 1, 2))
         kernel = kernel / (kernel.std(axis=(0, 1, 2)) + 1e-5)

@@ -56,9 +56,8 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*s D"]) -> Float[Array, "*s D"]:
         shape = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
-        scale, bias = jnp.asarray(scale), jnp.asarray(bias)
+        scale = starts.param(self, "scale", nn.initializers.ones, shape)
+        bias = starts.param(self, "bias", nn.initializers.zeros, shape)
         return primitives.layer_norm(x.astype(self.dtype), scale, bias, self.eps)
 
 
@@ -88,10 +87,10 @@ class Dense(nn.Module):
         flat = math.prod(inner), math.prod(self.shape)
 
         start = functools.partial(starts.reshaped, self.kernel_init, flat)
-        kernel = self.param("kernel", start, (*inner, *self.shape))
+        kernel = starts.param(self, "kernel", start, (*inner, *self.shape))
         if self.use_bias:
-            bias = jnp.asarray(self.param("bias", self.bias_init, self.shape))
-        x, kernel = x.astype(self.dtype), jnp.asarray(kernel)
+            bias = starts.param(self, "bias", self.bias_init, self.shape)
+        x = x.astype(self.dtype)
         if self.float8:
             return jnp.asarray(float8.linear(x, kernel, bias, self.axes))
         whole = tensors_are_whole()
@@ -119,8 +118,9 @@ class Attention(nn.Module):
         shape = (spec.heads, spec.width // spec.heads)
         joined = None
         if spec.qkv_bias == "qv":
-            own = (self.param(f"{n}_bias", nn.initializers.zeros, shape) for n in "qv")
-            joined = attention.joined(*map(jnp.asarray, own))
+            zeros = nn.initializers.zeros
+            own = (starts.param(self, f"{n}_bias", zeros, shape) for n in "qv")
+            joined = attention.joined(*own)
         qkv = Dense(
             (3, *shape),
             use_bias=spec.qkv_bias == "all",
@@ -235,8 +235,8 @@ class Block(nn.Module):
         y = dropout(self.spec)(y, deterministic=not self.train)
         if self.spec.layer_scale:
             start = nn.initializers.constant(self.spec.layer_scale)
-            own = self.param(scale, start, (self.spec.width,))
-            y = primitives.scaled(y, jnp.asarray(own))
+            own = starts.param(self, scale, start, (self.spec.width,))
+            y = primitives.scaled(y, own)
         if self.drops_path:
             keep = 1.0 - drop_rate
             kept = jax.random.bernoulli(self.make_rng("drop"), keep, (y.shape[0], 1, 1))

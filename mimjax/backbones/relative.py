@@ -3,14 +3,14 @@
 import dataclasses
 from typing import cast
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mimjax import posembed, reductions
-from mimjax.backbones import layers
+from mimjax.backbones import layers, starts
 from mimjax.masking import AttnMask
+from mimjax.sharding import for_platform
 
 
 def added(
@@ -29,7 +29,7 @@ def added(
     def by_row(table: Array) -> Array:
         return table[index].transpose(2, 0, 1)[None]
 
-    return jax.lax.platform_dependent(table, cpu=by_head, default=by_row)
+    return for_platform(table, cpu=by_head, default=by_row)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,6 @@ class Block(layers.Block):
         """Attention that knows how far tokens are apart."""
         spec = cast(Spec, self.spec)
         shape = (posembed.relative_rows(spec.grid, spec.cls), spec.heads)
-        table = self.param("relative_table", nn.initializers.zeros, shape)
+        table = starts.param(self, "relative_table", nn.initializers.zeros, shape)
         bias = added(table, spec.grid, spec.cls)
         return layers.Attention(spec, name="attn")(x, number, attn_mask, bias)

@@ -156,18 +156,19 @@ class Encoder(nn.Module, backbones.Patched):
         if self.patch_norm:
             self.patch_scale = layers.LayerNorm(self.norm_eps, self.dtype)
         if self.cls:
-            self.cls_token = self.param("cls_token", start.cls, (1, 1, self.width))
+            shape = (1, 1, self.width)
+            self.cls_token = starts.param(self, "cls_token", start.cls, shape)
         if self.registers:
             tiny = nn.initializers.normal(1e-6)  # as DINOv2's start
             shape = (1, self.registers, self.width)
-            self.register_tokens = self.param("register_tokens", tiny, shape)
+            self.register_tokens = starts.param(self, "register_tokens", tiny, shape)
         if self.position == "learned":
             shape = (1, self.num_tokens + self.cls, self.width)
-            self.pos_embed = self.param("pos_embed", start.position, shape)
+            self.pos_embed = starts.param(self, "pos_embed", start.position, shape)
         if self.position == "relative":
             shape = (posembed.relative_rows(self.grid, self.cls), self.heads)
             zeros = nn.initializers.zeros
-            self.relative_table = self.param("relative_table", zeros, shape)
+            self.relative_table = starts.param(self, "relative_table", zeros, shape)
         spec = self.spec(self.width, self.heads)
         self.drop = layers.dropout(spec)
         self.blocks = blocks.Blocks(
@@ -242,8 +243,7 @@ class Encoder(nn.Module, backbones.Patched):
             rows = jnp.broadcast_to(table, x.shape) if ids is None else table[ids]
             x = x + rows.astype(self.dtype)
         front = [self.cls_token + cls_place] if self.cls else []
-        if self.registers:
-            front.append(self.register_tokens)
+        front += [self.register_tokens] if self.registers else []
         if front:
             front = [jnp.broadcast_to(y, (x.shape[0], *y.shape[1:])) for y in front]
             x = jnp.concatenate([*(y.astype(self.dtype) for y in front), x], axis=1)

@@ -62,7 +62,7 @@ class Block(layers.Block):
         spec = cast(Spec, self.spec)
         size, shift = (spec.window, spec.window), spec.shift
         shape = (posembed.relative_rows(size, cls=False), spec.heads)
-        table = self.param("relative_table", spec.start.position, shape)
+        table = starts.param(self, "relative_table", spec.start.position, shape)
         added = relative.added(table, size, cls=False)
         image = x.reshape(-1, *spec.grid, spec.width)
         shifted = (number % 2 == 0) & (shift > 0)

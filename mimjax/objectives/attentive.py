@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mimjax.backbones import hybrid, sizes, vit
+from mimjax.backbones import hybrid, sizes, starts, vit
 from mimjax.objectives import classify, linear
 
 
@@ -42,7 +42,7 @@ class Objective(nn.Module):
     def setup(self) -> None:
         encoder, xavier = self.encoder, nn.initializers.xavier_uniform()
         heads = encoder.heads, encoder.width // encoder.heads
-        self.query = self.param("query", nn.initializers.normal(0.02), heads)
+        self.query = starts.param(self, "query", nn.initializers.normal(0.02), heads)
         self.key, self.value = (
             nn.DenseGeneral(
                 heads, use_bias=False, kernel_init=xavier, dtype=encoder.dtype

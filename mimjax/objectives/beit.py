@@ -87,7 +87,7 @@ class Objective(tokenizers.Predicted, nn.Module):
     def setup(self) -> None:
         start = starts.STARTS[self.encoder.start]
         shape = (1, 1, self.encoder.width)
-        self.mask_token = self.param("mask_token", start.cls, shape)
+        self.mask_token = starts.param(self, "mask_token", start.cls, shape)
         self.head = layers.Dense(
             (self.teacher.objective.num_codes,),
             start.dense,

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mimjax import frozen, masking, patches, posembed, tokenizers
-from mimjax.backbones import blocks, layers, sizes, vit
+from mimjax.backbones import blocks, layers, sizes, starts, vit
 from mimjax.reductions import place_of_largest
 
 SAMPLING = ("random", "block", "grid")
@@ -115,7 +115,7 @@ class Objective(tokenizers.Predicted, nn.Module):
         )
         normal = nn.initializers.normal(0.02)
         shape = (1, 1, encoder.width if self.mask_in_encoder else self.decoder_width)
-        self.mask_token = self.param("mask_token", normal, shape)
+        self.mask_token = starts.param(self, "mask_token", normal, shape)
         # Biases everywhere and no LayerScale or dropout, whatever the encoder has.
         spec = dataclasses.replace(
             encoder.spec(self.decoder_width, self.decoder_heads),

@@ -85,7 +85,7 @@ class Objective(nn.Module):
         encoder = self.encoder
         start = starts.STARTS[encoder.start]
         shape = (1, 1, encoder.width)
-        self.mask_token = self.param("mask_token", start.position, shape)
+        self.mask_token = starts.param(self, "mask_token", start.position, shape)
         classes = self.fields**2 * LEVELS**encoder.channels
         # As ViT's own head, which starts at zero: every class is as likely.
         self.head = layers.Dense(

@@ -77,7 +77,8 @@ class Objective(nn.Module):
     def setup(self) -> None:
         encoder = self.encoder
         start = starts.STARTS[encoder.start]
-        self.mask_token = self.param("mask_token", start.cls, (1, 1, encoder.width))
+        shape = (1, 1, encoder.width)
+        self.mask_token = starts.param(self, "mask_token", start.cls, shape)
         # The official 1 x 1 convolution starts as PyTorch's do. Its pixel shuffle is
         # the order of the columns here.
         self.decoder = layers.Dense(

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mimjax import backbones
-from mimjax.backbones import sizes
+from mimjax.backbones import sizes, starts
 from mimjax.reductions import wide
 from mimjax.tokenizers import codebook
 
@@ -75,14 +75,14 @@ class Convolution(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W K"]:
         start = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
         shape = self.side, self.side, x.shape[-1], self.features
-        kernel = jnp.asarray(self.param("kernel", start, shape)).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel = starts.param(self, "kernel", start, shape).astype(self.dtype)
+        bias = starts.param(self, "bias", nn.initializers.zeros, (self.features,))
         axes = "NHWC", "HWIO", "NHWC"
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype), kernel, (1, 1), "SAME", dimension_numbers=axes
         )
         # In float32, as the gradient of the bias is then summed up.
-        return (y + jnp.asarray(bias)).astype(self.dtype)
+        return (y + bias).astype(self.dtype)
 
 
 class Block(nn.Module):

@@ -83,7 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
             importlib.import_module(name)
         # Tracing makes objects by the million, nearly none of them garbage.
         gc.freeze()
-        gc.set_threshold(100_000, 50, 100)
+        gc.set_threshold(1_000_000, 50, 100)
     elif config.getoption("--parity-table"):
         # Others would have compared, and this one would know nothing of it.
         raise pytest.UsageError("--parity-table: say -n0 too")

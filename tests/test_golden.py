@@ -295,21 +295,27 @@ def test_dalle():
         decoder_first=config["n_init"],
     )
     golden.compares(objective.encoder)
-    bound = objective.bind({"params": official.dalle(golden.weights)})
+    variables = {"params": official.dalle(golden.weights)}
     assert not golden.weights.unread
     image = official.nhwc(golden.input["image"])
+
+    @jax.jit
+    def run(image):
+        bound = objective.bind(variables)
+        ids = bound.tokens(image)
+        decoded = bound.decoder(jax.nn.one_hot(ids, config["vocab_size"]))
+        return bound.encoder.logits(image), ids, decoded, bound.decode(ids)
+
+    ours, ids, decoded, drawn = run(image)
     mapped = dvae_net.map_pixels(image)
     np.testing.assert_array_equal(mapped, official.nhwc(output["map_pixels"]))
     logits = official.nhwc(output["encoder_logits"])
-    ours = bound.encoder.logits(image).reshape(logits.shape)
-    assert closeness.difference(ours, logits) < OUTPUT
-    ids = bound.tokens(image)
+    assert closeness.difference(ours.reshape(logits.shape), logits) < OUTPUT
     np.testing.assert_array_equal(ids, output["ids"].reshape(len(ids), -1))
-    known = bound.decoder(jax.nn.one_hot(ids, config["vocab_size"]))
     theirs = official.nhwc(output["decoder_output"])
-    assert closeness.difference(known, theirs) < OUTPUT
-    drawn = official.nhwc(output["reconstruction_unmap_pixels"])
-    np.testing.assert_allclose(bound.decode(ids), drawn, atol=1e-6)
+    assert closeness.difference(decoded, theirs) < OUTPUT
+    theirs = official.nhwc(output["reconstruction_unmap_pixels"])
+    np.testing.assert_allclose(drawn, theirs, atol=1e-6)
     ramp = official.nhwc(golden.input["ramp"])
     unmapped = official.nhwc(output["unmap_pixels_of_ramp"])
     np.testing.assert_allclose(dvae_net.unmap_pixels(ramp), unmapped, atol=1e-7)
@@ -404,10 +410,14 @@ def test_attentive_probe():
     golden, objective, variables, batch = attentive_case()
     golden.compares(objective.encoder)
     output, heads = golden.output, golden.config["num_heads"]
-    bound = objective.bind(variables)
-    probed = bound.probed(batch["image"])
+
+    @jax.jit
+    def run(image):
+        bound = objective.bind(variables)
+        return bound.probed(image), bound.logits(image)
+
+    probed, logits = run(batch["image"])
     assert closeness.difference(probed, output["averaged_features"]) < OUTPUT
-    logits = bound.logits(batch["image"])
     assert closeness.difference(logits, output["logits_eval"]) < OUTPUT
 
     @jax.jit

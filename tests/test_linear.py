@@ -30,8 +30,13 @@ def test_reads_what_the_papers_read(encoder, kind):
     image = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
     batch = {"image": image, "label": jnp.zeros(2, jnp.int32)}
     params = closeness.random_params(objective, batch, train=False)
-    found = objective.apply({"params": params}, image, method="probed")
-    stages = inside.look(objective.encoder, params["encoder"], image)
+
+    @jax.jit
+    def run(image):
+        found = objective.apply({"params": params}, image, method="probed")
+        return found, inside.look(objective.encoder, params["encoder"], image)
+
+    found, stages = run(image)
     wanted = []
     for number in layers:
         x = np.asarray(inside.layers_of(stages)[number - 1][0], np.float64)

@@ -16,6 +16,15 @@ from mimjax import masking
 
 KEY = jax.random.key(3)
 
+# Compiled whole, as a model takes them.
+random_order = jax.jit(masking.random_order, static_argnums=(1, 2))
+random_ids = jax.jit(masking.random_ids, static_argnums=(1, 2, 3))
+random_cells = jax.jit(masking.random_cells, static_argnums=(1, 2, 3, 4))
+block_wise = jax.jit(masking.block_wise, static_argnums=(1, 2, 3, 4))
+block_ids = jax.jit(masking.block_ids, static_argnums=(1, 2, 3, 4))
+prefix_lengths = jax.jit(masking.prefix_lengths, static_argnums=(1, 2))
+hidden_from_ids = jax.jit(masking.hidden_from_ids, static_argnums=1)
+
 
 def uniform(counts) -> bool:
     """Whether a chi-square test of equal chances is at ease with these counts."""
@@ -24,7 +33,7 @@ def uniform(counts) -> bool:
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 3, 16, 196, 257])
 def test_random_order_is_a_permutation(num_tokens):
-    order = np.asarray(masking.random_order(KEY, 64, num_tokens))
+    order = np.asarray(random_order(KEY, 64, num_tokens))
     assert order.dtype == np.int32
     np.testing.assert_array_equal(
         np.sort(order, axis=1), np.tile(np.arange(num_tokens), (64, 1))
@@ -34,7 +43,7 @@ def test_random_order_is_a_permutation(num_tokens):
 
 
 def test_random_order_is_uniform():
-    order = np.asarray(masking.random_order(KEY, 4096, 16))
+    order = np.asarray(random_order(KEY, 4096, 16))
     counts = np.stack([np.bincount(column, minlength=16) for column in order.T])
     assert uniform(counts)
     # Neighbours too: a shuffle may be right at every place and wrong in pairs.
@@ -44,18 +53,16 @@ def test_random_order_is_uniform():
 
 
 def test_random_order_depends_on_the_key_alone():
-    orders = [masking.random_order(key, 4, 16) for key in jax.random.split(KEY, 2)]
+    orders = [random_order(key, 4, 16) for key in jax.random.split(KEY, 2)]
     assert (orders[0] != orders[1]).any()
-    np.testing.assert_array_equal(
-        masking.random_order(KEY, 4, 16), masking.random_order(KEY, 4, 16)
-    )
+    np.testing.assert_array_equal(random_order(KEY, 4, 16), random_order(KEY, 4, 16))
 
 
 def draw(key):
     return {
-        "ids": masking.random_ids(key, 16, 196, 49),
-        "cells": masking.random_cells(key, 16, (14, 14), 2, 0.6),
-        "prefix": masking.prefix_lengths(key, 16, 256),
+        "ids": random_ids(key, 16, 196, 49),
+        "cells": random_cells(key, 16, (14, 14), 2, 0.6),
+        "prefix": prefix_lengths(key, 16, 256),
     }
 
 
@@ -73,9 +80,9 @@ def test_masks_are_the_same_on_one_device_and_on_many():
 
 @pytest.mark.parametrize(("num_tokens", "kept"), [(196, 49), (256, 64)])
 def test_the_counts_of_mae(num_tokens, kept):
-    keep, drop = masking.random_ids(KEY, 8, num_tokens, kept)
+    keep, drop = random_ids(KEY, 8, num_tokens, kept)
     assert (keep.shape, drop.shape) == ((8, kept), (8, num_tokens - kept))
-    hidden = masking.hidden_from_ids(drop, num_tokens)
+    hidden = hidden_from_ids(drop, num_tokens)
     np.testing.assert_array_equal(hidden.sum(axis=1), num_tokens - kept)
     assert not np.take_along_axis(np.asarray(hidden), np.asarray(keep), 1).any()
 
@@ -91,7 +98,7 @@ def test_arrays_of_other_axes_are_refused():
 
 def test_put_back_undoes_take():
     x = jax.random.normal(KEY, (4, 16, 3))
-    order = masking.random_order(KEY, 4, 16)
+    order = random_order(KEY, 4, 16)
     shuffled = masking.take(x, order)
     np.testing.assert_array_equal(shuffled[2, 5], x[2, order[2, 5]])
     assert (shuffled != x).any()
@@ -114,7 +121,7 @@ def test_cells_of_simmim(case):
     ratio = sizes["mask_ratio"]
     count = masking.num_cells_hidden(int(output["cell_count"]), ratio)
     assert count == output["masked_cells"]
-    hidden = np.asarray(masking.random_cells(KEY, 2048, (side, side), cell, ratio))
+    hidden = np.asarray(random_cells(KEY, 2048, (side, side), cell, ratio))
     np.testing.assert_array_equal(hidden.sum(axis=1), output["masked_patches"])
     cells = hidden.reshape(2048, side // cell, cell, side // cell, cell)
     coarse = cells[:, :, :1, :, :1]
@@ -133,7 +140,7 @@ def test_counts_are_rounded_up(cells, count):
 
 
 def test_cells_of_a_grid_that_is_not_square():
-    hidden = np.asarray(masking.random_cells(KEY, 32, (4, 6), 2, 0.5))
+    hidden = np.asarray(random_cells(KEY, 32, (4, 6), 2, 0.5))
     cells = hidden.reshape(32, 2, 2, 3, 2)
     assert (cells.all(axis=(2, 4)) | ~cells.any(axis=(2, 4))).all()
     np.testing.assert_array_equal(hidden.sum(axis=1), 12)
@@ -151,8 +158,7 @@ def test_blocks_of_beit(case):
     """The distribution of 20,000 masks drawn by the official generator."""
     grid, most, smallest = BLOCKS[case]
     golden = official.load("masks")
-    draw = jax.jit(masking.block_wise, static_argnums=(1, 2, 3, 4))
-    hidden = np.asarray(draw(KEY, 8192, grid, most, smallest))
+    hidden = np.asarray(block_wise(KEY, 8192, grid, most, smallest))
     counts = np.bincount(hidden.sum(axis=1), minlength=most + 1)
     assert len(counts) == most + 1, "never more"
     wanted = golden.output[f"{case}/count_histogram"]
@@ -180,15 +186,15 @@ def test_blocks_are_the_same_on_one_device_and_on_many():
 @pytest.mark.parametrize(("grid", "kept"), [((14, 14), 49), ((8, 6), 24), ((4, 4), 4)])
 def test_blocks_of_mae_hide_exactly_so_many(grid, kept):
     num_tokens = grid[0] * grid[1]
-    keep, drop = masking.block_ids(KEY, 256, grid, kept, max(1, num_tokens * 16 // 196))
+    keep, drop = block_ids(KEY, 256, grid, kept, max(1, num_tokens * 16 // 196))
     assert keep.shape == (256, kept)
     assert keep.dtype == drop.dtype == np.int32
     both = np.sort(np.concatenate([keep, drop], axis=1), axis=1)
     np.testing.assert_array_equal(both, np.tile(np.arange(num_tokens), (256, 1)))
-    hidden = np.asarray(masking.hidden_from_ids(drop, num_tokens)).reshape(-1, *grid)
+    hidden = np.asarray(hidden_from_ids(drop, num_tokens)).reshape(-1, *grid)
     pairs = (hidden[:, 1:] & hidden[:, :-1]).sum() / hidden.sum()
-    apart = masking.random_ids(KEY, 256, num_tokens, kept)[1]
-    other = np.asarray(masking.hidden_from_ids(apart, num_tokens))
+    apart = random_ids(KEY, 256, num_tokens, kept)[1]
+    other = np.asarray(hidden_from_ids(apart, num_tokens))
     other = other.reshape(-1, *grid)
     assert pairs > 1.05 * (other[:, 1:] & other[:, :-1]).sum() / other.sum()
 
@@ -210,12 +216,12 @@ def test_first_ids_are_the_hidden_places_in_order():
 
 
 def test_prefix_lengths_cover_one_to_all_but_one():
-    prefix = np.asarray(masking.prefix_lengths(KEY, 8192, 16))
+    prefix = np.asarray(prefix_lengths(KEY, 8192, 16))
     counts = np.bincount(prefix, minlength=16)
     assert counts[0] == 0
     assert len(counts) == 16
     assert uniform(counts[1:])
-    assert set(np.asarray(masking.prefix_lengths(KEY, 8, 2))) == {1}
+    assert set(np.asarray(prefix_lengths(KEY, 8, 2))) == {1}
 
 
 def test_prefix_mask_of_five_patches_with_two_given():

@@ -36,8 +36,8 @@ def ten_steps(objective, shape=(1, 1, 1)):
     return [run.step() for _ in range(10)], run
 
 
-@pytest.mark.parametrize("objective", RUNS)
 @pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("objective", RUNS)
 def test_losses_agree_on_every_mesh(objective, mesh):
     (found, _), (wanted, _) = ten_steps(objective, MESHES[mesh]), ten_steps(objective)
     # Where SimMIM's error changes its sign its gradient jumps.

@@ -16,7 +16,7 @@ from mimjax.backbones import attention, primitives
 def drawn(*shapes, dtype=np.float64, seed=0):
     """Normal numbers of those shapes."""
     random = np.random.default_rng(seed)
-    return [jnp.asarray(random.normal(size=shape), dtype) for shape in shapes]
+    return [jnp.asarray(random.normal(size=x).astype(dtype)) for x in shapes]
 
 
 def plain_linear(x, kernel, bias, axes):
@@ -119,23 +119,27 @@ def test_of_float64(name):
         def theirs(*x):
             return plain(*x, *rest)
 
-        y, back = jax.vjp(ours, *inputs)
-        expected, plain_back = jax.vjp(theirs, *inputs)
+        @jax.jit
+        def run(inputs, g, way):
+            (y, back), (expected, plain_back) = (
+                jax.vjp(function, *inputs) for function in (ours, theirs)
+            )
+            # Along one direction, by central differences.
+            ends = [
+                ours(*(x + step * d for x, d in zip(inputs, way, strict=True)))
+                for step in (1e-6, -1e-6)
+            ]
+            slope = sum((x * d).sum() for x, d in zip(back(g), way, strict=True))
+            slopes = slope, ((ends[0] - ends[1]) * g).sum() / 2e-6
+            return (y, expected), (back(g), plain_back(g)), slopes
+
+        (g,) = drawn(jax.eval_shape(ours, *inputs).shape, seed=1)
+        (y, expected), gradients, slopes = run(inputs, g, drawn(*shapes, seed=2))
         assert y.dtype == np.float64
         np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
-        (g,) = drawn(y.shape, seed=1)
-        for found, known in zip(back(g), plain_back(g), strict=True):
+        for found, known in zip(*gradients, strict=True):
             np.testing.assert_allclose(found, known, rtol=1e-10, atol=1e-12)
-        # Along one direction, by central differences.
-        way = drawn(*shapes, seed=2)
-        ends = [
-            ours(*(x + step * d for x, d in zip(inputs, way, strict=True)))
-            for step in (1e-6, -1e-6)
-        ]
-        slope = sum((x * d).sum() for x, d in zip(back(g), way, strict=True))
-        np.testing.assert_allclose(
-            slope, ((ends[0] - ends[1]) * g).sum() / 2e-6, rtol=1e-6
-        )
+        np.testing.assert_allclose(*slopes, rtol=1e-6)
 
 
 def test_without_a_bias_it_has_no_gradient():

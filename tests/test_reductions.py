@@ -13,6 +13,12 @@ import tiny
 from mimjax import flops, posembed, reductions, sharding, updates
 from mimjax.backbones import attention, relative
 
+# Compiled whole, as a step takes them.
+sum_of_rows = jax.jit(reductions.sum_of_rows, static_argnums=1)
+sum_of_last = jax.jit(reductions.sum_of_last)
+sum_of_squares = jax.jit(reductions.sum_of_squares)
+place_of_largest = jax.jit(reductions.place_of_largest)
+
 X = np.random.default_rng(0).normal(size=(3, 50, 40)).astype(np.float32)
 
 
@@ -20,7 +26,7 @@ X = np.random.default_rng(0).normal(size=(3, 50, 40)).astype(np.float32)
 def test_sums(dtype):
     x = jnp.asarray(X, dtype)
     known = np.asarray(x, np.float64)
-    rows, last = reductions.sum_of_rows(x, 2), reductions.sum_of_last(x)
+    rows, last = sum_of_rows(x, 2), sum_of_last(x)
     assert rows.dtype == last.dtype == np.float32
     np.testing.assert_allclose(rows, known.sum(axis=(0, 1)), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(last, known.sum(axis=2, keepdims=True), atol=1e-5)
@@ -31,11 +37,11 @@ def test_sums_of_rows_of_any_number(shape):
     """Whole parts, none, axes before and behind; and stacks too long to be one."""
     lead = len(shape) - 1
     x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
-    found = reductions.sum_of_rows(jnp.asarray(x), lead)
+    found = sum_of_rows(jnp.asarray(x), lead)
     known = x.sum(axis=tuple(range(lead)), dtype=np.float64)
     np.testing.assert_allclose(found, known, rtol=1e-5, atol=1e-6)
     for stack in (x, x[:0], x[None], np.stack([x] * (reductions.LAYERS + 1))):
-        found = reductions.sum_of_squares(jnp.asarray(stack))
+        found = sum_of_squares(jnp.asarray(stack))
         known = np.square(stack, dtype=np.float64).sum()
         np.testing.assert_allclose(found, known, rtol=1e-5)
 
@@ -43,13 +49,13 @@ def test_sums_of_rows_of_any_number(shape):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_place_of_largest(dtype):
     x = np.round(2 * X)  # the largest is there several times
-    found = reductions.place_of_largest(jnp.asarray(x, dtype))
+    found = place_of_largest(jnp.asarray(x, dtype))
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, x.argmax(axis=-1))
     assert (np.sort(x, axis=-1)[..., -1] == np.sort(x, axis=-1)[..., -2]).any()
     # No place is outside, whatever there is.
     odd = jnp.asarray([[0.0, np.nan, 1.0], [np.nan] * 3], dtype)
-    found = reductions.place_of_largest(odd)
+    found = place_of_largest(odd)
     assert ((found >= 0) & (found < 3)).all()
 
 
@@ -87,7 +93,7 @@ def test_each_kind_of_device_has_its_own_way(function, x, own):
                 assert flops.matmul_flops(gradient, x) == 0
                 assert flops.matmul_flops(batched, x[None]) == 0
                 found = jax.jit(batched)(x[None])[0]
-            np.testing.assert_allclose(found, function(x), rtol=1e-5)
+            np.testing.assert_allclose(found, jax.jit(function)(x), rtol=1e-5)
 
 
 def test_where_the_devices_are_known_only_their_way_is_traced(monkeypatch):
@@ -139,9 +145,12 @@ def test_gradients_of_attention_are_alike_everywhere(on_cpu, monkeypatch):
         shares = jax.nn.softmax(jnp.einsum("baqh,bakh->baqk", q, k) / 2)
         return jnp.einsum("baqk,bakh->bqah", shares, v)
 
-    _, back = jax.vjp(lambda x: attention.attend(x, None, None), qkv)
-    _, known = jax.vjp(plain, qkv)
-    np.testing.assert_allclose(back(g)[0], known(g)[0], rtol=1e-4, atol=1e-5)
+    @jax.jit
+    def gradients(qkv, g):
+        ways = (lambda x: attention.attend(x, None, None)), plain
+        return [jax.vjp(way, qkv)[1](g)[0] for way in ways]
+
+    np.testing.assert_allclose(*gradients(qkv, g), rtol=1e-4, atol=1e-5)
 
 
 def test_norm_of_all_gradients_and_the_clip_are_those_of_optax():

@@ -1,6 +1,7 @@
 """Training a tokenizer, by formulas in numpy, and its place in another run."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -157,27 +158,31 @@ def test_temperature_and_weight_follow_the_step():
 def test_training_draws_relaxed_tokens_by_the_step(objective, params, batch):
     """Cold and sharp it is the held-out loss of drawn tokens; the seed decides them."""
 
+    @functools.partial(jax.jit, static_argnums=0)
+    def loss_of(objective, step, seed):
+        rngs = {"drop": jax.random.key(seed)}
+        given = {**batch, "step": step}
+        return objective.apply({"params": params}, given, train=True, rngs=rngs)[0]
+
     def loss(step, seed, **fields):
-        return objective.clone(**fields).apply(
-            {"params": params},
-            {**batch, "step": jnp.asarray(step)},
-            train=True,
-            rngs={"drop": jax.random.key(seed)},
-        )[0]
+        return loss_of(objective.clone(**fields), step, seed)
 
     assert loss(0, 0) == loss(0, 0) != loss(0, 1)
     assert loss(0, 0) != loss(5, 0), "warmer, and KL weighs less"
     # Without temperature left, the relaxed token is a one-hot drawn by its chance.
     cold = {"temperature": 1e-6, "temperature_steps": 0, "kl_weight": 0.0}
-    bound = objective.bind({"params": params})
-    logits = bound.encoder.logits(batch["image"])
-    key = objective.apply(
-        {}, rngs={"drop": jax.random.key(3)}, method=lambda m: m.make_rng("drop")
-    )
-    ids = (logits + jax.random.gumbel(key, logits.shape)).argmax(axis=-1)
-    known = bound.decoder(jax.nn.one_hot(ids, 12))
-    wanted = bound.reconstruction(batch["image"], known)
-    np.testing.assert_allclose(loss(7, 3, **cold), wanted, rtol=1e-6)
+
+    @jax.jit
+    def wanted(image):
+        bound = objective.bind({"params": params})
+        logits = bound.encoder.logits(image)
+        key = objective.apply(
+            {}, rngs={"drop": jax.random.key(3)}, method=lambda m: m.make_rng("drop")
+        )
+        ids = (logits + jax.random.gumbel(key, logits.shape)).argmax(axis=-1)
+        return bound.reconstruction(image, bound.decoder(jax.nn.one_hot(ids, 12)))
+
+    np.testing.assert_allclose(loss(7, 3, **cold), wanted(batch["image"]), rtol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -71,6 +71,11 @@ def test_killed_and_stopped_anywhere_the_run_is_the_same(
     def reached(step):
         return lambda: step in program.steps()
 
+    def saving(step):
+        """Whether it has begun: an evaluation of the step is what comes next."""
+        checkpoints = tmp_path / "run" / "checkpoints"
+        return lambda: [*checkpoints.glob(f"{step}*")]
+
     program = start().until_it_says(LOUD)
     assert program.send(signal.SIGTERM) == 75
     assert program.stderr().endswith("stopped before the first step\n")
@@ -85,7 +90,7 @@ def test_killed_and_stopped_anywhere_the_run_is_the_same(
     assert program.evaluated() == [0]
     assert program.send(signal.SIGKILL) == -9, "in a step"
 
-    program = start().until(lambda: 15 in program.saved())
+    program = start().until(saving(15))
     assert program.send(signal.SIGTERM) == 75, "in evaluation"
     assert program.evaluated() == [0]
     assert (program.steps()[-1], program.saved()[-1]) == (15, 15)
@@ -106,12 +111,11 @@ def test_killed_and_stopped_anywhere_the_run_is_the_same(
     assert program.saved()[-1] == last, "nothing is lost"
 
     program = start()
-    folder = program.workdir / "checkpoints"
-    program.until(lambda: [*folder.glob("25.*-tmp")] or 27 in program.steps())
+    program.until(lambda: saving("25.*-tmp")() or 27 in program.steps())
     assert f"resumed at step {last}" in program.stderr()
     assert program.send(signal.SIGKILL) == -9, "while it saves"
 
-    program = start().until(lambda: 30 in program.saved())
+    program = start().until(saving(30))
     assert program.send(signal.SIGTERM) == 75, "in the last evaluation"
     assert program.evaluated() == [0, 15]
 

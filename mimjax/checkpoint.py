@@ -77,23 +77,33 @@ class Checkpoints:
         self.options = ocp.CheckpointManagerOptions(
             max_to_keep=keep_last,
             keep_period=keep_every or None,
-            cleanup_tmp_directories=True,
         )
         self.manager = self.open()
         self.saving = 0
 
     def open(self) -> Manager:
-        """Orbax's manager of the folder as it is now."""
+        """Orbax's manager of the folder as it is now, without saves that were cut off.
+
+        Orbax would remove those in a thread that goes on when its manager is closed,
+        and could take what the next one is saving for one of them.
+        """
+        if jax.process_index() == 0:
+            for left in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(left, ignore_errors=True)
         # Of what several devices hold each would write a part, every cut a program: of
-        # many small arrays that is seconds in the first save.
-        whole = ocp.type_handlers.ArrayHandler(
+        # many small arrays that is seconds in the first save. So only parts of a MiB or
+        # more are. Orbax's own record of arrays goes with its default handler; whether
+        # they are whole the fingerprints tell.
+        parts = ocp.type_handlers.ArrayHandler(
             min_slice_bytes_for_replica_parallel=2**20
         )
-        kinds = ocp.type_handlers.create_type_handler_registry((jax.Array, whole))
-        state = ocp.PyTreeCheckpointHandler(type_handler_registry=kinds)
-        handlers = {"state": state, "meta": ocp.JsonCheckpointHandler()}
+        kinds = ocp.type_handlers.create_type_handler_registry((jax.Array, parts))
+        handlers = ocp.handlers.create_default_handler_registry(
+            state=ocp.PyTreeCheckpointHandler(type_handler_registry=kinds),
+            meta=ocp.JsonCheckpointHandler(),
+        )
         place = self.folder.absolute()
-        return Manager(place, options=self.options, item_handlers=handlers)
+        return Manager(place, options=self.options, handler_registry=handlers)
 
     def steps(self) -> list[int]:
         """Steps there is a checkpoint of, oldest first; all processes must ask."""

@@ -94,8 +94,8 @@ def matmul_flops(fn: Callable[..., Any], *args: Any) -> int:
     A product of [M, K] and [K, N] counts 2 M N K. The trace of `fn` is followed into
     calls, scans (times their length), remat (once) and custom derivatives; of the
     branches of a condition the cheapest counts, for the dearer is what happens once,
-    such as the start of a codebook. Not counted are sums that a kind of device takes as
-    products (`reductions.py`), and `while` loops, whose number of rounds is not known.
+    such as the start of a codebook. Not counted are products that stand for something
+    else (`reductions.exact_product`), and `while` loops, whose rounds are not known.
 
     Args:
       fn: traced, not run.

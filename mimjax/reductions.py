@@ -36,7 +36,10 @@ def wide(x: Array) -> Array:
 def exact_product(
     x: Array, y: Array, over_x: tuple[int, ...], over_y: tuple[int, ...]
 ) -> Array:
-    """The product over axes of x and y, of one type, in a wide one, exact as a sum."""
+    """The product over axes of x and y, of one type, in a wide one, exact as a sum.
+
+    For what is no product of the model: it is not counted as one.
+    """
     with jax.named_scope(NO_PRODUCT):
         return jax.lax.dot_general(
             x,
@@ -57,7 +60,7 @@ def sum_of_rows(x: Float[Array, "*b_d"], lead: int) -> Float[Array, "*d"]:
     return for_platform(x, cpu=by_ones, default=plainly)
 
 
-# The same functions for the same axes: JAX traces a function it knows once.
+# The same functions for the same axes: without a mesh JAX traces those it knows once.
 @functools.cache
 def _sums_of_rows(lead: int) -> tuple[Callable[[Array], Array], ...]:
     rows = tuple(range(lead))

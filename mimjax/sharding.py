@@ -183,8 +183,8 @@ def for_platform(
 ) -> Any:
     """What `cpu` makes of arrays where that runs on CPU, else what `default` does.
 
-    Under `jax.set_mesh` that is known; elsewhere both are traced, and one is lowered.
-    To trace a training step takes a sixth longer so.
+    Under `jax.set_mesh` that is known. Elsewhere both are traced, which would make the
+    trace of a training step a sixth longer, and the choice waits until it is lowered.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     if device is None:

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from mimjax import sharding
-from mimjax.checkpoint import Checkpoints, StorageError
+from mimjax.checkpoint import Checkpoints, StorageError, plain
 from mimjax.train import State
 from mimjax.trees import fingerprint
 
@@ -81,10 +81,10 @@ def test_only_what_is_large_is_cut_where_many_devices_hold_it(tmp_path):
 
     mesh = tiny.mesh_of(data=8)
     state = state_of(0, mesh)
-    large = jnp.zeros((8, 2**18 + 8))
+    large = np.random.default_rng(0).random((8, 2**18 + 8), np.float32)
     large = jax.device_put(large, sharding.replicated(mesh))
     state = dataclasses.replace(state, frozen={"a": large})
-    fingerprint(dataclasses.asdict(state))
+    fingerprint(plain(state))
     checkpoints = Checkpoints(tmp_path, 1, 0)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
@@ -94,6 +94,9 @@ def test_only_what_is_large_is_cut_where_many_devices_hold_it(tmp_path):
         jax.monitoring.unregister_event_duration_listener(listen)
     # Of the eight parts of one array.
     assert len(compiled) == 8
+    found, remarks = restore(tmp_path, like(state))
+    assert not remarks
+    assert tiny.bits(found) == tiny.bits(state)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)])
@@ -241,6 +244,7 @@ def test_what_is_not_whole_is_neither_restored_nor_in_the_way(two, tmp_path):
     found, (remark,) = restore(workdir, abstract)
     assert remark.startswith("checkpoint 30 is not usable: ")
     assert tiny.bits(found) == tiny.bits(state_of(20))
+    assert not [*folder.glob("40*")], "at once: the next save is called so too"
     save(workdir, 40)
     assert tiny.bits(restore(workdir, abstract)[0]) == tiny.bits(state_of(40))
 

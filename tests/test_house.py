@@ -98,7 +98,13 @@ def test_libraries_stay_where_they_belong():
     ):
         assert not uses(name, "jax", lazily=False), name
     text = {n: (ROOT / "mimjax" / n).read_text() for n in NAMES}
-    assert [n for n in NAMES if "PartitionSpec" in text[n]] == ["sharding.py"]
+    for word, file in {
+        "PartitionSpec": "sharding.py",
+        "lax.platform_dependent": "sharding.py",
+        "module.param(": "backbones/starts.py",
+    }.items():
+        assert [n for n in NAMES if word in text[n]] == [file]
+    assert [n for n in NAMES if "self.param(" in text[n]] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

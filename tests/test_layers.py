@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import errors
+from flax import linen as nn
 from scipy import stats
 
 from mimjax.backbones import blocks as stacked
-from mimjax.backbones import layers
+from mimjax.backbones import layers, starts
 
 KEY = jax.random.key(0)
 
@@ -128,8 +129,19 @@ def test_a_parameter_of_another_shape_is_told_with_its_place():
     params = closeness.random_params(mlp, *given, train=False)
     mlp.apply({"params": params}, *given, train=False)
     params["up"]["bias"] = jnp.zeros((1, 16))  # which could be added as well
-    with pytest.raises(errors.ScopeParamShapeError, match=r'"bias" in "/?up"'):
+    with pytest.raises(errors.ScopeParamShapeError, match='"bias" in "/up"'):
         mlp.apply({"params": params}, *given, train=False)
+
+
+def test_no_name_of_a_parameter_is_used_twice():
+    class Twice(nn.Module):
+        @nn.compact
+        def __call__(self):
+            ones = nn.initializers.ones
+            return [starts.param(self, "scale", ones, (3,)) for _ in range(2)]
+
+    with pytest.raises(errors.NameInUseError):
+        Twice().init(KEY)
 
 
 def test_attention_ignores_what_the_mask_hides():

@@ -59,7 +59,7 @@ def pair(workdir, flags):
 
 @pytest.mark.timeout(600)
 def test_two_processes_equal_one_also_when_stopped_and_resumed(tmp_path, colours):
-    flags = [*FLAGS, *colours, "--config.picture_every=0"]
+    flags = [*FLAGS, *colours, "--config.picture_every=0"]  # pictures are not compared
     alone = Program(tmp_path / "one", *flags, JAX_NUM_CPU_DEVICES="4")
     assert alone.status() == 0, alone.stderr()
 

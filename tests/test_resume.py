@@ -72,7 +72,7 @@ def test_killed_and_stopped_anywhere_the_run_is_the_same(
         return lambda: step in program.steps()
 
     def saving(step):
-        """Whether it has begun: an evaluation of the step is what comes next."""
+        """Whether it has begun; what comes after it is the evaluation of the step."""
         checkpoints = tmp_path / "run" / "checkpoints"
         return lambda: [*checkpoints.glob(f"{step}*")]
 

@@ -27,13 +27,13 @@ def param(module: nn.Module, name: str, init: Init, shape: tuple[int, ...]) -> A
 
     Raises flax's ScopeParamShapeError where the one there has another shape. flax would
     find that by tracing how it starts, wherever it is used: a tenth of the trace of a
-    training step.
+    training step. In `init` flax also sees to it that no name is used twice.
     """
-    if not module.has_variable("params", name):
+    if module.is_initializing() or not module.has_variable("params", name):
         return jnp.asarray(module.param(name, init, shape))
     value = jnp.asarray(module.get_variable("params", name))
     if value.shape != shape:
-        path = "/".join(module.path)
+        path = "/" + "/".join(module.path)
         raise errors.ScopeParamShapeError(name, path, value.shape, shape)
     return value
 

@@ -22,7 +22,7 @@ FEW = 4
 PARTS = 8
 
 # The scope of products that are none of the model's; `flops.py` leaves them out.
-NO_PRODUCT = "sum_as_product"
+NO_PRODUCT = "no_product"
 
 # The longest stack whose layers are added one by one.
 LAYERS = 64

@@ -74,11 +74,6 @@ def test_nothing_is_found_in_a_new_workdir(tmp_path):
 
 def test_only_what_is_large_is_cut_where_many_devices_hold_it(tmp_path):
     """Every cut is a program to compile, and a part of a MiB or more is worth it."""
-    compiled = []
-
-    def listen(event, seconds, **_):
-        compiled.extend([event] * event.endswith("backend_compile_duration"))
-
     mesh = tiny.mesh_of(data=8)
     state = state_of(0, mesh)
     large = np.random.default_rng(0).random((8, 2**18 + 8), np.float32)
@@ -86,12 +81,9 @@ def test_only_what_is_large_is_cut_where_many_devices_hold_it(tmp_path):
     state = dataclasses.replace(state, frozen={"a": large})
     fingerprint(plain(state))
     checkpoints = Checkpoints(tmp_path, 1, 0)
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with tiny.compilations() as compiled:
         checkpoints.save(state, 0)
         checkpoints.close()
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
     # Of the eight parts of one array.
     assert len(compiled) == 8
     found, remarks = restore(tmp_path, like(state))

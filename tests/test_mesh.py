@@ -135,20 +135,12 @@ def test_the_axis_of_scanned_layers_is_never_cut(objective, monkeypatch):
 
 def test_a_state_is_given_up_to_the_step_and_nothing_compiles_again():
     _, run = ten_steps("classify", (1, 8, 1))
-    compiled = []
-
-    def listen(event, seconds, **_):
-        compiled.extend([event] * event.endswith("backend_compile_duration"))
-
     before = run.state
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with tiny.compilations() as compiled:
         run.step()
         assert compiled == []
         jax.jit(lambda x: x - 12345.0)(1.0)
         assert compiled, "the listener hears"
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
     assert all(x.is_deleted() for x in jax.tree.leaves(before))
 
 

@@ -1,12 +1,14 @@
 """Tiny runs inside this process, a step at a time."""
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 import json
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import closeness
@@ -131,6 +133,21 @@ class Run:
         batch = self.batch(int(self.state.step))
         self.state, values = self.update(self.state, batch)
         return {name: float(value) for name, value in values.items()}
+
+
+@contextlib.contextmanager
+def compilations() -> Iterator[list[str]]:
+    """A list to which every program that is compiled meanwhile adds an entry."""
+    compiled: list[str] = []
+
+    def listen(event: str, seconds: float, **_: Any) -> None:
+        compiled.extend([event] * event.endswith("backend_compile_duration"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def bits(tree: Any) -> list[bytes]:

@@ -62,10 +62,12 @@ def called(path: str, function: str) -> tuple[ModuleType, Any]:
     try:
         if ":" in path and not pathlib.Path(path).is_file():
             file, argument = path.rsplit(":", 1)
-        there = pathlib.Path(file).is_file()
+        there, folder = pathlib.Path(file).is_file(), pathlib.Path(file).is_dir()
     except OSError as error:
         told = f"--config: cannot look at {file}: {error.strerror}"
         raise ConfigError([told]) from None
+    if folder:
+        raise ConfigError([f"--config: {file} is a folder; name one of its files"])
     if not there:
         near = difflib.get_close_matches(
             pathlib.Path(file).stem,
@@ -159,9 +161,10 @@ def unknown(place: Place, table: dict[str, Schema], near: list[str]) -> str:
         return f"no such group{hint} (there are {', '.join(groups)})"
     if near and len(place) < 3:
         return f"no such field; did you mean {near[0]}?"
-    owner = f"config.{group}" if len(place) > 1 else "the top"
-    fields = table[group] if len(place) > 1 else table[""]
-    return f"no such field; {owner} has {', '.join(fields)}"
+    if len(place) > 1:
+        return f"no such field; config.{group} has {', '.join(table[group])}"
+    groups = ", ".join(name for name in table if name)
+    return f"no such field; the top has {', '.join(table[''])}, and the groups {groups}"
 
 
 def coerce(value: Any, kind: Any) -> Any:

@@ -74,6 +74,12 @@ ONE = [
     ("optim.clipp=1", "optim.clipp: no such field; did you mean clip?"),
     ("optm.clip=1", "optm.clip: no such group; did you mean optim? (there are data,"),
     ("step=1", "step: no such field; did you mean steps?"),
+    (
+        "qqq=1",
+        "qqq: no such field; the top has seed, steps, epochs, batch_size, log_every, "
+        "checkpoint_every, eval_every, picture_every, keep_last, keep_every, "
+        "init_from, init_scope, and the groups data, encoder, objective, optim, mesh, ",
+    ),
     ("encoder.qqq=1", "encoder.qqq: no such field; config.encoder has name, size,"),
     ("optim.clip.x=1", "optim.clip.x: no such field; config.optim has name,"),
     ("optim=1", "optim: is a group, not a field (set config.optim.<field>)"),
@@ -143,8 +149,8 @@ ONE = [
         "data.normalise=clip",
         "data.normalise: 'clip' must be imagenet or inception or pixels",
     ),
-    ("objective.mask_ratio=1", "objective.mask_ratio: 1.0 must be between 0 and 1"),
-    ("objective.mask_ratio=1e30", "objective.mask_ratio: 1e+30 must be between 0"),
+    ("objective.mask_ratio=1", "objective.mask_ratio: 1.0 must be above 0, below 1"),
+    ("objective.mask_ratio=1e30", "objective.mask_ratio: 1e+30 must be above 0, below"),
     ("objective.mask_ratio=.999", "objective.mask_ratio: 0.999 keeps 0 of the 196 pa"),
     ("objective.mask_ratio=1e-17", "objective.mask_ratio: 1e-17 keeps 196 of the 196"),
     ("objective.decoder_heads=5", "objective.decoder_heads: 5 does not divide decode"),
@@ -252,7 +258,7 @@ HIDES = [
     (
         "simmim",
         ("objective.mask_ratio=1e30",),
-        "config.objective.mask_ratio: 1e+30 must be between 0 and 1",
+        "config.objective.mask_ratio: 1e+30 must be above 0, below 1",
     ),
     (
         "simmim",
@@ -511,7 +517,7 @@ def test_a_missing_file_is_named_with_the_likeliest(monkeypatch, tmp_path):
         "configs/mae_b16.py?)"
     )
     (line,) = lines(str(tmp_path))
-    assert line.startswith("--config: there is no file")
+    assert line == f"--config: {tmp_path} is a folder; name one of its files"
     (tmp_path / "config.txt").write_text("")
     (line,) = lines(str(tmp_path / "config.txt"))
     assert line.endswith("is not a Python file (*.py)")

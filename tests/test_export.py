@@ -197,6 +197,8 @@ def test_a_model_without_its_head_promises_none(tmp_path):
         said = folder.pack(model, layout, tmp_path)["config.json"]
         assert said.get("num_classes", 0) == len(said.get("id2label", ())) == 0
         assert said.get("architectures", ["ViTModel"]) == ["ViTModel"]
+    said = folder.pack(model, "transformers_vit", tmp_path)["preprocessor_config.json"]
+    assert said["image_mean"] == [0.485, 0.456, 0.406], "not the digits of its float32"
 
 
 def test_a_vocabulary_is_that_of_the_head(tmp_path):

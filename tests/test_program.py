@@ -187,6 +187,22 @@ def test_a_damaged_file_of_the_workdir_is_one_line(quickstart, tmp_path, capsys)
         assert line.startswith(told)
 
 
+def test_a_run_that_its_images_refuse_leaves_the_record_as_it_was(
+    quickstart, tmp_path, capsys
+):
+    shutil.copytree(quickstart.workdir, tmp_path / "run")
+    config, run = (tmp_path / "run" / f"{name}.json" for name in ("config", "run"))
+    known = json.loads(run.read_text())
+    known["data"]["content"] = "others"
+    run.write_text(json.dumps(known))
+    before = config.read_text(), run.read_text()
+    flags = [*SHRUNK, "--config.log_every=3"]
+    assert main.main([f"--workdir={tmp_path / 'run'}", *flags]) == 78
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("config.data.source: digits had 64 images (others) when the")
+    assert (config.read_text(), run.read_text()) == before
+
+
 def test_help_is_there_at_once():
     told, seconds = python("-m", "mimjax.main", "--help")
     assert "--config.GROUP.FIELD=VALUE" in told

@@ -158,7 +158,8 @@ def test_a_field_that_is_new_since_must_have_its_default(tmp_path):
     def claim(**changes):
         given = tiny.resolve("mae", **changes)
         with workdir.claim(given, tmp_path):
-            return given
+            workdir.take(given, tmp_path)
+        return given
 
     given = claim(optim__clip=1.0)
     (tmp_path / "metrics.jsonl").write_text("")
@@ -178,8 +179,9 @@ def test_a_workdir_of_another_model_or_without_locks_is_not_taken(
     tmp_path, monkeypatch
 ):
     def claim(**changes):
-        with workdir.claim(tiny.resolve("mae", **changes), tmp_path):
-            pass
+        given = tiny.resolve("mae", **changes)
+        with workdir.claim(given, tmp_path):
+            workdir.take(given, tmp_path)
 
     claim()
     claim(seed=1)  # nothing was begun
@@ -217,7 +219,7 @@ def test_what_a_run_began_from_may_be_elsewhere_when_it_goes_on(tmp_path, monkey
     def claim(place):
         given = tiny.resolve("mae", init_from=place)
         with workdir.claim(given, tmp_path / "run"):
-            pass
+            workdir.take(given, tmp_path / "run")
 
     claim("old/vit")
     claim(tmp_path / "old" / "vit")

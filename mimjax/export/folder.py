@@ -150,7 +150,8 @@ def pack(model: models.Model, layout: str, out: pathlib.Path) -> dict[str, Any]:
     else:
         writing.write(out / WEIGHTS, arrays, arrays.__getitem__)
     table = layouts.load(layout)
-    mean, std = ([float(x) for x in part] for part in model.constants)
+    # The shortest that is this float32: 0.485, not 0.48500001.
+    mean, std = ([float(str(np.float32(x))) for x in p] for p in model.constants)
     found = table.package(objective, mean, std) if hasattr(table, "package") else {}
     for name, content in found.items():
         with replacing(out / name) as temporary:

@@ -76,7 +76,7 @@ class Objective(tokenizers.Predicted, nn.Module):
         if width % 4:
             found.append(f"decoder_width: {width} must be a multiple of 4")
         if not 0 < self.mask_ratio < 1:
-            found.append(f"mask_ratio: {self.mask_ratio} must be between 0 and 1")
+            found.append(f"mask_ratio: {self.mask_ratio} must be above 0, below 1")
         elif not 0 < self.num_kept < self.encoder.num_tokens:
             found.append(
                 f"mask_ratio: {self.mask_ratio} keeps {self.num_kept} of the "

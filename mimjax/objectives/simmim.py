@@ -36,7 +36,7 @@ class Objective(nn.Module):
         token, other = self.encoder.cell
         found = []
         if not 0 < self.mask_ratio < 1:
-            found.append(f"mask_ratio: {self.mask_ratio} must be between 0 and 1")
+            found.append(f"mask_ratio: {self.mask_ratio} must be above 0, below 1")
         if token != other:
             size = self.encoder.patch_size
             found.append(f"mask_cell: needs a square patch_size, not {size}")

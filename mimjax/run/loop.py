@@ -66,6 +66,8 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         source.check_labels(config)
         found = source.fingerprint(config, folder)
         source.check_images(config, found["length"])
+        if first:
+            workdir.take(config, folder)
         plan = setup.make_plan(config, found["length"])
         progress = Progress(plan.steps, silent=not first)
         stack.callback(progress.close)

@@ -47,6 +47,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tens
 def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
     """Makes the workdir this run's, as long as it runs.
 
+    Its config is written down by `take`, once its images are known not to be others.
     Raises ConfigError where another run's config or converted weights lie there, or
     another process is at work in it.
     """
@@ -79,8 +80,12 @@ def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
                     "with its own values, or choose another --workdir"
                 )
                 raise ConfigError([*found, hint])
-        write(path, config.values)
         yield
+
+
+def take(config: Config, workdir: pathlib.Path) -> None:
+    """Writes down the config whose run it is now."""
+    write(workdir / "config.json", config.values)
 
 
 def begun(workdir: pathlib.Path) -> bool:

@@ -30,6 +30,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import jax
 import jaxtyping
 import pytest
+import typecheck
 
 # Before the first import of the package: every call then checks its annotations, where
 # a module says the shapes of arrays.
@@ -39,6 +40,7 @@ SHAPED = [
     for path in (ROOT / "mimjax").rglob("*.py")
     if "from jaxtyping import" in path.read_text()
 ]
+jaxtyping.jaxtyped = typecheck.jaxtyped
 jaxtyping.install_import_hook(SHAPED, "typecheck.check")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")

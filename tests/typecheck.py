@@ -1,9 +1,16 @@
-"""The type checker of the tests: beartype, with an int where a float is asked for."""
+"""The type checker of the tests: beartype, with an int where a float is asked for.
 
+And jaxtyping, which checks that the shapes of a call agree, where it says shapes.
+"""
+
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
+import jaxtyping
 from beartype import BeartypeConf, beartype
 
+_jaxtyped = jaxtyping.jaxtyped
 _beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))
 _made: dict[Any, Any] = {}
 
@@ -23,3 +30,23 @@ def check(function: Any) -> Any:
     if which not in _made:
         _made[which] = _beartype(function)
     return _made[which]
+
+
+def jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
+    """As jaxtyping's, but for what says no shapes beartype alone.
+
+    That is four calls in five, and jaxtyping binds the arguments of each, looks at them
+    twice, and writes a function of their signature for each one inside another.
+    """
+
+    def decorate(it: Any) -> Any:
+        hints = getattr(it, "__annotations__", {}).values()
+        if any("jaxtyping." in repr(hint) for hint in hints):
+            return _jaxtyped(it, typechecker=typechecker)
+        if not isinstance(it, type):
+            return it if "<locals>" in it.__qualname__ else _beartype(it)
+        if dataclasses.is_dataclass(it):
+            it.__init__ = _beartype(it.__init__)
+        return it
+
+    return decorate

@@ -63,9 +63,7 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         one_workdir(folder)
         config, mesh = setup.place(config)
         stack.enter_context(jax.set_mesh(mesh))
-        source.check_labels(config)
-        found = source.fingerprint(config, folder)
-        source.check_images(config, found["length"])
+        found = source.accepted(config, folder)
         if first:
             workdir.take(config, folder)
         plan = setup.make_plan(config, found["length"])

@@ -16,6 +16,17 @@ from mimjax.run import workdir
 LOOKED_AT = 16
 
 
+def accepted(config: Config, folder: pathlib.Path) -> dict[str, Any]:
+    """What identifies the training images, where they will do for this run.
+
+    Raises as the functions below do.
+    """
+    check_labels(config)
+    found = fingerprint(config, folder)
+    check_images(config, found["length"])
+    return found
+
+
 def fingerprint(config: Config, folder: pathlib.Path) -> dict[str, Any]:
     """What identifies the training images: for all processes, and ever, the same.
 

@@ -9,6 +9,7 @@ import tiny
 from PIL import Image
 
 from mimjax import config, evaluate, patches, sharding, train
+from mimjax.evaluate import features
 from mimjax.run import judge as judging
 from mimjax.run.drawing import Drawing
 from mimjax.run.judge import Judge
@@ -155,6 +156,26 @@ def test_an_encoder_is_judged_once_where_it_is_not_trained(tmp_path, frozen):
         assert changed <= {"loss", "accuracy", "accuracy_top5", "seconds"}
     else:
         assert changed >= {"loss", "rankme", "health/norm_01"}
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "devices", "expected"),
+    [(256, 7, 1, 8), (256, 0, 1, 1), (256, 128, 1, 128), (256, 129, 1, 256)]
+    + [(96, 7, 1, 12), (96, 1, 1, 3), (256, 7, 8, 8), (24, 7, 8, 24), (24, 25, 8, 24)],
+)
+def test_a_few_images_are_not_judged_in_a_large_batch(size, count, devices, expected):
+    assert features.fitting(size, count, devices) == expected
+
+
+def test_no_image_is_computed_thirty_times_over(tmp_path, monkeypatch):
+    """Of 7 held-out images and batches of 256."""
+    sizes = {"evaluate__test_images": 7, "evaluate__batch_size": 256}
+    given = tiny.resolve("mae", **sizes, evaluate__train_images=0)
+    judge, seen = Judge(given, PLAN, tiny.mesh_of(), tmp_path, lambda: False), []
+    put = judge.put
+    monkeypatch.setattr(judge, "put", lambda rows: seen.append(len(rows)) or put(rows))
+    judge.evaluate(tiny.start(given, tiny.mesh_of()))
+    assert max(seen) == 8
 
 
 @pytest.mark.parametrize(

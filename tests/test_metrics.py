@@ -191,6 +191,19 @@ def test_progress_off_a_terminal_is_plain_lines(capsys):
     assert note == "saved"
 
 
+def test_what_is_left_counts_evaluations_as_often_as_they_come(capsys):
+    clock = Clock()
+    bar = progress.Progress(12, clock=clock)
+    bar.aside("evaluation", 90, 2)
+    bar.update(1, {"step_time": 2})
+    clock.now += 2 * 5 + 100 + 7
+    bar.aside("evaluation", 100, 1)
+    bar.aside("pictures", 7, 0)
+    bar.update(6, {})
+    left = [line.split("ETA ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert left == ["0:03:22", "0:01:52"]  # 11 x 2 + 2 x 90; 6 x 2 + 100
+
+
 @pytest.fixture
 def terminal(monkeypatch):
     """Makes standard error a terminal of so many columns and returns it."""

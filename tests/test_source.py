@@ -96,6 +96,8 @@ def test_what_is_trained_on_is_told(tmp_path):
     told = source.told(given, plan, 5)
     where = f"folder:{tmp_path}: 5 training images in 2 classes"
     assert told == f"{where}, 30 steps of 8 (more than there are)"
+    looked = source.told(folder_config(tmp_path, picture_every=5), plan, 5)
+    assert looked.startswith(f"{where}, 1 held out, 30 steps of"), "a tenth, and one at least"
     changes = {"data__source": f"folder:{tmp_path}", "objective__num_classes": 5}
     told = source.told(tiny.resolve("classify", **changes), plan, 5)
     assert told.startswith(f"{where} (config.objective.num_classes: 5), 30 steps")

@@ -41,7 +41,8 @@ def jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
 
     def decorate(it: Any) -> Any:
         hints = getattr(it, "__annotations__", {}).values()
-        if any("jaxtyping." in repr(hint) for hint in hints):
+        # And what is named before it is there, which beartype alone cannot find.
+        if any(isinstance(x, str) or "jaxtyping." in repr(x) for x in hints):
             return _jaxtyped(it, typechecker=typechecker)
         if not isinstance(it, type):
             return it if "<locals>" in it.__qualname__ else _beartype(it)

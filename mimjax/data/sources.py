@@ -80,6 +80,13 @@ def class_names(data: Data) -> list[str]:
     return prepared.find(data.source, data.tfds_dir).class_names
 
 
+def held_out(data: Data) -> str:
+    """How many images are held out, in words; of what is drawn as many as one likes."""
+    if data.source.partition(":")[0] in (*digits.CLASSES, "synthetic"):
+        return ""
+    return f", {records(data, 'test').length:,} held out"
+
+
 def left_aside(data: Data) -> str:
     """What of a source is not used, and why, in words."""
     kind, _, name = data.source.partition(":")

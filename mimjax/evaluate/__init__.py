@@ -29,7 +29,8 @@ class Evaluate:
         train_images: labelled training images that the classifiers learn from; 0 for
             none of them, few shots included.
         test_images: held-out images that they are judged on.
-        batch_size: images per forward pass, over all devices.
+        batch_size: images per forward pass, over all devices; half as many, or a
+            quarter and so on, where these are all there are.
         pool: the frozen feature of an image: "mean" or "max" of its patches, the "cls"
             token or, of a dVAE, "edges": how alike the tokens of neighbours are.
         layers: the mean of which layers' outputs that is, as they are before the last

@@ -9,6 +9,13 @@ import numpy as np
 from mimjax.evaluate import Interrupted, never
 
 
+def fitting(size: int, count: int, shares: int) -> int:
+    """`size`, halved as long as the half still holds `count` images in equal shares."""
+    while size >= 2 * max(count, 1) and size % (2 * shares) == 0:
+        size //= 2
+    return size
+
+
 def extract(
     apply_fn: Callable[[Any], jax.Array],
     images: np.ndarray,

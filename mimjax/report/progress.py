@@ -62,18 +62,26 @@ class Progress:
         self._stream = sys.stderr
         self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._first: tuple[int, float] | None = None
+        self._spent = 0.0  # seconds since that were no updates
+        self._to_come: dict[str, float] = {}
         self._line = ""
+
+    def aside(self, kind: str, seconds: float, left: int) -> None:
+        """Took `seconds` for what is no update, and as much `left` times more."""
+        self._spent += seconds
+        self._to_come[kind] = seconds * left
 
     def update(self, step: int, values: Mapping[str, Any]) -> None:
         """Shows `step` and, of `values`, loss, lr, images_per_sec, mfu, data_wait."""
         now = self._clock()
         if self._first is None:
-            self._first = step, now
+            self._first, self._spent = (step, now), 0.0
         since, start = self._first
-        # Evaluation and checkpoints are part of the rate, as of what is to come.
-        elapsed = (now - start) / max(step - since, 1)
+        # Checkpoints are part of the rate, as of what is to come.
+        elapsed = (now - start - self._spent) / max(step - since, 1)
         rate = elapsed if step > since else float(values.get("step_time", 0))
-        left = duration(rate * (self._total - step))
+        aside = sum(self._to_come.values())
+        left = duration(rate * (self._total - step) + aside)
         count = f"step {step:>{len(str(self._total))}}/{self._total}"
         self._line = "  ".join([count, *_fields(values), f"ETA {left}"])
         if self._silent:

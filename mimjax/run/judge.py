@@ -58,14 +58,25 @@ class Judge:
         """Whether no update changes the encoder."""
         return "encoder" in self.config.optim.frozen
 
-    def known(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Features to learn from, and their labels, of images that have one.
+    def fitting(self, count: int) -> int:
+        """How many of so many images at a time."""
+        size = self.config.evaluate.batch_size
+        return features.fitting(size, count, sharding.shares(self.mesh))
 
-        Images that are not needed again are let go, block by block.
-        """
-        size, found = self.config.evaluate.batch_size, []
+    @functools.cached_property
+    def size(self) -> int:
+        """Images whose features are taken at a time."""
+        learned = 0
+        if self.num_classes:
+            most = self.config.evaluate.train_images
+            learned = most if self.looked_at_once else len(self.learned[0])
+        return self.fitting(max(learned, len(self.asked[0])))
+
+    def known(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Features to learn from, and their labels, of images that have one."""
+        size, found = self.size, []
         blocks: Iterable[tuple[np.ndarray, ...]]
-        if self.looked_at_once:
+        if self.looked_at_once:  # not needed again: let go block by block
             how = self.workdir, self.should_stop, size * max(1, BLOCK // size)
             blocks = heldout.blocks(self.config, "probe_train", *how, probing=True)
         else:
@@ -164,6 +175,8 @@ class Judge:
         wanted = self.config.evaluate
         learned = f" and {wanted.train_images:,} to learn from" * bool(self.num_classes)
         other = f" of {wanted.source}" if wanted.source else ""
+        if wanted.train_images and not self.num_classes:
+            other += ", no kNN or linear probe without labels"
         return f"at most {wanted.test_images:,} held-out images{learned}{other}"
 
     def frozen(self, params: Any) -> dict[str, float]:
@@ -172,7 +185,7 @@ class Judge:
         if not (self.num_classes or wanted.health_images):
             return values
         images, labels = self.asked
-        asked = self.extract(self.embed, params, images, wanted.batch_size)
+        asked = self.extract(self.embed, params, images, self.size)
         # Some sets have classes, but say of no image, or not of all, which it is of.
         known, told = self.known(params) if self.num_classes else None, labels >= 0
         if known and len(known[1]) and told.any():
@@ -203,8 +216,8 @@ class Judge:
 
     def held_out(self, state: State) -> dict[str, float]:
         """The objective on held-out images with masks that are always the same."""
-        whole, size = self.test, self.config.evaluate.batch_size
-        length = len(whole["label"])
+        whole, length = self.test, len(self.test["label"])
+        size = self.fitting(length)
         # What finds classes sees every image once: the last batch is filled up by some
         # that are of none. Others see whole batches only; fewer images than a batch are
         # repeated to fill it.

@@ -48,6 +48,11 @@ class Session:
         """Whether something of that period is due after `step` updates."""
         return period > 0 and (step % period == 0 or step == self.plan.steps)
 
+    def left(self, period: int, step: int) -> int:
+        """How often it will be due after that."""
+        last = self.plan.steps
+        return period > 0 and -(-last // period) - step // period
+
 
 def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
     """Trains, or goes on training, in the workdir `folder`; returns the exit status.
@@ -201,10 +206,15 @@ def look(session: Session, state: train.State, step: int) -> bool:
                 told = f"evaluating the encoder before training: {judge.told()}"
                 session.progress.note(told)
             values = judge.evaluate(state)
+            left = session.left(period.eval_every, step)
+            session.progress.aside("evaluation", values["eval/seconds"], left)
             session.writer.write(step, values)
             session.progress.note(f"step {step} held out: {held_out(values)}")
         if session.due(period.picture_every, step) and not drawing.drawn(step):
+            begun = time.monotonic()
             drawing.draw(state, step)
+            left = session.left(period.picture_every, step)
+            session.progress.aside("pictures", time.monotonic() - begun, left)
     except Interrupted:
         return False
     return True

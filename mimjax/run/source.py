@@ -83,6 +83,8 @@ def told(config: Config, plan: train.Plan, length: int) -> str:
     classes, size = data.labelled(config.data), config.run.batch_size
     text = f"{config.data.source}: {length:,} training images"
     text += f" in {classes:,} classes" if classes else ""
+    if config.run.eval_every or config.run.picture_every:
+        text += sources.held_out(config.data)
     scores = getattr(config.objective, "num_classes", 0)
     if 0 < classes < scores:
         text += f" (config.objective.num_classes: {scores:,})"

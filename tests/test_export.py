@@ -14,7 +14,8 @@ import pytest
 import test_convert
 
 from mimjax import models, patches, trees
-from mimjax.convert import layouts, weights, writing
+from mimjax.convert import __main__ as converting
+from mimjax.convert import layouts, shapes, weights, writing
 from mimjax.convert.files import read
 from mimjax.export import __main__ as command
 from mimjax.export import folder, program, verify
@@ -231,6 +232,25 @@ def test_dalle_is_loaded_as_two_modules(tmp_path):
         'torch.nn.ModuleDict({"encoder": encoder, "decoder": decoder})'
         f'.load_state_dict(safetensors.torch.load_file("{out}/model.safetensors"))'
     )
+
+
+@pytest.mark.parametrize("layout", ["aim", "mae", "simmim", "dino", "dinov2"])
+def test_an_official_folder_says_what_its_weights_do_not(tmp_path, capsys, layout):
+    """Heads of a width that no model has, an image size without a table, colours."""
+    encoder, objective = test_convert.MODELS[layout][0]
+    given = test_convert.built({**encoder, "heads": 2}, objective)
+    assert shapes.heads_of(given.encoder.width) != 2
+    run = exports.workdir(tmp_path, {**encoder, "heads": 2}, objective)
+    out = exports.export(run, layout)
+    ours, theirs = models.load(run), models.load(out)
+    size = (2, *given.encoder.image_size, given.encoder.channels)
+    images = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    np.testing.assert_array_equal(
+        models.features(ours, images), models.features(theirs, images)
+    )
+    capsys.readouterr()
+    assert converting.main([str(out), f"--out={tmp_path / 'again'}"]) == 0
+    assert "taken" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("layout", ["vit_jax", "swin"])

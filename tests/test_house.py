@@ -48,7 +48,7 @@ LAYERS = [
     "run/__init__.py run/heap.py run/stop.py convert/__init__.py "
     "convert/pickles.py convert/archives.py convert/states.py convert/files.py "
     "convert/names.py convert/resize.py convert/tables.py convert/schemes.py "
-    "convert/writing.py convert/plain.py",
+    "convert/writing.py convert/plain.py convert/own.py",
     "backbones/ tokenizers/ convert/shapes.py convert/layouts/",
     "objectives/ data/ optim.py updates.py trainable.py grid.py evaluate/",
     "settings.py standins.py checks.py config.py",

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 def convert(flags: argparse.Namespace, changes: tuple[tuple[str, str], ...]) -> int:
     """Reads, reports and writes."""
     from mimjax.checkpoint import StorageError
-    from mimjax.convert import layouts, weights, workdirs
+    from mimjax.convert import files, layouts, own, weights, workdirs
     from mimjax.convert.files import BadFileError
     from mimjax.convert.pickles import short
 
@@ -73,15 +73,19 @@ def convert(flags: argparse.Namespace, changes: tuple[tuple[str, str], ...]) -> 
             shown = ", ".join(itertools.islice(first, ENOUGH))
             shown += ", ..." * (len(names) > ENOUGH)
             print(f"{what}: {len(names)} ({shown})")
-    print(f"taken, see --help if that is wrong: {', '.join(assumed(found.config))}")
+    given = {name for name, _ in changes}
+    taken = [x for x in assumed(found.config) if x.partition("=")[0] not in given]
+    if taken and own.NAME not in files.told(pathlib.Path(flags.files[0])):
+        print(f"taken, say what is otherwise as --config.FIELD=VALUE: {', '.join(taken)}")
     print(f"to start from it: --config.init_from={out}")
     return 0
 
 
 def assumed(given: Any) -> list[str]:
     """What most files do not tell, and numbers depend on."""
-    heads = given.values["encoder"].get("heads")
-    found = [f"encoder.heads={heads}"] if heads else []
+    encoder = given.values["encoder"]
+    found = [f"encoder.heads={encoder['heads']}"] if encoder.get("heads") else []
+    found += ["encoder.image_size={},{}".format(*encoder["image_size"])]
     data = given.data
     named = f"data.normalise={data.normalise}"
     found += [f"data.mean={data.mean}" if data.mean else named]

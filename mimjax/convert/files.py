@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mimjax.convert import own
 from mimjax.convert.archives import of_zip, release
 from mimjax.convert.pickles import DTYPES, Flaw, short
 from mimjax.convert.states import of_stream
@@ -83,7 +84,8 @@ def described(place: pathlib.Path) -> dict[str, Any]:
         if place.stat().st_size > HEADER_LIMIT:
             raise ValueError
         found = json.loads(place.read_bytes())
-        if not all(isinstance(found.get(x, {}), dict) for x in GROUPS):
+        groups = [found.get(name, {}) for name in (*GROUPS, own.NAME)]
+        if not all(isinstance(x, dict) for x in (*groups, *groups[-1].values())):
             raise ValueError
     except (OSError, ValueError, AttributeError, RecursionError):
         raise BadFileError(f"{place} is no configuration in JSON") from None

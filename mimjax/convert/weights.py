@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from mimjax import backbones, checks, config, data, evaluate, train
-from mimjax.convert import layouts, tables
+from mimjax.convert import layouts, own, tables
 from mimjax.convert.files import BadFileError, told
 from mimjax.convert.names import Arrays
 from mimjax.convert.parts import UNFIT, Converted, Part, fits
@@ -128,6 +128,7 @@ def values_of(
     channels = values["encoder"].get("channels", 3)
     if all(np.shape(x) == (channels,) for x in colours.values()):
         values["data"] = values.get("data", {}) | colours
+    own.add(values, said)
     for name, text in changes:
         if name == "encoder.size":
             raise ValueError(f"config.{name}: the file tells it, leave it out")

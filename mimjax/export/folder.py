@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mimjax import metrics, models
-from mimjax.convert import layouts, schemes, weights, writing
+from mimjax.convert import layouts, own, schemes, weights, writing
 from mimjax.export import program
 from mimjax.metrics import replacing
 from mimjax.objectives import beit, classify
@@ -149,10 +149,13 @@ def pack(model: models.Model, layout: str, out: pathlib.Path) -> dict[str, Any]:
             np.savez(file, **arrays)
     else:
         writing.write(out / WEIGHTS, arrays, arrays.__getitem__)
-    table = layouts.load(layout)
+    table, found = layouts.load(layout), {}
     # The shortest that is this float32: 0.485, not 0.48500001.
     mean, std = ([float(str(np.float32(x))) for x in p] for p in model.constants)
-    found = table.package(objective, mean, std) if hasattr(table, "package") else {}
+    if hasattr(table, "package"):
+        found = table.package(objective, mean, std)
+    elif layout != "vit_jax":
+        found["config.json"] = own.written(model.config, mean, std)
     for name, content in found.items():
         with replacing(out / name) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,28 @@
+"""What our own export says of a model where its layout has no configuration for it."""
+
+from typing import Any
+
+NAME = "mimjax"
+"""The group of config.json."""
+
+
+def written(config: Any, mean: list[float], std: list[float]) -> dict[str, Any]:
+    """What the weights do not tell: the fields that make the model, and that read it.
+
+    But for the runs that it was built on, whose arrays are not in the file.
+    """
+    groups = {name: dict(config.values[name]) for name in ("encoder", "objective")}
+    for name in config.builds_on:
+        del groups["objective"][name]
+    groups["data"] = {"mean": mean, "std": std}
+    groups["evaluate"] = {n: config.values["evaluate"][n] for n in ("pool", "layers")}
+    return {NAME: groups}
+
+
+def add(values: dict[str, Any], said: dict[str, Any]) -> None:
+    """Takes what a configuration says so into the config groups of a model."""
+    for group, fields in said.get(NAME, {}).items():
+        there = values.setdefault(group, {})
+        # The encoder may have been cut out of another model.
+        if group == "encoder" or fields.get("name") == there.get("name"):
+            there |= fields

@@ -93,7 +93,8 @@ def resolve(
     looked for only `with_data`, and what to start from not where `workdir` holds a
     checkpoint to go on from. Raises ConfigError with every problem there is.
     """
-    given = overlaid(load(path), {tuple(n.split(".")): text for n, text in changes})
+    written = load(path)
+    given = overlaid(written, {tuple(n.split(".")): text for n, text in changes})
     encoder, objective, missing, stands_in = together(given)
     values, found, doubtful = typed(given, schemas(encoder, objective))
     # What is wrong with a stand-in is not the user's problem.
@@ -109,8 +110,25 @@ def resolve(
         doubtful | repaired, checks.problems(config, devices, with_data, workdir)
     )
     if found:
-        raise ConfigError(found)
+        raise ConfigError(found + another_file(path, written, objective, found))
     return config
+
+
+def another_file(
+    path: str, written: dict[Place, Any], objective: str, found: list[str]
+) -> list[str]:
+    """Which config is for that objective, where a file's fields are of another."""
+    before = written.get(("objective", "name"), "mae")
+    own = (".".join(place) for place in written if place[0] == "objective")
+    unknown = tuple(f"config.{name}: no such field" for name in own)
+    files = sorted(map(str, pathlib.Path(path).parent.glob(f"*{objective}*.py")))
+    foreign = before != objective and any(line.startswith(unknown) for line in found)
+    if not (files and foreign):
+        return []
+    stem = pathlib.Path(path).stem
+    best = next((x for x in files if pathlib.Path(x).stem.startswith(stem)), files[0])
+    told = f"{path} is written for {before}; for {objective} there is {best}"
+    return [f"config.objective.name: {told}"]
 
 
 def other_runs(

@@ -91,7 +91,8 @@ def called(path: str, function: str) -> tuple[ModuleType, Any]:
         raise
     # A SystemExit too: it is the file's, not the user's.
     except BaseException as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        said = error.msg if isinstance(error, SyntaxError) else error
+        text = " ".join(f"{type(error).__name__}: {said}".split())
         place = f"{file}{line_of(error, absolute)}"
         raise ConfigError([f"--config: {place}: {text}"]) from error
 

@@ -446,6 +446,16 @@ def test_all_problems_come_at_once():
     assert sorted(places) == sorted(expected)
 
 
+def test_a_file_for_another_objective_names_the_one_for_it():
+    quickstart = ROOT / "configs" / "quickstart.py"
+    *fields, last = lines(str(quickstart), "objective.name=aim")
+    assert "config.objective.decoder_depth: no such field" in fields[0]
+    told = f"{quickstart} is written for mae; for aim there is "
+    assert last == f"config.objective.name: {told}{ROOT}/configs/quickstart_aim.py"
+    (line,) = lines(str(quickstart), "objective.depth=3")
+    assert line.startswith("config.objective.depth: no such field")
+
+
 def test_what_follows_from_a_mistake_is_not_reported():
     # The steps that were meant are given, and 5 heads divide the width that was meant.
     found = lines(MAE, "stepz=10", "epochs=0", "encoder.width=abc", "encoder.heads=5")

@@ -160,8 +160,16 @@ def test_an_encoder_is_judged_once_where_it_is_not_trained(tmp_path, frozen):
 
 @pytest.mark.parametrize(
     ("size", "count", "devices", "expected"),
-    [(256, 7, 1, 8), (256, 0, 1, 1), (256, 128, 1, 128), (256, 129, 1, 256)]
-    + [(96, 7, 1, 12), (96, 1, 1, 3), (256, 7, 8, 8), (24, 7, 8, 24), (24, 25, 8, 24)],
+    [
+        (256, 7, 1, 8),
+        (256, 0, 1, 1),
+        (256, 128, 1, 128),
+        (256, 129, 1, 256),
+        (96, 7, 1, 12),
+        (96, 1, 1, 3),
+        (256, 7, 8, 8),
+        (24, 7, 8, 24),
+    ],
 )
 def test_a_few_images_are_not_judged_in_a_large_batch(size, count, devices, expected):
     assert features.fitting(size, count, devices) == expected

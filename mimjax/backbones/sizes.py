@@ -24,9 +24,11 @@ def grid_problems(
         return found
     for side, patch in dict.fromkeys(zip(image_size, patch_size, strict=True)):
         if side % patch:
-            near = divisors_near(side, patch)
+            count = side // patch
+            sides = " or ".join(str(patch * n) for n in (count, count + 1) if n)
             found.append(
-                f"patch_size: {patch} does not divide image_size {side} (try {near})"
+                f"patch_size: {patch} does not divide image_size {side} "
+                f"(try {divisors_near(side, patch)}, or an image_size of {sides})"
             )
     tokens = (image_size[0] // patch_size[0]) * (image_size[1] // patch_size[1])
     if not found and tokens > MOST_TOKENS:

@@ -76,7 +76,7 @@ def convert(flags: argparse.Namespace, changes: tuple[tuple[str, str], ...]) -> 
     given = {name for name, _ in changes}
     taken = [x for x in assumed(found.config) if x.partition("=")[0] not in given]
     if taken and own.NAME not in files.told(pathlib.Path(flags.files[0])):
-        print(f"taken, say what is otherwise as --config.FIELD=VALUE: {', '.join(taken)}")
+        print(f"taken, else say --config.FIELD=VALUE: {', '.join(taken)}")
     print(f"to start from it: --config.init_from={out}")
     return 0
 

@@ -1,5 +1,6 @@
 """The folder of an exported model: weights, configuration, and the model card."""
 
+import difflib
 import hashlib
 import json
 import pathlib
@@ -53,12 +54,17 @@ def chosen(model: models.Model, asked: str) -> str:
     names += layouts.TUNED if asked == "official" else ()
     if not names:
         known = ", ".join([*FAMILIES, PROGRAM, *layouts.names()])
-        raise NoLayoutError(f"--layout: {asked!r} is none of {known}")
+        near = difflib.get_close_matches(asked, known.split(", "), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise NoLayoutError(f"--layout: {asked!r} is none of {known}{hint}")
     wrong = {name: misfit(model, name) for name in names}
     fitting = [name for name in names if not wrong[name]]
     if not fitting:
         why = "; ".join(f"{name}: {said}" for name, said in wrong.items())
-        raise NoLayoutError(f"--layout: {asked} cannot hold this model ({why})")
+        others = {layouts.family(n) for n in layouts.names() if not misfit(model, n)}
+        can = " or ".join(sorted({*FAMILIES} & others | {PROGRAM}))
+        told = f"--layout: {asked} cannot hold this model, {can} can ({why})"
+        raise NoLayoutError(told)
     return max(fitting, key=lambda name: len(held(model, name)))
 
 

@@ -19,7 +19,7 @@ ENDINGS = {
     77: ("not finite", "status 77; the last good checkpoint is kept"),
     78: ("bad data", "status 78"),
 }
-RECENT = 10  # log lines over which the last loss is averaged
+RECENT = 10  # log lines over which the last loss is averaged; of few a quarter
 
 
 def at(tree: Any, dotted: str) -> Any:
@@ -47,7 +47,7 @@ def figures(
     losses = curves.series(records, "loss")[1]
     losses = losses[np.isfinite(losses)]
     if len(losses):
-        recent = losses[-RECENT:]
+        recent = losses[-min(RECENT, -(-len(losses) // 4)) :]
         first = f"from {losses[0]:.4f}, mean of the last {len(recent)} log lines"
         yield "loss", f"{recent.mean():.4f}", first
     for key in ("accuracy", "miou"):

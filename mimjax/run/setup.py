@@ -153,8 +153,8 @@ def memory(step: Any, platform: str) -> str:
     here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if platform == "cpu" and total > here:
         told += (
-            f"; this machine has {here / 2**30:.0f} GiB: try a smaller "
-            "config.batch_size or config.encoder.size"
+            f"\nthat is more than this machine has ({here / 2**30:.0f} GiB), which may "
+            "end the run: try a smaller config.batch_size or config.encoder.size"
         )
     return told
 

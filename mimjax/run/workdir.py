@@ -55,7 +55,9 @@ def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("a+")
     except OSError as error:
-        told = f"--workdir: cannot write to {workdir}: {error.strerror}"
+        file = isinstance(error, FileExistsError)
+        why = "it is a file" if file else error.strerror
+        told = f"--workdir: cannot write to {workdir}: {why}"
         raise ConfigError([told]) from error
     with lock:
         try:
@@ -89,8 +91,10 @@ def take(config: Config, workdir: pathlib.Path) -> None:
 
 
 def begun(workdir: pathlib.Path) -> bool:
-    """Whether a run has something to lose there: its metrics are opened last."""
-    return (workdir / METRICS).exists() or has_checkpoint(str(workdir))
+    """Whether a run has something to lose there: figures or a checkpoint."""
+    path = workdir / METRICS
+    measured = path.exists() and path.stat().st_size > 0
+    return measured or has_checkpoint(str(workdir))
 
 
 def finished(workdir: pathlib.Path) -> bool:

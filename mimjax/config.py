@@ -121,12 +121,16 @@ def another_file(
     before = written.get(("objective", "name"), "mae")
     own = (".".join(place) for place in written if place[0] == "objective")
     unknown = tuple(f"config.{name}: no such field" for name in own)
-    files = sorted(map(str, pathlib.Path(path).parent.glob(f"*{objective}*.py")))
+    here, stem = pathlib.Path(path).parent, pathlib.Path(path).stem
+    # Of the same kind, such as quickstart_aim beside quickstart, or the first there is.
+    files = [
+        *here.glob(f"{stem}_{objective}.py"),
+        *sorted(here.glob(f"{objective}_*.py")),
+    ]
     foreign = before != objective and any(line.startswith(unknown) for line in found)
     if not (files and foreign):
         return []
-    stem = pathlib.Path(path).stem
-    best = next((x for x in files if pathlib.Path(x).stem.startswith(stem)), files[0])
+    best = files[0]
     told = f"{path} is written for {before}; for {objective} there is {best}"
     return [f"config.objective.name: {told}"]
 

@@ -97,7 +97,7 @@ def load(path: str | pathlib.Path) -> Model:
         names = ", ".join(files.NAMES)
         raise StorageError(f"{place} holds no checkpoint of a run, and none of {names}")
     found = weights.convert([place])
-    return complete(found.config, workdirs.origin(found))
+    return complete(found.config.plain(), workdirs.origin(found))
 
 
 def of_workdir(workdir: pathlib.Path) -> Model:

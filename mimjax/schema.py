@@ -91,7 +91,9 @@ def called(path: str, function: str) -> tuple[ModuleType, Any]:
         raise
     # A SystemExit too: it is the file's, not the user's.
     except BaseException as error:
-        said = error.msg if isinstance(error, SyntaxError) else error
+        said = str(error)
+        if isinstance(error, SyntaxError) and error.filename == absolute:
+            said = error.msg
         text = " ".join(f"{type(error).__name__}: {said}".split())
         place = f"{file}{line_of(error, absolute)}"
         raise ConfigError([f"--config: {place}: {text}"]) from error

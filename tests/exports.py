@@ -16,7 +16,8 @@ from mimjax.trees import Leaves
 def model(encoder: Any, objective: Any, **data: Any) -> tuple[config.Config, Leaves]:
     """A model and its parameters, random and none of them zero or one."""
     # One layer for the compiler, which is most of the time of these tests.
-    groups = {"encoder": {"name": "vit", "unroll": 1, **encoder}}
+    once = {} if encoder.get("name") == "dvae" else {"unroll": 1}
+    groups = {"encoder": {"name": "vit", **once, **encoder}}
     groups["objective"] = objective
     given = config.rebuilt({**groups, "data": data})
     rng, found = np.random.default_rng(0), {}

@@ -452,6 +452,14 @@ def test_a_file_for_another_objective_names_the_one_for_it():
     assert "config.objective.decoder_depth: no such field" in fields[0]
     told = f"{quickstart} is written for mae; for aim there is "
     assert last == f"config.objective.name: {told}{ROOT}/configs/quickstart_aim.py"
+    for file, name, best in (
+        ("finetune_mae_b16", "mae", "mae_b16"),
+        ("finetune_mae_b16", "beit", "beit_b16"),
+        ("quickstart_aim", "mae", "mae_b16"),
+    ):
+        path = str(ROOT / "configs" / f"{file}.py")
+        *_, last = lines(path, f"objective.name={name}", "objective.norm_pixels=False")
+        assert last.endswith(f"for {name} there is {ROOT}/configs/{best}.py")
     (line,) = lines(str(quickstart), "objective.depth=3")
     assert line.startswith("config.objective.depth: no such field")
 

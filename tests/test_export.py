@@ -15,8 +15,8 @@ import test_convert
 
 from mimjax import models, patches, trees
 from mimjax.convert import __main__ as converting
-from mimjax.convert import layouts, shapes, weights, writing
-from mimjax.convert.files import read
+from mimjax.convert import layouts, shapes, weights, workdirs, writing
+from mimjax.convert.files import BadFileError, read
 from mimjax.export import __main__ as command
 from mimjax.export import folder, program, verify
 from mimjax.objectives import beit
@@ -234,23 +234,66 @@ def test_dalle_is_loaded_as_two_modules(tmp_path):
     )
 
 
-@pytest.mark.parametrize("layout", ["aim", "mae", "simmim", "dino", "dinov2"])
+BARE = [
+    name
+    for name in layouts.names()
+    if not hasattr(layouts.load(name), "package") and name != "vit_jax"
+]
+
+
+@pytest.mark.parametrize("layout", BARE)
 def test_an_official_folder_says_what_its_weights_do_not(tmp_path, capsys, layout):
-    """Heads of a width that no model has, an image size without a table, colours."""
+    """Heads, the sides of an image of no square, colours."""
     encoder, objective = test_convert.MODELS[layout][0]
-    given = test_convert.built({**encoder, "heads": 2}, objective)
-    assert shapes.heads_of(given.encoder.width) != 2
-    run = exports.workdir(tmp_path, {**encoder, "heads": 2}, objective)
+    if "name" not in encoder:
+        height, width = encoder["image_size"]
+        encoder = {**encoder, "heads": 2, "image_size": (height, 2 * width)}
+        encoder |= {"attention": "cudnn", "float8": True}
+        assert shapes.heads_of(encoder["width"]) != 2
+    run = exports.workdir(tmp_path, encoder, objective)
     out = exports.export(run, layout)
     ours, theirs = models.load(run), models.load(out)
+    given = ours.config
     size = (2, *given.encoder.image_size, given.encoder.channels)
     images = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
-    np.testing.assert_array_equal(
-        models.features(ours, images), models.features(theirs, images)
+    np.testing.assert_allclose(
+        models.features(theirs, images), models.features(ours, images), rtol=1e-5
     )
+    if hasattr(ours.encoder, "heads"):
+        other = ours.encoder.clone(heads=4)
+        assert workdirs.origin_of(out, other).encoder.heads == ours.encoder.heads
     capsys.readouterr()
     assert converting.main([str(out), f"--out={tmp_path / 'again'}"]) == 0
     assert "taken" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ([], "is no configuration in JSON"),
+        ({"encoder": 3}, "is no configuration in JSON"),
+        ({"encoder": {"heads": {"heads": 1}}}, "is no configuration in JSON"),
+        ({"encoder": {"depth": 2_000_000_000}}, "is no mae model: depth: 2000000000"),
+        ({"encoder": {"image_size": ["a", "b"]}}, "is no mae model: "),
+        ({"encoder": {"image_size": [17, 17]}}, "is no mae model: patch_size: 4 does"),
+        ({"encoder": {"colour": 1}}, "is no mae model: config.encoder.colour: no"),
+        (
+            {"objective": {"name": "mae", "decoder_heads": 3, "mask_ratio": 2}},
+            "is no mae model: mask_ratio",
+        ),
+    ],
+)
+def test_a_changed_configuration_is_one_line(tmp_path, own, told):
+    run = exports.workdir(tmp_path, *test_convert.MODELS["mae"][0])
+    out = exports.export(run, "mae")
+    if own:
+        own = {"objective": {"name": "mae", "decoder_heads": 3}, **own}
+    (out / "config.json").write_text(json.dumps({"mimjax": own}))
+    with pytest.raises(BadFileError, match=re.escape(told)):
+        models.load(out)
+    if told.endswith("4 does"):
+        changes = (("encoder.image_size", "32"),)
+        assert weights.convert([out], changes=changes).config.encoder.grid == (8, 8)
 
 
 @pytest.mark.parametrize("layout", ["vit_jax", "swin"])

@@ -163,10 +163,15 @@ def test_a_field_that_is_new_since_must_have_its_default(tmp_path):
             workdir.take(given, tmp_path)
         return given
 
-    given = claim(optim__clip=1.0)
+    claim(optim__clip=2.0)
     (tmp_path / "metrics.jsonl").write_text("")
-    claim(optim__clip=2.0)  # killed before it had measured anything
-    given = claim(optim__clip=1.0)
+    (tmp_path / "run.json").write_text("{}")
+    given = claim(optim__clip=1.0)  # killed before it had measured anything
+    assert not (tmp_path / "run.json").exists()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "step_00000000.png").write_text("")
+    with pytest.raises(ConfigError, match=r"config\.optim\.clip: 3\.0 here, 1\.0 in"):
+        claim(optim__clip=3.0)
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     values = json.loads(json.dumps(given.values))
     assert ("optim", "clip") in flatten(values)

@@ -33,10 +33,11 @@ def check(function: Any) -> Any:
 
 
 def jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
-    """As jaxtyping's, but for what says no shapes beartype alone.
+    """As jaxtyping's, but where no shapes are said beartype alone.
 
     That is four calls in five, and jaxtyping binds the arguments of each, looks at them
-    twice, and writes a function of their signature for each one inside another.
+    twice, and writes a function of their signature for each one inside another: such
+    ones are not checked.
     """
 
     def decorate(it: Any) -> Any:

@@ -74,22 +74,23 @@ def convert(flags: argparse.Namespace, changes: tuple[tuple[str, str], ...]) -> 
             shown += ", ..." * (len(names) > ENOUGH)
             print(f"{what}: {len(names)} ({shown})")
     given = {name for name, _ in changes}
-    taken = [x for x in assumed(found.config) if x.partition("=")[0] not in given]
+    taken = [x for x in assumed(found) if x.partition("=")[0] not in given]
     if taken and own.NAME not in files.told(pathlib.Path(flags.files[0])):
         print(f"taken, else say --config.FIELD=VALUE: {', '.join(taken)}")
     print(f"to start from it: --config.init_from={out}")
     return 0
 
 
-def assumed(given: Any) -> list[str]:
+def assumed(found: Any) -> list[str]:
     """What most files do not tell, and numbers depend on."""
-    encoder = given.values["encoder"]
-    found = [f"encoder.heads={encoder['heads']}"] if encoder.get("heads") else []
-    found += ["encoder.image_size={},{}".format(*encoder["image_size"])]
-    data = given.data
+    given = found.config
+    encoder, data = given.values["encoder"], given.data
+    taken = [f"encoder.heads={encoder['heads']}"] if encoder.get("heads") else []
+    if found.layout.startswith("aim"):  # has no table of positions
+        taken += ["encoder.image_size={},{}".format(*encoder["image_size"])]
     named = f"data.normalise={data.normalise}"
-    found += [f"data.mean={data.mean}" if data.mean else named]
-    return [*found, f"evaluate.pool={given.evaluate.pool}"]
+    taken += [f"data.mean={data.mean}" if data.mean else named]
+    return [*taken, f"evaluate.pool={given.evaluate.pool}"]
 
 
 if __name__ == "__main__":

@@ -85,7 +85,10 @@ def described(place: pathlib.Path) -> dict[str, Any]:
             raise ValueError
         found = json.loads(place.read_bytes())
         groups = [found.get(name, {}) for name in (*GROUPS, own.NAME)]
-        if not all(isinstance(x, dict) for x in (*groups, *groups[-1].values())):
+        ours = groups[-1].values()
+        if not all(isinstance(x, dict) for x in (*groups, *ours)):
+            raise ValueError
+        if any(isinstance(x, dict) for group in ours for x in group.values()):
             raise ValueError
     except (OSError, ValueError, AttributeError, RecursionError):
         raise BadFileError(f"{place} is no configuration in JSON") from None

@@ -5,6 +5,9 @@ from typing import Any
 NAME = "mimjax"
 """The group of config.json."""
 
+HOW = "attention", "float8", "remat", "unroll"
+"""Fields of an encoder that say how it is computed, on the machine it is trained on."""
+
 
 def written(config: Any, mean: list[float], std: list[float]) -> dict[str, Any]:
     """What the weights do not tell: the fields that make the model, and that read it.
@@ -14,9 +17,17 @@ def written(config: Any, mean: list[float], std: list[float]) -> dict[str, Any]:
     groups = {name: dict(config.values[name]) for name in ("encoder", "objective")}
     for name in config.builds_on:
         del groups["objective"][name]
+    for name in HOW:
+        groups["encoder"].pop(name, None)
     groups["data"] = {"mean": mean, "std": std}
     groups["evaluate"] = {n: config.values["evaluate"][n] for n in ("pool", "layers")}
     return {NAME: groups}
+
+
+def tables(said: dict[str, Any]) -> dict[str, Any]:
+    """With the image size by transformers' name, which tells the form of tables."""
+    size = said.get(NAME, {}).get("encoder", {}).get("image_size")
+    return said | ({"image_size": size} if size else {})
 
 
 def add(values: dict[str, Any], said: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ def of_arrays(
     changes: tuple[tuple[str, str], ...] = (),
 ) -> Converted:
     """The same of arrays by their plain names, and the configuration beside them."""
-    layout = layout or recognised(arrays)
+    said, layout = own.tables(said), layout or recognised(arrays)
     if not layout:
         known = ", ".join(layouts.names())
         names = ", ".join(map(short, sorted(arrays)[:3]))
@@ -63,9 +63,9 @@ def of_arrays(
     try:
         given = config.rebuilt(values_of(arrays, layout, said, changes))
         encoder = given.encoder
-        wrong = backbones.load(given.values["encoder"]["name"]).problems(
-            given.values["encoder"]
-        )
+        fields = given.values["encoder"]
+        if wrong := backbones.load(fields["name"]).problems(fields):
+            raise ValueError(wrong[0])
         wrong += given.objective.problems()
         # Not the images, which there are none of.
         colours = dataclasses.replace(given.data, source="synthetic")
@@ -84,7 +84,8 @@ def of_arrays(
         kept = tuple(one for one in changes if one[0] not in SIZES)
         # Of no square: what is asked for is the size of its tables.
         with contextlib.suppress(*UNFIT):
-            source = config.rebuilt(values_of(arrays, layout, said, kept)).encoder
+            found = config.rebuilt(values_of(arrays, layout, said, kept)).encoder
+            source = found if found.grid else encoder
     return matching(path, arrays, layout, given, how, source)
 
 

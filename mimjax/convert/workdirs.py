@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 from typing import Any
 
-from mimjax.convert import writing
+from mimjax.convert import own, writing
 from mimjax.convert.files import BadFileError, told
 from mimjax.convert.parts import Converted
 from mimjax.convert.weights import convert
@@ -36,7 +36,8 @@ def origin_of(source: pathlib.Path, encoder: Any) -> Origin:
         return of_workdir(source)
     # How many heads share the weights of attention most files do not tell.
     heads = getattr(encoder, "heads", None)
-    told_there = "num_attention_heads" in told(source)
+    said = told(source)
+    told_there = "num_attention_heads" in said or own.NAME in said
     says = isinstance(heads, int) and not told_there
     if says:
         # An encoder of another kind may have no such field, and fit nothing: its kind

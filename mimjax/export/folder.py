@@ -156,8 +156,7 @@ def pack(model: models.Model, layout: str, out: pathlib.Path) -> dict[str, Any]:
     else:
         writing.write(out / WEIGHTS, arrays, arrays.__getitem__)
     table, found = layouts.load(layout), {}
-    # The shortest that is this float32: 0.485, not 0.48500001.
-    mean, std = ([float(str(np.float32(x))) for x in p] for p in model.constants)
+    mean, std = map(rounded, model.constants)
     if hasattr(table, "package"):
         found = table.package(objective, mean, std)
     elif layout != "vit_jax":

@@ -69,9 +69,9 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         config, mesh = setup.place(config)
         stack.enter_context(jax.set_mesh(mesh))
         found = source.accepted(config, folder)
+        plan = setup.make_plan(config, found["length"])
         if first:
             workdir.take(config, folder)
-        plan = setup.make_plan(config, found["length"])
         progress = Progress(plan.steps, silent=not first)
         stack.callback(progress.close)
         keep = config.run.keep_last, config.run.keep_every

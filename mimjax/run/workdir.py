@@ -86,15 +86,18 @@ def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
 
 
 def take(config: Config, workdir: pathlib.Path) -> None:
-    """Writes down the config whose run it is now."""
+    """Writes down the config whose run it is now; of one not begun nothing is left."""
+    if not begun(workdir):
+        (workdir / RECORD).unlink(missing_ok=True)
     write(workdir / "config.json", config.values)
 
 
 def begun(workdir: pathlib.Path) -> bool:
-    """Whether a run has something to lose there: figures or a checkpoint."""
+    """Whether a run has something to lose there: figures, pictures or a checkpoint."""
     path = workdir / METRICS
     measured = path.exists() and path.stat().st_size > 0
-    return measured or has_checkpoint(str(workdir))
+    drawn = any((workdir / "pictures").glob("step_*"))
+    return measured or drawn or has_checkpoint(str(workdir))
 
 
 def finished(workdir: pathlib.Path) -> bool:

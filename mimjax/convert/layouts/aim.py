@@ -41,12 +41,12 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if "head.cls_token" in arrays:
         classes = arrays["head.linear.weight"].shape[0]
         objective = {"name": "attentive", "num_classes": classes}
-    return {"encoder": trunk(arrays, NAMES), "objective": objective}
+    return {"encoder": trunk(arrays, NAMES, said), "objective": objective}
 
 
-def trunk(arrays: Arrays, names: schemes.Vit) -> dict[str, Any]:
+def trunk(arrays: Arrays, names: schemes.Vit, said: dict[str, Any]) -> dict[str, Any]:
     """The encoder; its positions are fixed, and not always kept."""
-    found = shapes.vit(arrays, names=names)
+    found = shapes.vit(arrays, names=names, said=said)
     heads = max(1, found["width"] // HEAD_WIDTH)
     return {**found, "heads": heads, "position": "sincos"}
 

@@ -44,7 +44,7 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
         objective["head_depth"] = shapes.count(arrays, HEAD)
     elif "head.decoder_pred.weight" in arrays:
         objective["head"] = "none"
-    encoder = {**aim.trunk(arrays, NAMES), "norm_eps": 1e-5}
+    encoder = {**aim.trunk(arrays, NAMES, said), "norm_eps": 1e-5}
     return {"encoder": encoder, "objective": objective}
 
 

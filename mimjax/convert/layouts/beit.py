@@ -26,7 +26,7 @@ def recognises(arrays: Arrays) -> bool:
 
 def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model."""
-    encoder = {**shapes.vit(arrays), "start": "beit"}
+    encoder = {**shapes.vit(arrays, said=said), "start": "beit"}
     objective = {"name": "beit", **shapes.hiding(encoder)}
     # Those of ImageNet-22k have relative tables and half of white as the mean; the one
     # of ImageNet-1k has positions of its own (its README).

@@ -23,7 +23,7 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     Which layer the branch leaves from is not kept: three quarters of the way up, as
     officially (9 of 12, 21 of 24 is 7 / 8).
     """
-    encoder = {**shapes.vit(arrays), "start": "beit"}
+    encoder = {**shapes.vit(arrays, said=said), "start": "beit"}
     early = {12: 9, 24: 21}.get(encoder["depth"], max(1, encoder["depth"] * 3 // 4))
     objective = {
         "name": "beit2",

@@ -30,7 +30,7 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model: its encoder, and a classifier without a head."""
     names = names_of(f"blocks.0.{GATED[0]}.weight" in arrays)
     return {
-        "encoder": {**shapes.vit(arrays, names=names), "start": "vit"},
+        "encoder": {**shapes.vit(arrays, names=names, said=said), "start": "vit"},
         "objective": {"name": "classify"},
     }
 

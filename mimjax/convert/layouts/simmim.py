@@ -20,7 +20,7 @@ def recognises(arrays: Arrays) -> bool:
 
 def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model."""
-    encoder = {**shapes.vit(arrays, PREFIX), "start": "beit"}
+    encoder = {**shapes.vit(arrays, PREFIX, said=said), "start": "beit"}
     cells = shapes.cells(encoder, encoder["patch_size"][0])
     return {"encoder": encoder, "objective": {"name": "simmim", **cells}}
 

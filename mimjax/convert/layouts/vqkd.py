@@ -30,7 +30,7 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
         depth = shapes.count(arrays, "decoder.blocks.{}")
         objective |= {"decoder_width": width, "decoder_depth": depth}
         objective |= {"decoder_heads": min(DECODER_HEADS, shapes.heads_of(width))}
-    encoder = {**shapes.vit(arrays, "encoder.", NAMES), "start": "beit"}
+    encoder = {**shapes.vit(arrays, "encoder.", NAMES, said), "start": "beit"}
     data = {"normalise": "inception"}
     return {"encoder": encoder, "objective": objective, "data": data}
 

@@ -1,6 +1,7 @@
 """What the data of a run must offer, and what became of it, are told in time."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -154,24 +155,31 @@ def test_a_warm_up_too_long_for_the_images_names_its_field():
             tiny.setup.make_plan(tiny.resolve("mae", **changes), 50 * 8)
 
 
-def test_a_field_that_is_new_since_must_have_its_default(tmp_path):
-    """An older version wrote a config.json without it."""
+def claimed(folder, **changes):
+    """The config of a run that has begun to make a workdir its own."""
+    given = tiny.resolve("mae", **changes)
+    with workdir.claim(given, folder):
+        workdir.take(given, folder)
+    return given
 
-    def claim(**changes):
-        given = tiny.resolve("mae", **changes)
-        with workdir.claim(given, tmp_path):
-            workdir.take(given, tmp_path)
-        return given
 
-    claim(optim__clip=2.0)
+def test_what_was_killed_before_it_had_begun_is_no_run(tmp_path):
+    """Nothing measured, drawn or saved."""
+    claimed(tmp_path, seed=2)
     (tmp_path / "metrics.jsonl").write_text("")
     (tmp_path / "run.json").write_text("{}")
-    given = claim(optim__clip=1.0)  # killed before it had measured anything
+    claimed(tmp_path, seed=1)
     assert not (tmp_path / "run.json").exists()
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "step_00000000.png").write_text("")
-    with pytest.raises(ConfigError, match=r"config\.optim\.clip: 3\.0 here, 1\.0 in"):
-        claim(optim__clip=3.0)
+    with pytest.raises(ConfigError, match=r"config\.seed: 3 here, 1 in"):
+        claimed(tmp_path, seed=3)
+
+
+def test_a_field_that_is_new_since_must_have_its_default(tmp_path):
+    """An older version wrote a config.json without it."""
+    claim = functools.partial(claimed, tmp_path)
+    given = claim(optim__clip=1.0)
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     values = json.loads(json.dumps(given.values))
     assert ("optim", "clip") in flatten(values)
@@ -188,11 +196,7 @@ def test_a_field_that_is_new_since_must_have_its_default(tmp_path):
 def test_a_workdir_of_another_model_or_without_locks_is_not_taken(
     tmp_path, monkeypatch
 ):
-    def claim(**changes):
-        given = tiny.resolve("mae", **changes)
-        with workdir.claim(given, tmp_path):
-            workdir.take(given, tmp_path)
-
+    claim = functools.partial(claimed, tmp_path)
     claim()
     claim(seed=1)  # nothing was begun
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
@@ -227,9 +231,7 @@ def test_what_a_run_began_from_may_be_elsewhere_when_it_goes_on(tmp_path, monkey
         (tmp_path / name / "checkpoints" / "5").mkdir(parents=True)
 
     def claim(place):
-        given = tiny.resolve("mae", init_from=place)
-        with workdir.claim(given, tmp_path / "run"):
-            workdir.take(given, tmp_path / "run")
+        claimed(tmp_path / "run", init_from=place)
 
     claim("old/vit")
     claim(tmp_path / "old" / "vit")

@@ -102,7 +102,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 # Whole files go to the two workers in turn: the longest go first, so that none is left
 # for the end with one worker idle.
-LONGEST = "resume processes mesh program export_torch convert golden show parity beit2"
+LONGEST = """resume processes mesh program export_torch convert golden show parity
+    bench_torch primitives study beit2 judge train models init_from vits_torch swin
+    bench fused grid timm hosts data_order vit segment"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,6 +38,13 @@ def workdir(
     return folder / "run"
 
 
+def released(folder: pathlib.Path, arrays: dict[str, Any], heads: int) -> pathlib.Path:
+    """Them in a folder that says its heads, as others' weights alone do not."""
+    writing.write(folder / "model.safetensors", arrays, arrays.__getitem__)
+    (folder / "config.json").write_text(json.dumps({"num_attention_heads": heads}))
+    return folder
+
+
 def export(run: pathlib.Path, layout: str, *flags: str) -> pathlib.Path:
     """The folder beside the run that the command has made of it."""
     out = run.with_name(layout)

@@ -475,12 +475,17 @@ def test_another_models_arrays_are_refused_in_one_line(tmp_path, capsys, change,
     assert not (tmp_path / "out").exists()
 
 
+HEADS = "--config.encoder.heads=4"
 FITTING = "--config.objective.decoder_heads=3"
 
 
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
+        (
+            [],
+            "no size known is 48 wide, and the weights tell no heads: say --config.en",
+        ),
         (["--layout=moo"], "--layout: 'moo' is none of aim, aim_l3m, "),
         (
             ["--config.objective.name=moo"],
@@ -489,10 +494,10 @@ FITTING = "--config.objective.decoder_heads=3"
         (["--config.encoder.name=moo"], "config.encoder.name: 'moo' is none of vit, "),
         (["--config.encoder.size=L"], "config.encoder.size: the file tells it"),
         (["--config.encoder.head=4"], "is no mae model: config.encoder.head: no such"),
-        (["--config.encoder.heads=5"], "is no mae model: "),
-        ([FITTING, "--config.evaluate.layers=99,"], "config.evaluate.layers: "),
+        (["--config.encoder.heads=5"], "is no mae model: heads: 5 does not divide"),
+        ([HEADS, FITTING, "--config.evaluate.layers=99,"], "config.evaluate.layers: "),
         (
-            [FITTING, "--config.evaluate.pool=none"],
+            [HEADS, FITTING, "--config.evaluate.pool=none"],
             "config.evaluate.pool: 'none' is none",
         ),
         (["--what"], "unknown flag --what"),

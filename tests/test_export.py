@@ -171,14 +171,13 @@ def test_a_family_is_the_layout_that_holds_most(tmp_path):
     assert "norm.weight" in read(found["timm"])
 
 
-def test_a_model_as_it_is_fine_tuned_has_timms_names(run):
+def test_a_model_as_it_is_fine_tuned_has_timms_names(run, tmp_path):
     """As official MAE and BEiT write it; only a backbone is DINO's."""
     model = models.load(run)
     assert folder.chosen(model, "official") == "timm_vit"
     given, params = exports.model(*test_convert.MODELS["dino"][0])
     arrays = weights.written(given.objective, trees.nested(params), "dino")
-    np.savez(run / "backbone.npz", **arrays)
-    found = models.load(run / "backbone.npz")
+    found = models.load(exports.released(tmp_path, arrays, given.encoder.heads))
     assert folder.chosen(found, "official") == "dino"
 
 
@@ -188,8 +187,7 @@ def test_a_model_without_its_head_promises_none(tmp_path):
     arrays = weights.written(given.objective, trees.nested(params), "mae")
     rest = "decoder", "mask_token"
     arrays = {n: x for n, x in arrays.items() if not n.startswith(rest)}
-    np.savez(tmp_path / "mae.npz", **arrays)
-    model = models.load(tmp_path / "mae.npz")
+    model = models.load(exports.released(tmp_path, arrays, given.encoder.heads))
     assert folder.chosen(model, "official") == "mae"
     assert folder.chosen(model, "transformers") == "transformers_vit"
     with pytest.raises(folder.NoLayoutError, match=r"has no decoder, decoder_embed, "):
@@ -273,12 +271,24 @@ def test_an_official_folder_says_what_its_weights_do_not(tmp_path, capsys, layou
         ([], "is no configuration in JSON"),
         ({"encoder": 3}, "is no configuration in JSON"),
         ({"encoder": {"heads": {"heads": 1}}}, "is no configuration in JSON"),
-        ({"encoder": {"depth": 2_000_000_000}}, "is no mae model: depth: 2000000000"),
-        ({"encoder": {"image_size": ["a", "b"]}}, "is no mae model: "),
-        ({"encoder": {"image_size": [17, 17]}}, "is no mae model: patch_size: 4 does"),
-        ({"encoder": {"colour": 1}}, "is no mae model: config.encoder.colour: no"),
         (
-            {"objective": {"name": "mae", "decoder_heads": 3, "mask_ratio": 2}},
+            {"encoder": {"heads": 4, "depth": 2_000_000_000}},
+            "is no mae model: depth: 2000000000",
+        ),
+        ({"encoder": {"heads": 4, "image_size": ["a", "b"]}}, "is no mae model: "),
+        (
+            {"encoder": {"heads": 4, "image_size": [17, 17]}},
+            "is no mae model: patch_size: 4 does",
+        ),
+        (
+            {"encoder": {"heads": 4, "colour": 1}},
+            "is no mae model: config.encoder.colour: no",
+        ),
+        (
+            {
+                "encoder": {"heads": 4},
+                "objective": {"name": "mae", "decoder_heads": 3, "mask_ratio": 2},
+            },
             "is no mae model: mask_ratio",
         ),
     ],

@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 
 from mimjax import posembed
+from mimjax.backbones.vit import SIZES
 from mimjax.convert import tables
 from mimjax.convert.names import Arrays
 from mimjax.convert.pickles import short
 from mimjax.convert.schemes import TIMM, Vit
-
-HEAD_WIDTH = 64
-"""Of every ViT from Ti to L; H has 80 (arXiv 2010.11929, table 1)."""
 
 FIXED_ATOL = 1e-5
 """How far a file's sine-cosine table may be from ours, whose entries are up to 1."""
@@ -27,9 +25,10 @@ def count(arrays: Arrays, blocks: str) -> int:
     return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
-def heads_of(width: int) -> int:
-    """Heads of the named size that has this width."""
-    return 16 if width == 1280 else max(1, width // HEAD_WIDTH)
+def heads_of(width: int, aim: bool = False) -> int:
+    """Heads of the named size of this width, AIM's or another's; 0: there is none."""
+    sizes = (size for name, size in SIZES.items() if name.startswith("AIM") == aim)
+    return {size["width"]: size["heads"] for size in sizes}.get(width, 0)
 
 
 def square(tokens: int) -> int:

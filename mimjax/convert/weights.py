@@ -62,6 +62,7 @@ def of_arrays(
         raise BadFileError(what + ", ..." * (len(arrays) > 3))
     try:
         given = config.rebuilt(values_of(arrays, layout, said, changes))
+        check_heads(given.values)
         encoder = given.encoder
         fields = given.values["encoder"]
         if wrong := backbones.load(fields["name"]).problems(fields):
@@ -87,6 +88,15 @@ def of_arrays(
             found = config.rebuilt(values_of(arrays, layout, said, kept)).encoder
             source = found if found.grid else encoder
     return matching(path, arrays, layout, given, how, source)
+
+
+def check_heads(values: dict[str, dict[str, Any]]) -> None:
+    """Raises ValueError where a stack has a width that none known has."""
+    for field, group in (("heads", "encoder"), ("decoder_heads", "objective")):
+        if values[group].get(field) == 0:
+            width = values[group][field.replace("heads", "width")]
+            what = f"no size known is {width} wide, and the weights tell no heads: say"
+            raise ValueError(f"{what} --config.{group}.{field}=N to mimjax.convert")
 
 
 def check_names(given: config.Config, layout: str) -> None:

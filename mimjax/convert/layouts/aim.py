@@ -26,8 +26,6 @@ FIELDS = schemes.fields(
     patch_norm=(True,),
     cls=(False,),
 )
-HEAD_WIDTH = 128
-"""Of every model of the paper (arXiv 2401.08541, table 1)."""
 
 
 def recognises(arrays: Arrays) -> bool:
@@ -47,7 +45,7 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def trunk(arrays: Arrays, names: schemes.Vit, said: dict[str, Any]) -> dict[str, Any]:
     """The encoder; its positions are fixed, and not always kept."""
     found = shapes.vit(arrays, names=names, said=said)
-    heads = max(1, found["width"] // HEAD_WIDTH)
+    heads = shapes.heads_of(found["width"], aim=True)
     return {**found, "heads": heads, "position": "sincos"}
 
 

@@ -93,6 +93,9 @@ def load(path: str | pathlib.Path) -> Model:
     place = pathlib.Path(path)
     if settings.holds_model(str(place)):
         return of_workdir(place)
+    if not place.exists():
+        what = "does not exist: name the workdir of a run, or a file of weights"
+        raise files.BadFileError(f"{place} {what}")
     if place.is_dir() and not settings.is_file(str(place)):
         names = ", ".join(files.NAMES)
         raise StorageError(f"{place} holds no checkpoint of a run, and none of {names}")

@@ -268,11 +268,13 @@ def test_the_step_compiles_for_devices_that_are_not_there(tmp_path):
     assert not program.workdir.exists()
 
 
-@pytest.mark.parametrize("spec", ["cpu:0", "cpu:many", "v5e:1x1x1x1"])
+@pytest.mark.parametrize("spec", ["cpu:0", "cpu:many", "h100:8", "v5e:1x1x1x1"])
 def test_devices_that_cannot_be_are_one_line(spec, tmp_path, capsys):
-    if spec.startswith("cpu"):
+    why = {"c": "must be cpu:COUNT", "h": "is neither cpu:COUNT nor a slice of TPUs"}
+    if spec[0] in why:
         assert main.main([f"--config={CONFIG}", f"--compile={spec}"]) == 78
-        assert capsys.readouterr().err == f"--compile: {spec!r} must be cpu:COUNT\n"
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"--compile: {spec!r} {why[spec[0]]}")
         return
     program = Program(tmp_path, f"--config={CONFIG}", f"--compile={spec}")
     assert program.status() == 78

@@ -4,7 +4,9 @@ With libtpu installed (`pip install -e '.[tpu]'` in the checkout) the real TPU c
 runs on any machine; nothing is executed and no data is needed.
 """
 
+import importlib.util
 import os
+import re
 from typing import Any
 
 from mimjax.schema import ConfigError
@@ -33,13 +35,16 @@ def devices_named(spec: str) -> list[Any]:
         return jax.devices("cpu")
     from jax.experimental import topologies
 
+    if not re.fullmatch(r"v\d\w*:\d+(x\d+)+(_\w+)?", spec):
+        what = "is neither cpu:COUNT nor a slice of TPUs such as v5e:4x4"
+        raise ConfigError([f"--compile: {spec!r} {what}; for a GPU, compile on it"])
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=spec).devices
     except Exception as error:
         text = " ".join(str(error).split())[:200]
-        hint = "for its compiler `pip install -e '.[tpu]'` in the checkout of mimjax"
-        hint += "; names are like v5e:4x4"
-        raise ConfigError([f"--compile: {spec!r}: {text} ({hint})"]) from error
+        if importlib.util.find_spec("libtpu") is None:
+            text += "; its compiler is `pip install -e '.[tpu]'` in mimjax's checkout"
+        raise ConfigError([f"--compile: {spec!r}: {text}"]) from error
 
 
 def report(path: str, changes: list[tuple[str, str]], spec: str) -> int:

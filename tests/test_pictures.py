@@ -72,7 +72,8 @@ def test_a_sheet_has_every_pixel_of_every_image_in_its_place(tmp_path):
     # Ink above the first row (names) and below the last (the note).
     top, bottom = found["original", 0][0], found["original", 1][0] + 8 * scale
     assert (page[:top] < 128).any() and (page[bottom:] < 128).any()
-    assert (page[:, -pictures.MARGIN :] == 255).all()
+    assert (page[:, -pictures.MARGIN] == pictures.FRAME).all(-1).any()
+    assert (page[:, 1 - pictures.MARGIN :] == 255).all()
 
 
 def test_a_legend_has_a_square_for_each_colour_in_lines_that_fit(tmp_path):

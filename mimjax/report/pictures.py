@@ -19,6 +19,7 @@ LINE = 18  # pixels, of small letters
 MARGIN = 16
 PerChannel = Sequence[float] | Float[np.ndarray, " C"] | Float[Array, " C"]
 INK, FAINT, PAPER = (32, 33, 36), (110, 112, 118), (255, 255, 255)
+FRAME = (218, 219, 222)  # where an image may be as white as the paper
 
 
 def to_uint8(
@@ -139,7 +140,7 @@ def lay(
       path: replaced at once; its folder is made if absent.
       title: printed above.
       note: printed beneath.
-      heads: of the columns.
+      heads: of the columns; those of fewer lines stand low, next to their images.
       labels: of the rows.
       captions: one beneath every image, row by row.
       bar: the colours that numbers are drawn in, and what the first and the last mean.
@@ -157,7 +158,6 @@ def lay(
     wrapped = [_wrap(name, small, width) for name in heads]
     tallest = max(map(len, wrapped), default=0)
     for column, head in enumerate(wrapped):
-        # Names of fewer lines stand low, next to their images.
         y = top + LINE * (tallest - len(head))
         blocks.append((head, small, side + column * step_x, y, INK))
     top += LINE * tallest + 4
@@ -186,8 +186,9 @@ def lay(
         for number, line in enumerate(lines):
             draw.text((MARGIN + x, y + number * line_height), line, colour, font)
     for row, column in np.ndindex(rows, columns):
-        corner = MARGIN + side + column * step_x, top + row * step_y
-        page.paste(Image.fromarray(cells[row, column]), corner)
+        x, y = MARGIN + side + column * step_x, top + row * step_y
+        draw.rectangle((x - 1, y - 1, x + width, y + height), outline=FRAME)
+        page.paste(Image.fromarray(cells[row, column]), (x, y))
     if bar:
         page.paste(Image.fromarray(bar[1]), strip)
     with replacing(path) as temp:

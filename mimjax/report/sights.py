@@ -116,10 +116,11 @@ def neighbours(
     rows = np.concatenate([asked[:, None], nearest], axis=1)
     size = heat.cell_size(images, rows.shape[1])
     cells = [heat.sized(images[row], size) for row in rows]
+    classes = [f" ({name})" if name else "" for name in names]
     captions = [
         [
             names[first],
-            *(f"{c:.3f}  {names[n]}" for n, c in zip(row, line, strict=True)),
+            *(f"{c:.3f}{classes[n]}" for n, c in zip(row, line, strict=True)),
         ]
         for first, row, line in zip(asked, nearest, cosines, strict=True)
     ]
@@ -128,7 +129,7 @@ def neighbours(
         path,
         title=title,
         note="Cosines of features are printed beneath"
-        + (", and classes." if any(names) else "."),
+        + (" (and classes)." if any(names) else "."),
         heads=["image", *map(str, range(1, rows.shape[1]))],
         captions=captions,
     )

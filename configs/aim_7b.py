@@ -2,7 +2,7 @@
 
     python -m mimjax.main --config=configs/aim_7b.py --workdir=runs/aim_7b
 
-Hardware: 256 TPU v5e chips (compiled for them: 10.5 GiB each). Time: not yet measured.
+Hardware: 256 TPU v5e chips (compiled for them: 10.6 GiB each). Time: not yet measured.
 Expected: not yet measured. The paper's, on web images: 82.4 % on ImageNet-1k by
 attentive probe of the last six layers, 84.0 % of the best six.
 

@@ -1,13 +1,14 @@
 """BEiT pretraining of ViT-B/16 on ImageNet-1k (arXiv 2106.08254, table 12).
 
     python -m mimjax.main --config=configs/beit_b16.py --workdir=runs/beit_b16 \
-        --config.objective.tokenizer=runs/dvae
+        --config.objective.tokenizer=runs/dalle
 
 Hardware: not yet measured. Time: not yet measured. Expected: not yet measured. The
 paper's: 83.2 % on ImageNet-1k fine-tuned, with the public tokenizer of DALL-E.
 Data: ImageNet-1k as `tfds build imagenet2012 --file_format=array_record` prepares it;
 for your own images add --config.data.source=folder:/path/to/images. The tokenizer is
-the workdir of a run of objective dvae with tokens of 8 pixels.
+a workdir: the public one's two files made into one by mimjax.convert (docs/weights.md),
+or a run of configs/dvae.py.
 """
 
 from ml_collections import ConfigDict

@@ -264,7 +264,7 @@ def test_the_step_compiles_for_devices_that_are_not_there(tmp_path):
     assert program.status() == 0
     parameters, compiled = program.stderr().splitlines()
     assert parameters.startswith("parameters: encoder 103,296, in all ")
-    assert "for 8 device(s) (data 1 x fsdp 8 x tensor 1); memory per device" in compiled
+    assert "for 8 cpu device(s) (data 1 x fsdp 8 x tensor 1); memory per" in compiled
     assert not program.workdir.exists()
 
 

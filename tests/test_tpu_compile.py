@@ -17,5 +17,6 @@ def test_the_step_compiles_for_a_tpu_slice(tmp_path):
     assert program.status() == 0, program.stderr()
     *_, parameters, compiled = program.stderr().splitlines()
     assert parameters.startswith("parameters: encoder 103,296, in all ")
-    assert "for 8 device(s) (data 2 x fsdp 4 x tensor 1); memory per device" in compiled
+    assert "for 8 TPU v5 lite device(s) (data 2 x fsdp 4 x tensor 1); " in compiled
+    assert "; memory per device " in compiled
     assert not program.workdir.exists()

@@ -118,9 +118,11 @@ def compile_step(
     heap.give_back()
     seconds = time.perf_counter() - start
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    device = mesh.devices.flat[0]
+    devices = f"{mesh.devices.size} {device.device_kind} device(s)"
     progress.note(
-        f"compiled in {seconds:.1f} s for {mesh.devices.size} device(s) ({shape}); "
-        f"memory per device {memory(step, mesh.devices.flat[0].platform)}"
+        f"compiled in {seconds:.1f} s for {devices} ({shape}); "
+        f"memory per device {memory(step, device.platform)}"
     )
     return step, traced
 

@@ -197,6 +197,8 @@ def test_an_image_that_fits_is_not_copied():
         assert upright.pixels(image, channels).shape == (43, 61, channels)
 
 
+SIXTEEN = Image.fromarray(np.arange(0, 64_000, 1000, np.uint16).reshape(8, 8))
+
 BAD = {
     "empty": lambda: b"",
     "not an image": lambda: b"<html><body>404 Not Found</body></html>",
@@ -207,6 +209,7 @@ BAD = {
     "too large": lambda: encoded(Image.new("1", (4000, 3000)), "PNG"),
     "unsupported": lambda: b"\0\0\0\x18ftypheic" + bytes(99),
     "unsupported ": lambda: encoded(Image.fromarray(GREY * 1.5), "TIFF"),
+    "unsupported  ": lambda: encoded(SIXTEEN, "TIFF", tiffinfo={262: 0}),
     "damaged": lambda: encoded(SMALL, "JPEG").replace(b"\xff\xdb", b"\xff\xfe"),
 }
 

@@ -74,6 +74,33 @@ def test_every_epoch_is_another_permutation(length):
         assert not np.array_equal(epochs[1], epochs[2])
 
 
+@pytest.mark.parametrize("length", [2**16 + 1, 2**18])
+def test_lengths_about_a_power_of_four_are_permuted_too(length):
+    """Of 4^8 + 1 and the like TensorFlow's cipher leaves the last out."""
+    found = order.example(np.arange(length) + length, 3, length).numpy()
+    assert np.array_equal(np.sort(found), np.arange(length))
+
+
+def test_no_bit_of_seed_or_epoch_is_lost():
+    """And those of small ones are what they are by the cipher alone."""
+    length = 1797
+    at = np.arange(200)
+
+    def taken(seed, epoch):
+        return order.example(at + epoch * length, seed, length).numpy()
+
+    for seed, epoch in ((0, 0), (5, 7), (255, 255)):
+        words = np.broadcast_to(np.array([seed, epoch, 0], np.int64), (200, 3))
+        most = np.full(200, length - 1, np.int64)
+        alone = tf.raw_ops.RandomIndexShuffle(
+            index=at, seed=words, max_index=most, rounds=order.ROUNDS
+        )
+        np.testing.assert_array_equal(taken(seed, epoch), alone)
+    many = [(0, 0), (256, 0), (512, 0), (1000, 3), (2024, 3), (0, 256), (0, 512)]
+    orders = {tuple(taken(seed, epoch)) for seed, epoch in many}
+    assert len(orders) == len(many)
+
+
 def test_graph_and_eager_values_agree_over_an_epoch_border():
     at = np.arange(90, 120)
     dataset = tf.data.Dataset.from_tensor_slices(at)

@@ -260,6 +260,7 @@ def test_train_and_val_folders_are_kept_apart(tmp_path):
         ("a/1 b/2 README valprep.sh desktop.ini", "a/1:0 b/2:1", ""),
         ("a/1 b/2 @eaDir/3 lost+found/4 __MACOSX/a/5", "a/1:0 b/2:1", ""),
         ("a/1.jpg a/1.NEF b/2.dng", "a/1.jpg:-1", ""),
+        ("a/1 b/2 code/see.ipynb code/run.sh code/best.pth", "a/1:0 b/2:1", ""),
     ],
 )
 def test_what_is_a_part_a_class_or_an_image(tmp_path, given, train, test):
@@ -307,6 +308,21 @@ def test_links_are_followed_and_loops_are_not(tmp_path):
     (tmp_path / "top" / "linked").symlink_to(tmp_path / "a")
     (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
     assert list(folder.walk(tmp_path / "top")) == ["linked/x.jpg"]
+
+
+def test_links_to_what_cannot_be_read_are_images_that_cannot(tmp_path):
+    """They are counted, and the source is not refused for them."""
+    settings = write_folder(tmp_path, 2)
+    (tmp_path / "gone.jpg").symlink_to("unmounted/gone.jpg")
+    (tmp_path / "round.jpg").symlink_to("round.jpg")
+    (tmp_path / "notes.txt").symlink_to("unmounted/notes.txt")
+    wanted = ["000.jpg", "001.jpg", "gone.jpg", "round.jpg"]
+    assert [*files(settings, "train")] == wanted
+    assert data.fingerprint(settings)["length"] == 4
+    found = folder.scan(str(tmp_path), "train", 0.0)
+    for number, reason in ((2, "missing"), (3, "unreadable")):
+        with pytest.raises(faults.Unusable, match=reason):
+            found.read(number)
 
 
 def test_held_out_images_are_centre_crops(tmp_path):
@@ -493,6 +509,40 @@ def test_past_the_limit_the_run_stops_with_one_line(tmp_path):
     assert data.error_counts(tmp_path) == {"empty": 11}
 
 
+def test_several_processes_count_together(tmp_path):
+    """Each goes by the file, of which it reads what is new where it meets an image."""
+    first, second = (
+        faults.Ledger(tmp_path, 4, process, "folder:x") for process in range(2)
+    )
+    first.note("a", "empty", 0)
+    first.note("b", "empty", 0)
+    second.note("b", "empty", 1)
+    second.note("c", "missing", 1)
+    # Of another part, and a line that is being written.
+    faults.Ledger(tmp_path, 4, 0, "folder:x", "test").note("t", "empty", 1)
+    with (tmp_path / faults.FILE_NAME).open("a") as file:
+        file.write('{"path": "d", "reason": "empty", "step": 2, "pro')
+        file.flush()
+        first.note("a", "empty", 2)
+        file.write('cess": 3, "source": "folder:x", "part": "train"}\n')
+    with pytest.raises(data.BadDataError, match=r"5 images are .*4 empty, 1 missing"):
+        first.note("e", "empty", 3)
+    assert [e["path"] for e in listed(tmp_path)] == ["a", "b", "c", "t", "d", "e"]
+
+
+def test_what_is_listed_goes_along_with_its_images(tmp_path):
+    """And is forgotten where a run begins anew: they may have been mended."""
+    before, now = 'folder:/a/"images"', "folder:/b"
+    faults.Ledger(tmp_path, 9, 0, before).note("x", "empty", 0)
+    faults.Ledger(tmp_path, 9, 0, "folder:/c", "test").note("x", "empty", 0)
+    faults.begin(tmp_path, before, now)
+    faults.Ledger(tmp_path, 9, 0, now).note("x", "empty", 1)
+    assert [e["source"] for e in listed(tmp_path)] == [now, "folder:/c"]
+    assert data.error_counts(tmp_path) == {"empty": 2}
+    faults.begin(tmp_path, None, now)
+    assert data.error_counts(tmp_path) == {}
+
+
 def test_what_an_evaluation_cannot_read_is_listed_and_ends_no_training(tmp_path):
     """Neither before a run is resumed nor after; an image of both is counted once."""
     write_tree(
@@ -605,6 +655,20 @@ def test_named_data_sets_are_read_in_an_exact_order(tiny):
     assert numbers(read(tiny, 5, stream_seed=6)) != seen[:40]
 
 
+@pytest.mark.parametrize(
+    ("files", "soft", "hard", "allowed"),
+    [(9, 1024, 4096, None), (1024, 1024, 4096, 3584), (1024, 4096, 4096, None)],
+)
+def test_files_that_stay_open_are_allowed(monkeypatch, files, soft, hard, allowed):
+    asked = []
+    monkeypatch.setattr(named.resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(named.resource, "setrlimit", lambda _, now: asked.append(now))
+    named.make_room(files)
+    assert asked == ([] if allowed is None else [(allowed, hard)])
+    with pytest.raises(data.BadDataError, match=r"2000 files stay open, .*\(4096;"):
+        named.make_room(2000)
+
+
 def test_named_data_sets_hold_out_a_split_or_a_share(tiny):
     assert data.class_names(tiny) == ["a", "b", "c"]
     images, labels = held(tiny, "test")
@@ -684,7 +748,7 @@ def test_a_bad_record_is_replaced_and_listed(tmp_path):
     assert all(image.std() > 5 for batch in batches for image in batch["image"])
     found = {entry["path"]: entry["reason"] for entry in listed(tmp_path)}
     (file,) = tmp_path.rglob("*tfrecord-*")
-    assert found == {f"{file}#3": "truncated", f"{file}#5": "unreadable"}
+    assert found == {f"{file.name}#3": "truncated", f"{file.name}#5": "unreadable"}
     assert len(held(settings, "probe_train")[1]) == 14
 
 
@@ -795,6 +859,7 @@ def test_all_problems_are_reported_at_once():
         ("folder", "none of digits, letters, folder:PATH"),
         ("folder:", "not named"),
         ("folder:/no/such/place", "there is no folder /no/such/place"),
+        ("folder:~nobody_here/images", "there is no folder ~nobody_here/images"),
         ("tfds:no_such_set", "no_such_set is not prepared under"),
         ("tfds:a b", "not of the form"),
     ],

@@ -2,7 +2,10 @@
 
 import collections
 import json
+from collections.abc import Iterator
 from pathlib import Path
+
+from mimjax.metrics import replacing
 
 FILE_NAME = "data_errors.jsonl"
 # And the class behind it; the objective has fewer.
@@ -25,8 +28,8 @@ class Ledger:
     """Counts every unreadable image once a run, however often it is drawn.
 
     Paths already listed in the workdir, by an earlier attempt of the run or another
-    process, are not listed again. Each process counts what stands in the file at its
-    start and what it meets itself, of its own source and part alone: "train", or
+    process, are not listed again. Each process counts what it meets itself and what
+    stands in the file when it does, of its own source and part alone: "train", or
     "probe_train" and "test" of an evaluation.
     """
 
@@ -42,13 +45,14 @@ class Ledger:
         self._limit = limit
         self._process = process
         self._of = {"source": source, "part": part}
-        before = _listed(self._file) if self._file else {}
-        self._reasons = {
-            path: why for (*of, path), why in before.items() if of == [source, part]
-        }
+        self._reasons: dict[str, str] = {}
+        self._read = 0  # bytes of the file
+        self._look()
 
     def note(self, path: str, reason: str, step: int) -> None:
         """Count one image; raises BadDataError past the limit."""
+        if path not in self._reasons:
+            self._look()  # what other processes have met meanwhile
         if path in self._reasons:
             return
         self._reasons[path] = reason
@@ -59,6 +63,18 @@ class Ledger:
                 out.write(line)
         if len(self._reasons) > self._limit:
             raise BadDataError(self._summary(step))
+
+    def _look(self) -> None:
+        """Takes in the lines that are new in the file."""
+        if self._file and self._file.exists():
+            with open(self._file, "rb") as file:
+                file.seek(self._read)
+                # The last may be half written.
+                lines = file.read().rpartition(b"\n")[0]
+            self._read += len(lines)
+            for (*of, path), why in _entries(lines.decode(errors="replace")):
+                if of == list(self._of.values()):
+                    self._reasons.setdefault(path, why)
 
     def _summary(self, step: int) -> str:
         where = f", all listed in {self._file}" if self._file else ""
@@ -84,23 +100,34 @@ def told(path: str, reason: str) -> str:
 
 def error_counts(workdir: Path) -> dict[str, int]:
     """How many distinct images of a run were unreadable, by reason."""
-    found = _listed(workdir / FILE_NAME).items()
+    file = workdir / FILE_NAME
+    text = file.read_text("utf-8") if file.exists() else ""
     # Those of a source that a probe learns from are those that are trained on.
-    images = {(of, part == "test", path): why for (of, part, path), why in found}
-    return dict(collections.Counter(images.values()))
+    reasons = {(of, part == "test", x): why for (of, part, x), why in _entries(text)}
+    return dict(collections.Counter(reasons.values()))
 
 
-def _listed(file: Path) -> dict[tuple[str, str, str], str]:
-    """The reasons by source, part and path."""
-    found: dict[tuple[str, str, str], str] = {}
-    if not file.exists():
-        return found
-    for line in file.read_text(encoding="utf-8").splitlines():
+def begin(workdir: Path, before: str | None, source: str) -> None:
+    """What is listed, for a run of that source: of an earlier attempt.
+
+    Its images lay in `before`, maybe elsewhere; of None nothing goes on, and all are
+    read anew.
+    """
+    file = workdir / FILE_NAME
+    if before is None:
+        file.unlink(missing_ok=True)
+    elif before != source and file.exists():
+        old, new = (f'"source": {json.dumps(name)},' for name in (before, source))
+        with replacing(file) as temporary:
+            temporary.write_text(file.read_text("utf-8").replace(old, new), "utf-8")
+
+
+def _entries(lines: str) -> Iterator[tuple[tuple[str, str, str], str]]:
+    """Source, part and path of each, and the reason."""
+    for line in lines.splitlines():
         try:
             entry = json.loads(line)
             source, part = entry.get("source", ""), entry.get("part", "")
-            which = str(source), str(part), str(entry["path"])
-            found.setdefault(which, str(entry["reason"]))
+            yield (str(source), str(part), str(entry["path"])), str(entry["reason"])
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # a line cut short when an earlier attempt was killed
-    return found

@@ -8,6 +8,7 @@ tables, archives or raw photographs do, are no images; what the others are, thei
 say.
 """
 
+import errno
 import functools
 import hashlib
 import os
@@ -28,6 +29,8 @@ HELD_OUT_NAMES = ("val", "valid", "validation", "test")
 NOT_IMAGES = (
     ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml",
     ".html", ".pdf", ".py", ".log", ".npy", ".npz", ".mat", ".pkl", ".parquet", ".db",
+    ".ipynb", ".sh", ".m", ".ini", ".cfg", ".toml", ".lock", ".pth", ".pt", ".h5",
+    ".mp4", ".avi", ".mov", ".mkv", ".webm", ".wav", ".mp3", ".docx", ".xlsx", ".pptx",
     ".zip", ".tar", ".gz", ".tgz", ".7z", ".bz2", ".xz", ".sha256", ".md5",
     # Pillow would take their thumbnails for them.
     ".nef", ".dng", ".cr2", ".arw", ".orf", ".rw2",
@@ -48,6 +51,8 @@ NO_FOLDERS = (
 MAX_BYTES = 100_000_000  # a larger file counts as bad
 RETRY_SECONDS = (0.05, 0.2, 0.8, 2.0)
 SIZES_HASHED = 100_000
+# What a link may lead to in place of a file, or may have led to.
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 
 
 class Folder(NamedTuple):
@@ -79,7 +84,7 @@ class Folder(NamedTuple):
             except (FileNotFoundError, IsADirectoryError) as error:
                 raise Unusable("missing") from error
             except OSError as error:
-                if pause is None or isinstance(error, PermissionError):
+                if pause is None or error.errno in GONE:
                     raise Unusable("unreadable") from error
                 time.sleep(pause)
         raise AssertionError("unreachable")
@@ -94,7 +99,7 @@ def scan(path: str, part: Literal["train", "test"], holdout_fraction: float) -> 
 @functools.lru_cache(maxsize=4)
 def _parts(path: str, holdout_fraction: float) -> tuple[Folder, Folder]:
     """Those to train on and those held out."""
-    train, held = part_folders(Path(path).expanduser())
+    train, held = part_folders(Path(os.path.expanduser(path)))
     found, others, aside = names(train), names(held) if held else [], ""
     classes = _classes(found)
     if held is not None and bool(_classes(others)) != bool(classes):
@@ -169,11 +174,29 @@ def walk(root: Path, inside: str = "", seen: tuple[str, ...] = ()) -> Iterator[s
     if here in seen:
         return
     for entry in visible(root / inside):
-        if entry.is_dir():
+        if is_folder(entry):
             yield from walk(root, f"{inside}{entry.name}/", (*seen, here))
-        # Reading from a pipe would wait for ever.
-        elif entry.is_file() and not entry.name.lower().endswith(NOT_IMAGES):
+        elif readable(entry) and not entry.name.lower().endswith(NOT_IMAGES):
             yield inside + entry.name
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads round, or where nobody may look
+        return False
+
+
+def readable(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link to where one may have been: that is counted.
+
+    Reading from a pipe would wait for ever.
+    """
+    try:
+        return entry.is_file() or not os.path.exists(entry.path)
+    except OSError:
+        return True
 
 
 def visible(folder: Path) -> list[os.DirEntry[str]]:
@@ -194,7 +217,9 @@ def content_hash(folder: Folder) -> str:
     for index in spread(folder.length, SIZES_HASHED):
         try:
             size = os.stat(os.path.join(folder.root, folder.path(int(index)))).st_size
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
             size = -1
         digest.update(str(size).encode())
     return digest.hexdigest()
@@ -212,7 +237,7 @@ def part_folders(top: Path) -> tuple[Path, Path | None]:
     A class may be named train (PASCAL VOC and COCO have it): its folder is the part
     only with a held-out one beside it, or where no other folder holds images.
     """
-    inside = {e.name.lower(): Path(e.path) for e in visible(top) if e.is_dir()}
+    inside = {e.name.lower(): Path(e.path) for e in visible(top) if is_folder(e)}
     train, held = (
         next((inside[name] for name in names if name in inside), None)
         for names in (TRAIN_NAMES, HELD_OUT_NAMES)

@@ -49,7 +49,7 @@ def scan(path: str, part: Literal["train", "test"], holdout_fraction: float) -> 
 @functools.lru_cache(maxsize=4)
 def _parts(path: str, holdout_fraction: float) -> tuple[Masked, Masked]:
     """Those to train on and those held out."""
-    train, *apart = pairs(Path(path).expanduser())
+    train, *apart = pairs(Path(os.path.expanduser(path)))
     held = apart[0] if apart else train
     found = folder.names(train[0])
     if apart:

@@ -9,6 +9,8 @@ all of them and decodes its own.
 import bisect
 import hashlib
 import itertools
+import os
+import resource
 import time
 import warnings
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from mimjax.data.prepared import Prepared, find
 from mimjax.data.quiet import graph, reading, tf
 
 FILES_AT_ONCE = 16
+OTHER_FILES = 512  # that a process may have open
 
 
 class Stretch(NamedTuple):
@@ -76,7 +79,8 @@ class InOrder(NamedTuple):
         ends = list(itertools.accumulate(s.take for s in self.stretches))
         at = bisect.bisect_right(ends, index)
         stretch = self.stretches[at]
-        return f"{stretch.file}#{stretch.skip + index - (ends[at] - stretch.take)}"
+        number = stretch.skip + index - (ends[at] - stretch.take)
+        return f"{os.path.basename(stretch.file)}#{number}"
 
     def stream(self, start: int, seed: int) -> Any:
         """tf.data.Dataset of (number, record) from position `start` on, without end."""
@@ -179,9 +183,27 @@ def open_records(data: Data, part: Literal["train", "test"]) -> Numbered | InOrd
         return InOrder(prepared, cut, data.shuffle_buffer)
     import tensorflow_datasets as tfds
 
+    make_room(len({stretch.file for stretch in stretches}))
     whole = tfds.decode.DeserializeMethod.RAW_BYTES
     files = builder.as_data_source(split, deserialize_method=whole)
     return Numbered(prepared, split, files, start, stop - start)
+
+
+def make_room(files: int) -> None:
+    """Lets this process have so many files of array_record open.
+
+    Each stays open once it was read from, for training and again for an evaluation.
+    Raises BadDataError where fewer are allowed.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 3 * files + OTHER_FILES
+    endless = resource.RLIM_INFINITY
+    if soft != endless and soft < needed:
+        allowed = needed if hard == endless else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < needed:
+            told = f"its {files} files stay open, more than this system allows"
+            raise BadDataError(f"config.data.source: {told} ({hard}; see ulimit -n)")
 
 
 def identity(data: Data) -> tuple[int, str]:

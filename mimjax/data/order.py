@@ -19,6 +19,8 @@ from mimjax.data.quiet import graph, tf
 # draw), and successive epochs are correlated even at 8 rounds. At 16 both are as in a
 # fair draw (tests/test_data_order.py), for under a microsecond.
 ROUNDS = 16
+# Any odd number tells the higher bits of seeds from those of epochs.
+BITS, MIXES = 8, 167
 
 
 def positions(
@@ -43,17 +45,28 @@ def example(position: Any, seed: int, length: int) -> Any:
     """Index in [0, length) of the example at an int64 `position`, a scalar or [n].
 
     Every epoch, `length` consecutive positions, is another permutation of all examples.
-    Runs eagerly and inside a graph alike. Seeds and epochs count modulo 2**32.
+    Runs eagerly and inside a graph alike.
     """
     position = tf.convert_to_tensor(position, tf.int64)
     epoch = position // length
-    words = tf.stack([tf.fill(tf.shape(epoch), _word(seed)), epoch, 0 * epoch], -1)
-    return tf.raw_ops.RandomIndexShuffle(
-        index=position % length,
-        seed=words,
-        max_index=tf.fill(tf.shape(epoch), tf.constant(length - 1, tf.int64)),
-        rounds=ROUNDS,
-    )
+    # Of each word of its key the cipher takes half a block, 8 bits or more.
+    more = seed // 2**BITS * MIXES + epoch // 2**BITS
+    words = tf.stack([tf.fill(tf.shape(epoch), _word(seed)), epoch, more], -1)
+    # Its block has a bit too few for a largest index that is a power of 4.
+    most = length - 1
+    most += most >= 2**16 and most & (most - 1) == 0 and most.bit_length() % 2
+
+    def shuffled(index: Any) -> Any:
+        limit = tf.fill(tf.shape(epoch), tf.constant(most, tf.int64))
+        return tf.raw_ops.RandomIndexShuffle(
+            index=index, seed=words, max_index=limit, rounds=ROUNDS
+        )
+
+    index = shuffled(position % length)
+    if most < length:
+        return index
+    # One more than there are: what falls on it goes where it falls itself.
+    return tf.where(index == length, shuffled(index), index)
 
 
 def uniforms(position: Any, seed: int, count: int) -> Any:

@@ -80,7 +80,7 @@ def find(source: str, tfds_dir: str) -> Prepared:
 
 def _newest(name: str, top: Path, wanted: str | None) -> Path:
     """The folder of the newest version, or of that wanted."""
-    versions = _versions(top.expanduser() / name, wanted)
+    versions = _versions(Path(os.path.expanduser(top), name), wanted)
     if not versions:
         raise LookupError(
             f"{name} is not prepared under {top}; set --config.data.tfds_dir, prepare "

@@ -1,6 +1,7 @@
 """What is wrong with a `data` group, found without TensorFlow and without a scan."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 from mimjax.data import CONSTANTS, Data, digits, folder, masks, prepared
@@ -64,7 +65,7 @@ def _source(data: Data) -> list[str]:
 
 
 def _folder(kind: str, name: str) -> list[str]:
-    top = Path(name).expanduser()
+    top = Path(os.path.expanduser(name))
     if "://" in name:
         return [prepared.MOUNTED.format(name)]
     if not name:

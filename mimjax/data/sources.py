@@ -58,7 +58,7 @@ def records(data: Data, part: Part) -> Records | Streamed:
 def folders(data: Data) -> list[Path]:
     """The folders whose files, at any depth, are its images."""
     kind, _, name = data.source.partition(":")
-    top = Path(name).expanduser()
+    top = Path(os.path.expanduser(name))
     if kind == "masks":
         return [images for images, _ in masks.pairs(top)]
     if kind == "folder":

@@ -7,6 +7,7 @@ and 16-bit values are divided by 257.
 """
 
 import io
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,6 +18,8 @@ from mimjax.data.faults import UNKNOWN_CLASS, Unusable
 from mimjax.objectives import IGNORED
 
 EXIF_ORIENTATION = 0x0112
+# Of TIFF: BitsPerSample, and PhotometricInterpretation, where 0 is white at zero.
+BITS, PHOTOMETRIC = 258, 262
 GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
 # What Pillow multiplies a grey PNG of so many bits by.
 SCALES = {2: 85, 4: 17}
@@ -69,6 +72,11 @@ def check_size(height: int, width: int, min_side: int, max_pixels: int) -> None:
 
 def eight_bits_upright(image: Image.Image) -> Image.Image:
     """An image of any mode, upright, as an opaque `L` or `RGB`."""
+    if image.format == "TIFF" and image.mode in GREY_16:
+        tags: Any = image
+        found = tags.tag_v2.get(BITS), tags.tag_v2.get(PHOTOMETRIC)
+        if found != ((16,), 1):  # Pillow scales no other number, and inverts nothing
+            raise Unusable("unsupported")
     image.load()
     return to_eight_bits(turned(image), image.format or "")
 

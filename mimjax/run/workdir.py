@@ -12,6 +12,7 @@ from typing import Any
 
 from mimjax import __version__, cores
 from mimjax.config import Config, defaults
+from mimjax.data import faults
 from mimjax.metrics import METRICS, read_json, replacing
 from mimjax.schema import ConfigError, flatten
 from mimjax.settings import PARAMS, has_checkpoint
@@ -89,7 +90,10 @@ def take(config: Config, workdir: pathlib.Path) -> None:
     """Writes down the config whose run it is now; of one not begun nothing is left."""
     if not begun(workdir):
         (workdir / RECORD).unlink(missing_ok=True)
-    write(workdir / "config.json", config.values)
+    path, resumes = workdir / "config.json", has_checkpoint(str(workdir))
+    before = flat(read(path)).get("data.source") if resumes and path.exists() else None
+    faults.begin(workdir, before, config.data.source)
+    write(path, config.values)
 
 
 def begun(workdir: pathlib.Path) -> bool:

@@ -9,6 +9,7 @@ import tiny
 from PIL import Image
 
 from mimjax import config, evaluate, patches, sharding, train
+from mimjax.data.faults import BadDataError
 from mimjax.evaluate import features
 from mimjax.run import judge as judging
 from mimjax.run.drawing import Drawing
@@ -187,25 +188,34 @@ def test_no_image_is_computed_thirty_times_over(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("objective", "images"), [("linear", 12), ("attentive", 23), ("classify", 5)]
+    ("objective", "images", "nameless"),
+    [("linear", 12, []), ("attentive", 23, []), ("classify", 5, [0, 3])],
 )
-def test_classes_are_found_of_all_held_out_images_once(tmp_path, objective, images):
-    """Whole batches, and a last one that is not full."""
+def test_classes_are_found_of_all_held_out_images_once(
+    tmp_path, objective, images, nameless
+):
+    """Whole batches, and a last one that is not full; some images tell no class."""
     sizes = {"evaluate__test_images": images, "evaluate__batch_size": 8}
     given, mesh = tiny.resolve(objective, **sizes), tiny.mesh_of(2)
     judge = Judge(given, PLAN, mesh, tmp_path, lambda: False)
     state = tiny.random_state(given, mesh, 0.3)
+    judge.test["label"][nameless] = -1
     found = judge.held_out(state)
     variables = {"params": state.params, **state.frozen}
     logits = jax.jit(
         lambda image: given.objective.apply(variables, image, method="logits")
     )(jnp.asarray(judge.test["image"] / np.float32(255)))
     scores, label = np.asarray(logits, np.float64), judge.test["label"]
-    assert len(label) == images and label.min() >= 0
-    assert found["accuracy"] == pytest.approx((scores.argmax(-1) == label).mean())
+    told = label >= 0
+    assert (len(label), sum(told)) == (images, images - len(nameless))
+    right = (scores.argmax(-1) == label)[told]
+    assert found["accuracy"] == pytest.approx(right.mean())
     chances = scipy.special.log_softmax(scores, axis=-1)
-    losses = -chances[np.arange(images), label]
+    losses = -chances[np.arange(images), label][told]
     assert found["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    judge.test["label"][:] = -1
+    with pytest.raises(BadDataError, match="of no held-out image synthetic tells the"):
+        judge.held_out(state)
 
 
 @pytest.fixture

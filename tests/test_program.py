@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import unittest.mock
 
 import jax
 import pytest
@@ -14,7 +15,7 @@ from program import CONFIG, ROOT, Program
 from mimjax import main
 from mimjax.checkpoint import StorageError
 from mimjax.data import BadDataError
-from mimjax.run import workdir
+from mimjax.run import setup, workdir
 from mimjax.schema import ConfigError
 
 SHRUNK = [
@@ -279,6 +280,18 @@ def test_devices_that_cannot_be_are_one_line(spec, tmp_path, capsys):
     program = Program(tmp_path, f"--config={CONFIG}", f"--compile={spec}")
     assert program.status() == 78
     assert f"--compile: {spec!r}: " in program.stderr().splitlines()[-1]
+
+
+def test_float32_is_float32_in_products_where_it_is_not_by_itself(monkeypatch):
+    """On the devices of the run, and on those that it is compiled for."""
+    monkeypatch.setattr(setup.heap, "keep", lambda: None)
+    monkeypatch.delenv("JAX_DEFAULT_MATMUL_PRECISION", raising=False)
+    with unittest.mock.patch.object(jax.config, "update") as update:
+        setup.settle()
+        said = dict(call.args for call in update.call_args_list)
+        assert said == {"jax_cpu_enable_async_dispatch": False}
+        setup.settle("tpu")
+        update.assert_called_with("jax_default_matmul_precision", "float32")
 
 
 def test_no_device_is_touched_for_a_wrong_field(tmp_path):

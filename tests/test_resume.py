@@ -161,7 +161,9 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(config, around, tmp_
     assert f"checkpoint {good} is the last good one" in last
     bad = [r for r in program.records() if r["skipped"]]
     assert len(bad) == 4, "the fifth ends the run"
-    assert good < bad[0]["step"]
+    assert good + 1 < bad[0]["step"], "it gave an update that was finite"
+    later = [int(path.name) for path in (program.workdir / "bad_checkpoints").iterdir()]
+    assert later == [good + 1], "what that made of it did not"
 
 
 def test_a_full_disk_is_one_line_and_costs_no_checkpoint(
@@ -213,3 +215,13 @@ def test_the_first_signal_asks_its_echo_is_ignored_and_a_later_one_ends(
     assert capsys.readouterr().err == "stopped again: not saved\n"
     signals.close()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_when_a_run_has_ended_is_none_before_its_first_step():
+    """The console's own handler does not come back: it would say so, and exit 75."""
+    before = signal.signal(signal.SIGTERM, stop.leave)
+    try:
+        stop.Stop().close()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)

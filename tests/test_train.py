@@ -122,9 +122,86 @@ def test_a_run_that_is_told_to_stop_says_that_updates_were_bad():
         setattr(session, name, unittest.mock.MagicMock())
     session.due.return_value = False
     session.checkpoints.steps.return_value = [3]
-    assert loop.advance(session, step, state, 8) == (loop.NOT_FINITE, 8)
+    assert loop.advance(session, step, state, 9) == (loop.NOT_FINITE, 9)
     session.checkpoints.save.assert_not_called()
     assert "checkpoint 3 is the last good one" in session.progress.note.call_args[0][0]
+
+
+@pytest.mark.parametrize(
+    ("kept", "aside", "says"),
+    [
+        ([], [], "nothing is saved (try"),
+        ([5], [], "checkpoint 5 gives none either (try"),
+        ([3, 4], [], "checkpoint 4 is the last good one (try"),
+        ([3, 5], [5], "checkpoint 3 is the last good one (try"),
+    ],
+)
+def test_the_last_good_checkpoint_is_one_that_gave_an_update(kept, aside, says):
+    """Updates 6 to 10 were bad: those of what was saved after update 5."""
+    session = unittest.mock.MagicMock()
+    session.checkpoints.steps.return_value = kept
+    assert loop.give_up(session, 10, 5) == loop.NOT_FINITE
+    moved = [call.args[0] for call in session.checkpoints.set_aside.call_args_list]
+    assert moved == ([aside] if aside else [])
+    (said,) = session.progress.note.call_args.args
+    assert says in said
+    assert ("config.init_from" in said) == ("good one" in said)
+
+
+@pytest.mark.parametrize(
+    ("step", "streak", "saved", "status", "says"),
+    [
+        (8, 0, True, 75, ["stopped after step 8 and saved; the same command resumes"]),
+        (
+            8,
+            2,
+            False,
+            75,
+            [
+                "loss or gradient of the last 2 updates was not finite",
+                "stopped after step 8 without saving; the same command resumes",
+            ],
+        ),
+        (10, 0, True, 0, []),
+        (10, 1, True, 0, ["loss or gradient of the last 1 updates was not finite"]),
+    ],
+)
+def test_what_is_not_finite_pushes_no_checkpoint_out(step, streak, saved, status, says):
+    session = unittest.mock.MagicMock()
+    session.plan = train.Plan(10, 0, np.zeros(3), np.ones(3))
+    state = object()
+    assert loop.leave(session, state, step, streak, done=step == 10) == status
+    calls = session.checkpoints.save.call_args_list
+    assert calls == [unittest.mock.call(state, step)] * saved
+    assert [call.args[0] for call in session.progress.note.call_args_list] == says
+
+
+def test_updates_under_way_are_no_part_of_what_is_looked_at():
+    """Their time is theirs, not that of the evaluation that waits for them."""
+    happened, session = [], unittest.mock.MagicMock()
+    session.plan = train.Plan(3, 0, np.zeros(3), np.ones(3))
+    session.config.run.log_every = session.config.run.checkpoint_every = 0
+    session.due.side_effect = lambda period, step: False
+    session.looks.side_effect = lambda step: step in (0, 2)
+    session.signals.agreed.return_value = False
+    pause = session.meter.pause.return_value.__enter__
+    pause.side_effect = lambda: happened.append("pause")
+
+    class Loss:
+        def __init__(self, step):
+            self.step = step
+
+        def block_until_ready(self):
+            happened.append(self.step)
+
+    steps = iter(range(1, 4))
+    state = unittest.mock.MagicMock(bad_streak=0)
+
+    def update(state, batch):
+        return state, {"loss": Loss(next(steps))}
+
+    loop.advance(session, update, state, 0)
+    assert happened == ["pause", "pause", 2, "pause", 1, "pause"]
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])

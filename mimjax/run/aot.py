@@ -54,6 +54,7 @@ def report(path: str, changes: list[tuple[str, str]], spec: str) -> int:
     from mimjax.report.progress import Progress
     from mimjax.run import setup
 
+    setup.settle(devices[0].platform)
     resolved = config.resolve(path, changes, len(devices), with_data=False)
     resolved, mesh = setup.place(resolved, devices)
     plan = setup.make_plan(resolved, EPOCH_IMAGES)

@@ -61,6 +61,23 @@ def agreed(seen: int) -> None:
         raise BadDataError("the processes did not read the same held-out images")
 
 
+def counted(config: Config, batch: dict[str, np.ndarray]) -> int:
+    """How many of the held-out images count for what finds classes: those of one.
+
+    Raises BadDataError where there are none.
+    """
+    labels = batch["label"]
+    count = len(labels) if config.mask_values else int(np.sum(labels >= 0))
+    if not count:
+        name = config.values["objective"]["name"]
+        raise BadDataError(
+            f"config.data.source: of no held-out image {config.data.source} tells the "
+            f"class, which objective {name!r} is judged by; name another split, or set "
+            "config.eval_every to 0"
+        )
+    return count
+
+
 def limit(config: Config, split: data.Split) -> int:
     """How many of them there are at most."""
     wanted = config.evaluate

@@ -223,6 +223,7 @@ class Judge:
         # repeated to fill it.
         exact = hasattr(self.config.objective, "num_classes")
         count = -(-length // size) if exact else max(1, length // size)
+        judged = heldout.counted(self.config, whole) / size if exact else count
         sums: dict[str, Any] = {}
         for number in range(count):
             if self.should_stop():
@@ -237,7 +238,6 @@ class Judge:
             found = self.loss(state.best_params, state.frozen, batch, np.int32(number))
             for name, value in jax.device_get(found).items():
                 sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
-        judged = length / size if exact else count
         means = {name: total / judged for name, total in sums.items()}
         means = getattr(self.config.objective, "summary", dict)(means)
         return grid.judged(self.config.optim, means)

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import dataclasses
 import functools
 import gc
 import pathlib
@@ -18,40 +17,16 @@ from mimjax.data.faults import BadDataError
 from mimjax.evaluate import Interrupted
 from mimjax.hosts.agree import first_says, one_workdir
 from mimjax.report.progress import Progress, duration, held_out
-from mimjax.run import feed, profile, setup, source, stop, workdir
+from mimjax.run import profile, setup, source, stop, workdir
 from mimjax.run.drawing import Drawing
 from mimjax.run.judge import Judge
+from mimjax.run.session import Session
 from mimjax.run.start import first_state
 
 DONE, NOT_FINITE = 0, 77
 
 # Updates handed to the devices before the host waits for the oldest.
 IN_FLIGHT = 2
-
-
-@dataclasses.dataclass
-class Session:
-    """What the loop works with."""
-
-    config: Config
-    plan: train.Plan
-    signals: stop.Stop
-    checkpoints: checkpoint.Checkpoints
-    batches: feed.Feed
-    meter: metrics.Meter
-    writer: Any
-    progress: Progress
-    judge: Judge
-    drawing: Drawing
-
-    def due(self, period: int, step: int) -> bool:
-        """Whether something of that period is due after `step` updates."""
-        return period > 0 and (step % period == 0 or step == self.plan.steps)
-
-    def left(self, period: int, step: int) -> int:
-        """How often it will be due after that."""
-        last = self.plan.steps
-        return period > 0 and -(-last // period) - step // period
 
 
 def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
@@ -153,21 +128,17 @@ def advance(
     period, plan = session.config.run, session.plan
     waiting: collections.deque[Any] = collections.deque()
     while True:
+        if waiting and session.looks(step):
+            waiting[-1].block_until_ready()  # what is under way is no pause
         with session.meter.pause():
             seen = look(session, state, step)
         ends = step == plan.steps
         if ends or session.signals.agreed():
-            # The streak may be new since the last log; a resumed run counts from zero.
-            if int(jax.device_get(state.bad_streak)) >= train.BAD_LIMIT:
-                return give_up(session, step), step
-            session.checkpoints.save(state, step)
-            session.checkpoints.wait()
-            if ends and seen:
-                return DONE, step
-            session.progress.note(
-                f"stopped after step {step} and saved; the same command resumes"
-            )
-            return stop.STOPPED, step
+            # It may be new since the last log; a resumed run counts from zero.
+            streak = int(jax.device_get(state.bad_streak))
+            if streak >= train.BAD_LIMIT:
+                return give_up(session, step, streak), step
+            return leave(session, state, step, streak, done=ends and seen), step
         with session.meter.waiting():
             batch = session.batches.next(session.signals.asked)
         if batch is None:
@@ -185,11 +156,10 @@ def advance(
             host = {k: float(v) for k, v in jax.device_get(values).items()}
             streak = host.pop("bad_streak")
             if streak >= train.BAD_LIMIT:
-                return give_up(session, step), step
+                return give_up(session, step, int(streak)), step
             if logs:
                 log(session, step, host)
-            # Parameters that give no finite loss must not push out good ones.
-            if saves and not streak:
+            if saves and not streak:  # as in `leave`
                 with session.meter.pause():
                     session.checkpoints.save(state, step)
 
@@ -227,15 +197,43 @@ def log(session: Session, step: int, values: dict[str, float]) -> None:
     session.progress.update(step, values)
 
 
-def give_up(session: Session, step: int) -> int:
-    """Says why the run ends; the last checkpoint holds the last good parameters."""
-    kept = session.checkpoints.steps()
-    last = f"checkpoint {kept[-1]} is the last good one" if kept else "nothing is saved"
-    session.progress.note(
-        f"stopped at step {step}: loss or gradient was not finite {train.BAD_LIMIT} "
-        f"times in a row; {last} (try a lower config.optim.base_lr or "
-        "config.optim.clip=1.0 in another --workdir, from there on with "
-        "config.init_from and config.init_scope=all)"
-    )
+def leave(
+    session: Session, state: train.State, step: int, streak: int, *, done: bool
+) -> int:
+    """Saves the last step, or where a signal came; returns the exit status."""
+    note = session.progress.note
+    if streak:
+        note(f"loss or gradient of the last {streak} updates was not finite")
+    # Parameters that give no finite loss must not push out good ones.
+    saves = not streak or step == session.plan.steps
+    if saves:
+        session.checkpoints.save(state, step)
     session.checkpoints.wait()
+    if done:
+        return DONE
+    how = "and saved" if saves else "without saving"
+    note(f"stopped after step {step} {how}; the same command resumes")
+    return stop.STOPPED
+
+
+def give_up(session: Session, step: int, streak: int) -> int:
+    """Says why the run ends; the newest checkpoint left is good, if one is.
+
+    Good is one whose parameters gave a finite update: none of those skipped changed
+    them, so that what was saved just before the streak is as bad.
+    """
+    session.checkpoints.wait()
+    kept = session.checkpoints.steps()
+    good = [number for number in kept if number < step - streak]
+    told = f"checkpoint {kept[-1]} gives none either" if kept else "nothing is saved"
+    again = "config.optim.clip=1.0 in another --workdir"
+    if good and good != kept:
+        session.checkpoints.set_aside(kept[len(good) :])
+    if good:
+        told = f"checkpoint {good[-1]} is the last good one"
+        again += ", from there on with config.init_from and config.init_scope=all"
+    session.progress.note(
+        f"stopped at step {step}: loss or gradient was not finite {streak} times in a "
+        f"row; {told} (try a lower config.optim.base_lr or {again})"
+    )
     return NOT_FINITE

@@ -56,8 +56,8 @@ def watching(
         nonlocal made, tracing
         made += 1
         if made == steps[0]:
+            jax.block_until_ready(given)  # updates under way are no pause
             with meter.pause():
-                jax.block_until_ready(given)
                 options = jax.profiler.ProfileOptions()
                 # Each call in Python would be an event, and slow.
                 options.python_tracer_level = 0
@@ -68,8 +68,8 @@ def watching(
         with jax.profiler.StepTraceAnnotation("update", step_num=made):
             found = update(*given, **named)
         if made == steps[1]:
+            jax.block_until_ready(found)
             with meter.pause():
-                jax.block_until_ready(found)
                 jax.profiler.stop_trace()
                 tracing = False
                 told = tabulated(folder, steps, update.as_text())

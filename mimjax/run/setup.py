@@ -32,8 +32,10 @@ STATE_BYTES = {name: 4 * (2 + count) for name, count in optim.MOMENTS.items()}
 FROZEN_BYTES = 4
 
 
-def settle() -> None:
-    """What is said to JAX for updates; before the first use of a device.
+def settle(platform: str = "") -> None:
+    """What is said to JAX for updates on a platform, by default the one there is.
+
+    Before the first use of a device.
 
     On a CPU what makes them faster. On others float32 is then float32 in products too:
     by themselves they round the factors to bfloat16 (TPU) or TensorFloat-32 (NVIDIA).
@@ -41,7 +43,7 @@ def settle() -> None:
     # There is nothing to run ahead of; and so one thread takes and gives back what an
     # update needs, which it can then keep.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    if jax.default_backend() == "cpu":
+    if (platform or jax.default_backend()) == "cpu":
         heap.keep()
     elif "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
         jax.config.update("jax_default_matmul_precision", "float32")

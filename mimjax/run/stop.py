@@ -93,8 +93,8 @@ class Stop:
         return multihost_utils.reached_preemption_sync_point(self.calls)
 
     def close(self) -> None:
-        """Puts the old handlers back."""
+        """Puts the old handlers back, but for `leave`: it is no longer before all."""
         signal.set_wakeup_fd(self.wakeup)
         for number, handler in self.before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if handler is leave else handler)
         os.close(self.writer)

@@ -2,7 +2,7 @@
 
     python -m mimjax.main --config=configs/aim_1b.py --workdir=runs/aim_1b
 
-Hardware: 256 TPU v5e chips (compiled for them: 4.6 GiB each). Time: not yet measured.
+Hardware: 256 TPU v5e chips (compiled for them: 4.7 GiB each). Time: not yet measured.
 Expected: not yet measured. The paper's, on web images: 80.6 % on ImageNet-1k by
 attentive probe of the last six layers, 82.3 % of the best six.
 

@@ -2,7 +2,7 @@
 
     python -m mimjax.main --config=configs/aim_3b.py --workdir=runs/aim_3b
 
-Hardware: 256 TPU v5e chips (compiled for them: 6.4 GiB each). Time: not yet measured.
+Hardware: 256 TPU v5e chips (compiled for them: 6.5 GiB each). Time: not yet measured.
 Expected: not yet measured. The paper's, on web images: 82.2 % on ImageNet-1k by
 attentive probe of the last six layers, 83.3 % of the best six.
 

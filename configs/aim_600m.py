@@ -2,7 +2,7 @@
 
     python -m mimjax.main --config=configs/aim_600m.py --workdir=runs/aim_600m
 
-Hardware: 256 TPU v5e chips (compiled for them: 3.7 GiB each). Time: not yet measured.
+Hardware: 256 TPU v5e chips (compiled for them: 3.8 GiB each). Time: not yet measured.
 Expected: not yet measured. The paper's, on web images: 78.5 % on ImageNet-1k by
 attentive probe of the last six layers, 79.4 % of the best six.
 

@@ -3,7 +3,7 @@
     python -m mimjax.main --config=configs/attentive_aim_600m.py \
         --workdir=runs/attentive --config.init_from=runs/aim_600m
 
-Hardware: 16 TPU v5e chips (compiled for them: 1.0 GiB each). Time: not yet measured.
+Hardware: 16 TPU v5e chips (compiled for them: 1.3 GiB each). Time: not yet measured.
 Expected: not yet measured. The paper's, on ImageNet-1k: 78.5 % of the last six layers.
 
 The encoder is that of the run or of the converted weights in config.init_from; without

@@ -2,7 +2,7 @@
 
     python -m mimjax.main --config=configs/mae_l16.py --workdir=runs/mae_l16
 
-Hardware: 64 TPU v5e chips (compiled for them: 12.9 GiB each).
+Hardware: 64 TPU v5e chips (compiled for them: 6.2 GiB each).
 Time: not yet measured (the authors: 42 h on 64 V100).
 Expected: not yet measured. The paper's after 800 epochs: 85.4 % on ImageNet-1k
 fine-tuned; 85.9 % after 1,600 (--config.epochs=1600).

@@ -2,7 +2,7 @@
 
     python -m mimjax.main --config=configs/vit_b16.py --workdir=runs/vit_b16
 
-Hardware: 64 TPU v5e chips (compiled for them: 14.4 GiB each). Time: not yet measured.
+Hardware: 64 TPU v5e chips (compiled for them: 7.1 GiB each). Time: not yet measured.
 Expected: not yet measured. The paper's: 77.91 % on ImageNet-1k after fine-tuning at 384
 pixels (table 5).
 Data: ImageNet-1k as `tfds build imagenet2012 --file_format=array_record` prepares it;

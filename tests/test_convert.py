@@ -475,7 +475,7 @@ def test_another_models_arrays_are_refused_in_one_line(tmp_path, capsys, change,
     assert not (tmp_path / "out").exists()
 
 
-HEADS = "--config.encoder.heads=4"
+FOUR = "--config.encoder.heads=4"
 FITTING = "--config.objective.decoder_heads=3"
 
 
@@ -484,7 +484,7 @@ FITTING = "--config.objective.decoder_heads=3"
     [
         (
             [],
-            "no size known is 48 wide, and the weights tell no heads: say --config.en",
+            "no size known is 48 wide, and weights tell no heads: say --config.encoder",
         ),
         (["--layout=moo"], "--layout: 'moo' is none of aim, aim_l3m, "),
         (
@@ -495,9 +495,9 @@ FITTING = "--config.objective.decoder_heads=3"
         (["--config.encoder.size=L"], "config.encoder.size: the file tells it"),
         (["--config.encoder.head=4"], "is no mae model: config.encoder.head: no such"),
         (["--config.encoder.heads=5"], "is no mae model: heads: 5 does not divide"),
-        ([HEADS, FITTING, "--config.evaluate.layers=99,"], "config.evaluate.layers: "),
+        ([FOUR, FITTING, "--config.evaluate.layers=99,"], "config.evaluate.layers: "),
         (
-            [HEADS, FITTING, "--config.evaluate.pool=none"],
+            [FOUR, FITTING, "--config.evaluate.pool=none"],
             "config.evaluate.pool: 'none' is none",
         ),
         (["--what"], "unknown flag --what"),

@@ -209,6 +209,9 @@ BAD = {
     "too large": lambda: encoded(Image.new("1", (4000, 3000)), "PNG"),
     "unsupported": lambda: b"\0\0\0\x18ftypheic" + bytes(99),
     "unsupported ": lambda: encoded(Image.fromarray(GREY * 1.5), "TIFF"),
+    "unsupported   ": lambda: encoded(SIXTEEN, "TIFF").replace(
+        b"\x02\x01\x03\0\x01\0\0\0\x10\0", b"\x02\x01\x03\0\x01\0\0\0\x0c\0"
+    ),
     "unsupported  ": lambda: encoded(SIXTEEN, "TIFF", tiffinfo={262: 0}),
     "damaged": lambda: encoded(SMALL, "JPEG").replace(b"\xff\xdb", b"\xff\xfe"),
 }

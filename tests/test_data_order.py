@@ -81,8 +81,8 @@ def test_lengths_about_a_power_of_four_are_permuted_too(length):
     assert np.array_equal(np.sort(found), np.arange(length))
 
 
-def test_no_bit_of_seed_or_epoch_is_lost():
-    """And those of small ones are what they are by the cipher alone."""
+def test_seeds_and_epochs_beyond_a_word_of_the_cipher_have_other_orders():
+    """And below 256 those that they have by it alone."""
     length = 1797
     at = np.arange(200)
 
@@ -97,6 +97,7 @@ def test_no_bit_of_seed_or_epoch_is_lost():
         )
         np.testing.assert_array_equal(taken(seed, epoch), alone)
     many = [(0, 0), (256, 0), (512, 0), (1000, 3), (2024, 3), (0, 256), (0, 512)]
+    many += [(65_280, 0), (0, 65_280), (20_240_101, 0), (20_240_102, 0)]
     orders = {tuple(taken(seed, epoch)) for seed, epoch in many}
     assert len(orders) == len(many)
 

@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -523,7 +524,7 @@ def test_several_processes_count_together(tmp_path):
     with (tmp_path / faults.FILE_NAME).open("a") as file:
         file.write('{"path": "d", "reason": "empty", "step": 2, "pro')
         file.flush()
-        first.note("a", "empty", 2)
+        first.note("c", "missing", 2)
         file.write('cess": 3, "source": "folder:x", "part": "train"}\n')
     with pytest.raises(data.BadDataError, match=r"5 images are .*4 empty, 1 missing"):
         first.note("e", "empty", 3)
@@ -539,6 +540,11 @@ def test_what_is_listed_goes_along_with_its_images(tmp_path):
     faults.Ledger(tmp_path, 9, 0, now).note("x", "empty", 1)
     assert [e["source"] for e in listed(tmp_path)] == [now, "folder:/c"]
     assert data.error_counts(tmp_path) == {"empty": 2}
+    with (tmp_path / faults.FILE_NAME).open("ab") as file:
+        file.write(b'{"path": "\xff", "rea')  # killed
+    faults.begin(tmp_path, now, now)
+    faults.Ledger(tmp_path, 9, 0, now).note("y", "missing", 2)
+    assert data.error_counts(tmp_path) == {"empty": 2, "missing": 1}
     faults.begin(tmp_path, None, now)
     assert data.error_counts(tmp_path) == {}
 
@@ -657,7 +663,14 @@ def test_named_data_sets_are_read_in_an_exact_order(tiny):
 
 @pytest.mark.parametrize(
     ("files", "soft", "hard", "allowed"),
-    [(9, 1024, 4096, None), (1024, 1024, 4096, 3584), (1024, 4096, 4096, None)],
+    [
+        (9, 1024, 4096, None),
+        (1024, 1024, 4096, 3328),
+        (1300, 1024, 4096, 4096),
+        (1024, 4096, 4096, None),
+        (1024, 256, resource.RLIM_INFINITY, 3328),
+        (4000, resource.RLIM_INFINITY, resource.RLIM_INFINITY, None),
+    ],
 )
 def test_files_that_stay_open_are_allowed(monkeypatch, files, soft, hard, allowed):
     asked = []
@@ -665,8 +678,19 @@ def test_files_that_stay_open_are_allowed(monkeypatch, files, soft, hard, allowe
     monkeypatch.setattr(named.resource, "setrlimit", lambda _, now: asked.append(now))
     named.make_room(files)
     assert asked == ([] if allowed is None else [(allowed, hard)])
-    with pytest.raises(data.BadDataError, match=r"2000 files stay open, .*\(4096;"):
-        named.make_room(2000)
+
+
+def test_more_files_than_may_be_open_are_one_line(monkeypatch, tiny):
+    def refused(*_):
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(named.resource, "getrlimit", lambda _: (100, 4096))
+    monkeypatch.setattr(named.resource, "setrlimit", refused)
+    if "array" not in tiny.tfds_dir:  # one at a time
+        assert data.fingerprint(tiny)["length"] == 40
+        return
+    with pytest.raises(data.BadDataError, match=r"its 1 files stay open, .*\(100; see"):
+        data.fingerprint(tiny)
 
 
 def test_named_data_sets_hold_out_a_split_or_a_share(tiny):

@@ -265,6 +265,15 @@ def test_why_nothing_of_another_encoder_fits_is_told(model, change, why):
     assert line.endswith(f"fits this model ({why})")
 
 
+def test_a_file_of_a_width_that_our_heads_do_not_divide_says_so(tmp_path):
+    """Not that its own heads have to be said, which would lead to this as well."""
+    given, params = model_of({**VIT, "width": 56}, name="mae", decoder_width=32)
+    path = file_of(tmp_path, "mae", given, params)
+    ours = tiny.resolve("mae", encoder__width=48, encoder__heads=3)
+    with pytest.raises(warmstart.NothingFitsError, match="width is 56 there, 48 here"):
+        begun(path, ours)
+
+
 @pytest.mark.parametrize("layout", ["swin", "dalle"])
 def test_a_file_of_another_kind_says_so(tmp_path, layout):
     """Not that its heads are none of a vision transformer's."""

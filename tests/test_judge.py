@@ -214,7 +214,7 @@ def test_classes_are_found_of_all_held_out_images_once(
     losses = -chances[np.arange(images), label][told]
     assert found["loss"] == pytest.approx(losses.mean(), rel=1e-5)
     judge.test["label"][:] = -1
-    with pytest.raises(BadDataError, match="of no held-out image synthetic tells the"):
+    with pytest.raises(BadDataError, match="no held-out image of synthetic has a"):
         judge.held_out(state)
 
 

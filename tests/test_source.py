@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import types
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from PIL import Image
 
 from mimjax import config, data
 from mimjax.config import ConfigError
-from mimjax.data import BadDataError
+from mimjax.data import BadDataError, Data, faults
 from mimjax.data import folder as folders
 from mimjax.run import loop, source, workdir
 from mimjax.schema import flatten
@@ -277,3 +279,21 @@ def test_other_images_than_at_the_start_are_refused_before_anything_moves(tmp_pa
     workdir.check_data(tmp_path, found)
     with pytest.raises(ConfigError, match=r"had 9 images .* and now has 8"):
         workdir.check_data(tmp_path, other)
+
+
+@pytest.mark.parametrize(
+    ("saved", "listed"), [(True, ["folder:/b", "folder:/c"]), (False, [])]
+)
+def test_what_was_unreadable_goes_on_with_a_run_alone(
+    tmp_path, monkeypatch, saved, listed
+):
+    """By where its images lie now; a run that begins anew reads all of them anew."""
+    workdir.write(tmp_path / "config.json", {"data": {"source": "folder:/a"}})
+    for where in ("folder:/a", "folder:/c"):
+        faults.Ledger(tmp_path, 9, 0, where).note("x.jpg", "empty", 1)
+    monkeypatch.setattr(workdir, "has_checkpoint", lambda _: saved)
+    now = types.SimpleNamespace(values={}, data=Data(source="folder:/b"))
+    workdir.take(cast(Any, now), tmp_path)
+    path = tmp_path / faults.FILE_NAME
+    lines = path.read_text().splitlines() if path.exists() else []
+    assert [json.loads(line)["source"] for line in lines] == listed

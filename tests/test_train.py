@@ -13,10 +13,7 @@ import tiny
 from flax import linen as nn
 
 from mimjax import config, gradients, objectives, optim, sharding, train
-from mimjax.checkpoint import Checkpoints
-from mimjax.report.progress import Progress
 from mimjax.run import loop, setup
-from mimjax.run.start import first_state
 
 
 class Objective(nn.Module):
@@ -95,23 +92,6 @@ def test_five_in_a_row_freeze_the_state_for_good():
     assert int(state.step) == train.BAD_LIMIT + 2
 
 
-def test_a_run_that_stopped_for_bad_updates_learns_again(tmp_path):
-    given, state, step = start()
-    for _ in range(train.BAD_LIMIT):
-        state, _ = step(state, batch(-1))
-    checkpoints = Checkpoints(tmp_path, 1, 0)
-    checkpoints.save(state, train.BAD_LIMIT)
-    checkpoints.wait()
-    silent = Progress(10, silent=True)
-    again, at = first_state(given, tiny.mesh_of(), checkpoints, silent)
-    checkpoints.close()
-    assert (at, int(again.bad_total)) == (train.BAD_LIMIT, train.BAD_LIMIT)
-    assert learned(again) == learned(state)
-    again, _ = step(again, batch(1))
-    assert learned(again) != learned(state)
-    assert int(again.bad_streak) == 0
-
-
 def test_a_run_that_is_told_to_stop_says_that_updates_were_bad():
     given, state, step = start()
     for _ in range(train.BAD_LIMIT):
@@ -131,7 +111,7 @@ def test_a_run_that_is_told_to_stop_says_that_updates_were_bad():
     ("kept", "aside", "says"),
     [
         ([], [], "nothing is saved (try"),
-        ([5], [], "checkpoint 5 gives none either (try"),
+        ([5], [], "checkpoint 5 is no better (try"),
         ([3, 4], [], "checkpoint 4 is the last good one (try"),
         ([3, 5], [5], "checkpoint 3 is the last good one (try"),
     ],
@@ -149,31 +129,31 @@ def test_the_last_good_checkpoint_is_one_that_gave_an_update(kept, aside, says):
 
 
 @pytest.mark.parametrize(
-    ("step", "streak", "saved", "status", "says"),
+    ("step", "streak", "keeps", "kept", "saves"),
     [
-        (8, 0, True, 75, ["stopped after step 8 and saved; the same command resumes"]),
-        (
-            8,
-            2,
-            False,
-            75,
-            [
-                "loss or gradient of the last 2 updates was not finite",
-                "stopped after step 8 without saving; the same command resumes",
-            ],
-        ),
-        (10, 0, True, 0, []),
-        (10, 1, True, 0, ["loss or gradient of the last 1 updates was not finite"]),
+        (8, 0, 1, [5], True),
+        (8, 2, 1, [], True),
+        (8, 2, 1, [5], False),
+        (8, 2, 2, [5], True),
+        (8, 2, 2, [5, 6], False),  # of the same parameters
+        (10, 0, 1, [5], True),
+        (10, 1, 1, [5], True),
     ],
 )
-def test_what_is_not_finite_pushes_no_checkpoint_out(step, streak, saved, status, says):
+def test_what_is_not_finite_pushes_no_good_one_out(step, streak, keeps, kept, saves):
     session = unittest.mock.MagicMock()
     session.plan = train.Plan(10, 0, np.zeros(3), np.ones(3))
-    state = object()
-    assert loop.leave(session, state, step, streak, done=step == 10) == status
+    session.config.run.keep_last = keeps
+    session.checkpoints.steps.return_value = kept
+    state, done = object(), step == 10
+    assert loop.end(session, state, step, streak, done=done) == (0 if done else 75)
     calls = session.checkpoints.save.call_args_list
-    assert calls == [unittest.mock.call(state, step)] * saved
-    assert [call.args[0] for call in session.progress.note.call_args_list] == says
+    assert calls == [unittest.mock.call(state, step)] * saves
+    bad = f"loss or gradient of the last {streak} update(s) was not finite"
+    how = "and saved" if saves else "without saving"
+    stopped = f"stopped after step {step} {how}; the same command resumes"
+    said = [call.args[0] for call in session.progress.note.call_args_list]
+    assert said == [bad] * bool(streak) + [stopped] * (not done)
 
 
 def test_updates_under_way_are_no_part_of_what_is_looked_at():
@@ -184,6 +164,7 @@ def test_updates_under_way_are_no_part_of_what_is_looked_at():
     session.due.side_effect = lambda period, step: False
     session.looks.side_effect = lambda step: step in (0, 2)
     session.signals.agreed.return_value = False
+    session.checkpoints.steps.return_value = []
     pause = session.meter.pause.return_value.__enter__
     pause.side_effect = lambda: happened.append("pause")
 

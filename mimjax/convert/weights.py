@@ -62,7 +62,7 @@ def of_arrays(
         raise BadFileError(what + ", ..." * (len(arrays) > 3))
     try:
         given = config.rebuilt(values_of(arrays, layout, said, changes))
-        check_heads(given.values)
+        check_heads(given.values["encoder"])
         encoder = given.encoder
         fields = given.values["encoder"]
         if wrong := backbones.load(fields["name"]).problems(fields):
@@ -90,13 +90,11 @@ def of_arrays(
     return matching(path, arrays, layout, given, how, source)
 
 
-def check_heads(values: dict[str, dict[str, Any]]) -> None:
-    """Raises ValueError where a stack has a width that none known has."""
-    for field, group in (("heads", "encoder"), ("decoder_heads", "objective")):
-        if values[group].get(field) == 0:
-            width = values[group][field.replace("heads", "width")]
-            what = f"no size known is {width} wide, and the weights tell no heads: say"
-            raise ValueError(f"{what} --config.{group}.{field}=N to mimjax.convert")
+def check_heads(encoder: dict[str, Any]) -> None:
+    """Raises ValueError where it is as wide as none known."""
+    if encoder.get("heads") == 0:
+        what = f"no size known is {encoder['width']} wide, and weights tell no heads"
+        raise ValueError(f"{what}: say --config.encoder.heads=N to mimjax.convert")
 
 
 def check_names(given: config.Config, layout: str) -> None:

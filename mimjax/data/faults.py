@@ -72,7 +72,7 @@ class Ledger:
                 # The last may be half written.
                 lines = file.read().rpartition(b"\n")[0]
             self._read += len(lines)
-            for (*of, path), why in _entries(lines.decode(errors="replace")):
+            for (*of, path), why in _entries(lines):
                 if of == list(self._of.values()):
                     self._reasons.setdefault(path, why)
 
@@ -101,28 +101,32 @@ def told(path: str, reason: str) -> str:
 def error_counts(workdir: Path) -> dict[str, int]:
     """How many distinct images of a run were unreadable, by reason."""
     file = workdir / FILE_NAME
-    text = file.read_text("utf-8") if file.exists() else ""
+    lines = file.read_bytes() if file.exists() else b""
     # Those of a source that a probe learns from are those that are trained on.
-    reasons = {(of, part == "test", x): why for (of, part, x), why in _entries(text)}
+    reasons = {(of, part == "test", x): why for (of, part, x), why in _entries(lines)}
     return dict(collections.Counter(reasons.values()))
 
 
 def begin(workdir: Path, before: str | None, source: str) -> None:
-    """What is listed, for a run of that source: of an earlier attempt.
+    """Makes the list of an earlier attempt that of a run of this source.
 
-    Its images lay in `before`, maybe elsewhere; of None nothing goes on, and all are
-    read anew.
+    `before` is where its images lay, None where it left no checkpoint to go on from:
+    all images are read anew then, and the list is deleted.
     """
     file = workdir / FILE_NAME
     if before is None:
         file.unlink(missing_ok=True)
-    elif before != source and file.exists():
-        old, new = (f'"source": {json.dumps(name)},' for name in (before, source))
+    elif file.exists():
+        old, new = (
+            f'"source": {json.dumps(name)},'.encode() for name in (before, source)
+        )
+        lines = file.read_bytes().replace(old, new)
         with replacing(file) as temporary:
-            temporary.write_text(file.read_text("utf-8").replace(old, new), "utf-8")
+            # A kill may have cut the last line short.
+            temporary.write_bytes(lines + b"\n" * (not lines.endswith(b"\n")))
 
 
-def _entries(lines: str) -> Iterator[tuple[tuple[str, str, str], str]]:
+def _entries(lines: bytes) -> Iterator[tuple[tuple[str, str, str], str]]:
     """Source, part and path of each, and the reason."""
     for line in lines.splitlines():
         try:

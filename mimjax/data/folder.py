@@ -51,8 +51,8 @@ NO_FOLDERS = (
 MAX_BYTES = 100_000_000  # a larger file counts as bad
 RETRY_SECONDS = (0.05, 0.2, 0.8, 2.0)
 SIZES_HASHED = 100_000
-# What a link may lead to in place of a file, or may have led to.
-GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
+# Errors of a link whose target is gone or closed to us.
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG)
 
 
 class Folder(NamedTuple):

@@ -7,6 +7,7 @@ all of them and decodes its own.
 """
 
 import bisect
+import contextlib
 import hashlib
 import itertools
 import os
@@ -25,7 +26,7 @@ from mimjax.data.prepared import Prepared, find
 from mimjax.data.quiet import graph, reading, tf
 
 FILES_AT_ONCE = 16
-OTHER_FILES = 512  # that a process may have open
+OTHER_FILES = 256  # that a process may have open
 
 
 class Stretch(NamedTuple):
@@ -190,20 +191,22 @@ def open_records(data: Data, part: Literal["train", "test"]) -> Numbered | InOrd
 
 
 def make_room(files: int) -> None:
-    """Lets this process have so many files of array_record open.
+    """Lets this process have so many files of array_record open, if it may.
 
-    Each stays open once it was read from, for training and again for an evaluation.
-    Raises BadDataError where fewer are allowed.
+    Each stays open once it was read from, for training, to learn from and to judge by.
+    Raises BadDataError where too few are allowed to train.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 3 * files + OTHER_FILES
     endless = resource.RLIM_INFINITY
-    if soft != endless and soft < needed:
-        allowed = needed if hard == endless else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-        if allowed < needed:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 3 * files + OTHER_FILES
+    if soft != endless and soft < wanted:
+        wanted = wanted if hard == endless else min(wanted, hard)
+        with contextlib.suppress(ValueError, OSError):  # what a system may say to it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        if soft < files + OTHER_FILES:
             told = f"its {files} files stay open, more than this system allows"
-            raise BadDataError(f"config.data.source: {told} ({hard}; see ulimit -n)")
+            raise BadDataError(f"config.data.source: {told} ({soft}; see ulimit -n)")
 
 
 def identity(data: Data) -> tuple[int, str]:

@@ -19,7 +19,8 @@ from mimjax.data.quiet import graph, tf
 # draw), and successive epochs are correlated even at 8 rounds. At 16 both are as in a
 # fair draw (tests/test_data_order.py), for under a microsecond.
 ROUNDS = 16
-# Any odd number tells the higher bits of seeds from those of epochs.
+# Of each of the three words of its key the cipher takes half a block, 8 bits or more.
+# The third has the next ones of seed and epoch; the factor keeps the two apart.
 BITS, MIXES = 8, 167
 
 
@@ -45,11 +46,11 @@ def example(position: Any, seed: int, length: int) -> Any:
     """Index in [0, length) of the example at an int64 `position`, a scalar or [n].
 
     Every epoch, `length` consecutive positions, is another permutation of all examples.
-    Runs eagerly and inside a graph alike.
+    Runs eagerly and inside a graph alike. Seeds that differ by a multiple of 2**16, and
+    epochs by one of 2**16, may have the same.
     """
     position = tf.convert_to_tensor(position, tf.int64)
     epoch = position // length
-    # Of each word of its key the cipher takes half a block, 8 bits or more.
     more = seed // 2**BITS * MIXES + epoch // 2**BITS
     words = tf.stack([tf.fill(tf.shape(epoch), _word(seed)), epoch, more], -1)
     # Its block has a bit too few for a largest index that is a power of 4.

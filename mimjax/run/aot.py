@@ -35,7 +35,7 @@ def devices_named(spec: str) -> list[Any]:
         return jax.devices("cpu")
     from jax.experimental import topologies
 
-    if not re.fullmatch(r"v\d\w*:\d+(x\d+)+(_\w+)?", spec):
+    if not re.fullmatch(r"\w+:\d+(x\d+)+(_\w+)?", spec):
         what = "is neither cpu:COUNT nor a slice of TPUs such as v5e:4x4"
         raise ConfigError([f"--compile: {spec!r} {what}; for a GPU, compile on it"])
     try:

@@ -71,8 +71,8 @@ def counted(config: Config, batch: dict[str, np.ndarray]) -> int:
     if not count:
         name = config.values["objective"]["name"]
         raise BadDataError(
-            f"config.data.source: of no held-out image {config.data.source} tells the "
-            f"class, which objective {name!r} is judged by; name another split, or set "
+            f"config.data.source: no held-out image of {config.data.source} has a "
+            f"class, by which objective {name!r} is judged; name another split, or set "
             "config.eval_every to 0"
         )
     return count

@@ -134,11 +134,11 @@ def advance(
             seen = look(session, state, step)
         ends = step == plan.steps
         if ends or session.signals.agreed():
-            # It may be new since the last log; a resumed run counts from zero.
+            # It may be new since the last log.
             streak = int(jax.device_get(state.bad_streak))
             if streak >= train.BAD_LIMIT:
                 return give_up(session, step, streak), step
-            return leave(session, state, step, streak, done=ends and seen), step
+            return end(session, state, step, streak, done=ends and seen), step
         with session.meter.waiting():
             batch = session.batches.next(session.signals.asked)
         if batch is None:
@@ -159,7 +159,7 @@ def advance(
                 return give_up(session, step, int(streak)), step
             if logs:
                 log(session, step, host)
-            if saves and not streak:  # as in `leave`
+            if saves and not streak:  # as in `end`
                 with session.meter.pause():
                     session.checkpoints.save(state, step)
 
@@ -197,15 +197,18 @@ def log(session: Session, step: int, values: dict[str, float]) -> None:
     session.progress.update(step, values)
 
 
-def leave(
+def end(
     session: Session, state: train.State, step: int, streak: int, *, done: bool
 ) -> int:
     """Saves the last step, or where a signal came; returns the exit status."""
     note = session.progress.note
     if streak:
-        note(f"loss or gradient of the last {streak} updates was not finite")
-    # Parameters that give no finite loss must not push out good ones.
-    saves = not streak or step == session.plan.steps
+        note(f"loss or gradient of the last {streak} update(s) was not finite")
+    # Parameters that give no finite loss must not push out the last that do, unless
+    # without them a run would not have its end.
+    kept, keeps = session.checkpoints.steps(), session.config.run.keep_last
+    room = not kept or (keeps > 1 and kept[-1] < step - streak)
+    saves = not streak or room or step == session.plan.steps
     if saves:
         session.checkpoints.save(state, step)
     session.checkpoints.wait()
@@ -222,18 +225,20 @@ def give_up(session: Session, step: int, streak: int) -> int:
     Good is one whose parameters gave a finite update: none of those skipped changed
     them, so that what was saved just before the streak is as bad.
     """
-    session.checkpoints.wait()
-    kept = session.checkpoints.steps()
-    good = [number for number in kept if number < step - streak]
-    told = f"checkpoint {kept[-1]} gives none either" if kept else "nothing is saved"
-    again = "config.optim.clip=1.0 in another --workdir"
+    try:
+        session.checkpoints.wait()
+    finally:  # where that fails too, this is what to know first
+        kept = session.checkpoints.steps()
+        good = [number for number in kept if number < step - streak]
+        told = f"checkpoint {kept[-1]} is no better" if kept else "nothing is saved"
+        again = "config.optim.clip=1.0 in another --workdir"
+        if good:
+            told = f"checkpoint {good[-1]} is the last good one"
+            again += ", from there on with config.init_from and config.init_scope=all"
+        session.progress.note(
+            f"stopped at step {step}: loss or gradient was not finite {streak} times "
+            f"in a row; {told} (try a lower config.optim.base_lr or {again})"
+        )
     if good and good != kept:
         session.checkpoints.set_aside(kept[len(good) :])
-    if good:
-        told = f"checkpoint {good[-1]} is the last good one"
-        again += ", from there on with config.init_from and config.init_scope=all"
-    session.progress.note(
-        f"stopped at step {step}: loss or gradient was not finite {streak} times in a "
-        f"row; {told} (try a lower config.optim.base_lr or {again})"
-    )
     return NOT_FINITE

@@ -1,10 +1,8 @@
 """The state that a run goes on from: restored, warm-started or fresh."""
 
-import dataclasses
 import pathlib
 
 import jax
-import jax.numpy as jnp
 
 from mimjax import checkpoint, grid, train, trainable, warmstart
 from mimjax.config import Config, ConfigError
@@ -27,7 +25,7 @@ def first_state(
     if state is not None:
         step = int(jax.device_get(state.step))
         progress.note(f"resumed at step {step}")
-        return thawed(state), step
+        return state, step
     # Of a grid one member first: what it starts from has no members.
     state = train.start_state(grid.alone(config), mesh)
     try:
@@ -82,11 +80,3 @@ def warm(config: Config, state: train.State, progress: Progress) -> train.State:
         for name in found[kind]:
             progress.note(f"  {kind}: {name}")
     return state
-
-
-def thawed(state: train.State) -> train.State:
-    """The state, free to move again where a streak of bad updates had stopped it."""
-    if int(jax.device_get(state.bad_streak)) < train.BAD_LIMIT:
-        return state
-    zero = jax.device_put(jnp.zeros((), jnp.int32), state.bad_streak.sharding)
-    return dataclasses.replace(state, bad_streak=zero)

@@ -90,9 +90,9 @@ def take(config: Config, workdir: pathlib.Path) -> None:
     """Writes down the config whose run it is now; of one not begun nothing is left."""
     if not begun(workdir):
         (workdir / RECORD).unlink(missing_ok=True)
-    path, resumes = workdir / "config.json", has_checkpoint(str(workdir))
-    before = flat(read(path)).get("data.source") if resumes and path.exists() else None
-    faults.begin(workdir, before, config.data.source)
+    path, source = workdir / "config.json", config.data.source
+    before = flat(read(path)).get("data.source") if path.exists() else source
+    faults.begin(workdir, before if has_checkpoint(str(workdir)) else None, source)
     write(path, config.values)
 
 

@@ -29,7 +29,7 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
         width = arrays["decoder.patch_embed.proj.weight"].shape[0]
         depth = shapes.count(arrays, "decoder.blocks.{}")
         objective |= {"decoder_width": width, "decoder_depth": depth}
-        objective |= {"decoder_heads": min(DECODER_HEADS, shapes.heads_of(width))}
+        objective["decoder_heads"] = DECODER_HEADS
     encoder = {**shapes.vit(arrays, "encoder.", NAMES, said), "start": "beit"}
     data = {"normalise": "inception"}
     return {"encoder": encoder, "objective": objective, "data": data}

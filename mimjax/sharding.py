@@ -42,7 +42,7 @@ class Mesh:
     """Devices along each axis; 0 lets the program choose.
 
     By default all devices share the batch; they also share the parameters (fsdp) where
-    these, their gradients and moments take more than 2 GiB.
+    these, their gradients and moments take more than 2 GiB, of 24 devices eight.
     """
 
     data: int = 0
@@ -78,7 +78,9 @@ def choose(mesh: Mesh, devices: int, state_bytes: int) -> Mesh:
     if mesh.fsdp:
         return dataclasses.replace(mesh, data=rest // mesh.fsdp)
     if state_bytes > AUTO_FSDP_BYTES:
-        return dataclasses.replace(mesh, data=1, fsdp=rest)
+        # Every width can be cut into a power of two, few into 3 or 24.
+        fsdp = rest & -rest if rest % 2 == 0 else rest
+        return dataclasses.replace(mesh, data=rest // fsdp, fsdp=fsdp)
     return dataclasses.replace(mesh, data=rest, fsdp=1)
 
 

@@ -272,6 +272,20 @@ def test_one_way_that_does_not_run_leaves_ours_alone(monkeypatch):
     assert len(row["ours"]) == 2 and row["peer"] == []
 
 
+def test_without_a_peer_ours_is_what_a_run_has(monkeypatch):
+    """Nothing is off: there is nobody to be like."""
+    seen = []
+
+    def ask(what, spec, **_):
+        seen.append((what, spec["alike"]))
+        return {"no_peer": "none has it"} if what == "prepare" else answer(1.0)
+
+    monkeypatch.setattr(step, "ask", ask)
+    row = step.measure("x.py", [], against="torch", rounds=1, seconds=0.0)
+    assert row["no_peer"] == "none has it"
+    assert seen == [("prepare", True), ("ours", False)]
+
+
 def test_a_folder_that_cannot_be_made_is_told_before_measuring(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     flags = ["step", f"--config={tiny.CONFIG}", f"--out={tmp_path / 'file'}"]

@@ -484,7 +484,7 @@ FITTING = "--config.objective.decoder_heads=3"
     [
         (
             [],
-            "no size known is 48 wide, and weights tell no heads: say --config.encoder",
+            "no size known is 32 wide, and weights tell no heads: say --config.encoder",
         ),
         (["--layout=moo"], "--layout: 'moo' is none of aim, aim_l3m, "),
         (

@@ -308,6 +308,20 @@ TEN = 10_000_000_000
 # Tuples of tuples, each twice in the next: to hash the last takes 2^60 steps.
 NEST = b"(t" + b"".join(b"q\x01h\x01\x86" for _ in range(60))
 
+
+def copies(pairs, times):
+    """One list of pairs, made into a dict again and again."""
+    listed = b"](" + b"".join(raw((f"{n}", n)) for n in range(pairs)) + b"eq\x01"
+    make = raw(Name("collections", "OrderedDict"))
+    return b"\x80\x02" + listed + (make + b"h\x01\x85R0") * times + b"."
+
+
+def named(length):
+    """A module with a parameter of a long name."""
+    state = {"_modules": {}, "_parameters": {"x" * length: tensor()}, "_buffers": {}}
+    return whole(Call(Name("torch.nn.modules.linear", "Linear"), (), state))
+
+
 HOSTILE = {
     # Bytes that are set aside before they are read, and a memo as long as it claims.
     "memo": (zipped(b"\x80\x02}r\xff\xff\xff\x7f."), "no weights"),
@@ -319,6 +333,8 @@ HOSTILE = {
     "called string": (zipped(b"\x80\x02NNR."), "damaged"),
     "hash": (zipped(b"\x80\x02}" + NEST + b"Ns."), "no weights"),
     "hash set": (zipped(b"\x80\x04\x8f(" + NEST + b"\x90."), "no state dict"),
+    "copies": (zipped(copies(2000, 600)), "dicts hold more than any model has"),
+    "long name": (zipped(named(2000)), "a name in it is without end"),
     "deep": (zipped(b"\x80\x02N" + b"\x85" * 200_000 + b"."), "no state dict"),
     # Tensors that are not where they claim to be.
     "numel": (zipped({"x": tensor(numel=TEN)}), "has 24 bytes of 40000000000"),

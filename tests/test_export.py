@@ -102,6 +102,10 @@ def test_a_head_of_another_mean_does_not_fit(layout):
     [
         ("timm_swin", 0, {"patch_size": (2, 4)}, "patch_size: 2 x 4 is no square"),
         ("timm_swin", 0, {"image_size": (8, 32)}, "window: more than the last stage"),
+        # On one side as much as there is: timm shifts along the other.
+        ("timm_swin", 0, {"image_size": (16, 32)}, "window: more than the last stage"),
+        ("timm_swin", 0, {"mlp_ratio": 3.97}, "mlp_ratio: the MLPs of all stages"),
+        ("transformers_swin", 0, {"mlp_ratio": 3.97}, "mlp_ratio: the MLPs of all"),
         ("timm_vit", 3, {"patch_size": (32, 64)}, "patch_size: 32 x 64 is no square"),
         ("transformers_vit", 0, {"image_size": (16, 24)}, "16 x 24 is no square"),
         ("transformers_vit", 1, {"patch_size": (4, 8)}, "4 x 8 is no square"),
@@ -391,6 +395,21 @@ for count in (1, 3):
     found = program.call(weights, images)
     numpy.savez("{out}/" + str(count), **found)
 """
+
+
+def test_the_program_has_the_features_that_its_run_is_judged_by(run):
+    """Of the layers of the config, before the last norm."""
+    values = json.loads((run / "config.json").read_text())
+    values["evaluate"] = {"layers": [1], "pool": "mean"}
+    (run / "config.json").write_text(json.dumps(values))
+    model = models.load(run)
+    shape = (2, *model.encoder.image_size, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    found = program.ours(model, images)["features"]
+    wanted = models.features(model, images)
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    last = models.features(model, images, layers=())
+    assert np.abs(found - last).max() > 0.01 * np.abs(wanted).max()
 
 
 def test_the_program_runs_without_this_package(run, tmp_path):

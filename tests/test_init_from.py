@@ -73,12 +73,16 @@ def test_a_run_starts_from_a_file_and_says_how_many_heads(tmp_path):
         ("timm_vit", resize.bicubic),
         ("vit_jax", resize.corner_aligned),
         ("dinov2", functools.partial(resize.bicubic, offset=0.1)),
+        ("beit", resize.bicubic),
     ],
 )
 def test_learned_positions_are_fitted_as_their_code_does(tmp_path, layout, how):
     scale = 0.1 if layout == "dinov2" else 0.0
     encoder = {**VIT, "position": "learned", "layer_scale": scale}
-    given, params = model_of(encoder, name="classify", num_classes=5)
+    objective = {"name": "classify", "num_classes": 5}
+    if layout == "beit":
+        objective = {"name": "beit", **test_convert.TOKENS}
+    given, params = model_of(encoder, **objective)
     path = file_of(tmp_path, layout, given, params)
     wider = tiny.resolve(
         "classify",

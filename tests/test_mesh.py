@@ -214,6 +214,15 @@ def test_axes_left_open_are_filled_in(mesh, state_bytes, chosen):
     assert sharding.choose(mesh, 8, state_bytes) == chosen
 
 
+@pytest.mark.parametrize(
+    ("devices", "fsdp"), [(3, 3), (6, 2), (12, 4), (24, 8), (48, 16), (256, 256)]
+)
+def test_large_parameters_are_cut_into_a_power_of_two(devices, fsdp):
+    """By 24 nothing of ViT-L could be divided, and nothing would be cut."""
+    found = sharding.choose(Mesh(), devices, 2 * sharding.AUTO_FSDP_BYTES)
+    assert found == Mesh(devices // fsdp, fsdp, 1)
+
+
 def test_parameters_are_cut_when_a_device_cannot_hold_them_all(monkeypatch):
     given = tiny.resolve("classify")
     size = setup.STATE_BYTES["adamw"] * train.count(first_state("classify").params)

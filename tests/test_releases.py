@@ -180,10 +180,14 @@ def written(folder, arrays):
     return folder / "weights.npz"
 
 
+FOUR = (("encoder.heads", "4"),)
+
+
 @pytest.mark.parametrize("name", RELEASES)
 def test_a_release_is_known_by_its_names(tmp_path, name):
     arrays, layout, fields, (missing, left) = RELEASES[name]
-    changes = (("encoder.heads", "4"),) if layout != "vqkd" else ()
+    decoder = (("objective.decoder_heads", "4"),) if layout == "vqkd" else ()
+    changes = FOUR + decoder
     found = weights.convert([written(tmp_path, arrays)], changes=changes)
     assert found.layout == layout
     assert sorted(found.missing) == missing
@@ -201,6 +205,7 @@ STRANGE = {
     "a norm of queries": {"blocks.0.attn.q_norm.weight": zeros(16)},
     "a convolution before the patches": {"patch_embed.backbone.conv.weight": zeros(3)},
     "a third matrix of the MLP": {"blocks.1.mlp.fc3.weight": zeros(8, 8)},
+    "positions beside its own": {"absolute_pos_embed": zeros(1, 16, 16)},
 }
 
 
@@ -210,7 +215,7 @@ def test_a_model_that_computes_more_is_refused(tmp_path, name):
     path = written(tmp_path, {**vit(), **HEAD, **STRANGE[name]})
     (extra,) = STRANGE[name]
     with pytest.raises(BadFileError, match=f"no timm_vit model: .* for '{extra}'"):
-        weights.convert([path])
+        weights.convert([path], changes=FOUR)
 
 
 def test_tables_stay_as_they_are_unless_another_size_is_asked_for(tmp_path):
@@ -248,14 +253,14 @@ def test_a_layer_that_is_not_there_is_told(tmp_path):
     """All layers are one array here: it would leave them all as they start."""
     arrays = {n: x for n, x in {**vit(), **HEAD}.items() if ".1.norm2" not in n}
     with pytest.raises(BadFileError, match=r"no blocks\.1\.norm2"):
-        weights.convert([written(tmp_path, arrays)])
-    fewer = (("encoder.depth", "1"),)
+        weights.convert([written(tmp_path, arrays)], changes=FOUR)
+    fewer = (*FOUR, ("encoder.depth", "1"))
     with pytest.raises(BadFileError, match=r"no place for 'blocks\.1\."):
         weights.convert([written(tmp_path, {**vit(), **HEAD})], changes=fewer)
 
 
 def test_the_layer_of_another_shape_is_named(tmp_path):
     arrays = {**vit(), **HEAD, "blocks.1.norm1.weight": zeros(3)}
-    found = weights.convert([written(tmp_path, arrays)])
+    found = weights.convert([written(tmp_path, arrays)], changes=FOUR)
     with pytest.raises(BadFileError, match=r"blocks.1.norm1.weight of \(3,\) does not"):
         _ = found.params

@@ -257,6 +257,20 @@ def test_a_tokenizer_that_is_not_there_or_none_is_one_line(tmp_path):
     assert "takes 3 channels, not the 1 of config.encoder.channels" in line
 
 
+@pytest.mark.parametrize("objective", ["beit", "beit2"])
+def test_what_stands_in_for_a_tokenizer_takes_grey_images(objective):
+    """To compile for, and in a study whose tokenizer is not made yet."""
+    changes = [("objective.tokenizer", ""), ("encoder.channels", "1")]
+    path = f"{tiny.CONFIG}:{objective}"
+    given = config.resolve(path, changes, None, with_data=False)
+    image = jax.ShapeDtypeStruct((2, *given.encoder.image_size, 1), jnp.float32)
+    view = jax.ShapeDtypeStruct((2, *given.objective.view_size, 1), jnp.float32)
+    batch = {"image": image, "pixels": image, "view": view}
+    rngs = {name: jax.random.key(0) for name in ("params", "mask", "drop")}
+    init = functools.partial(given.objective.init, train=True)
+    assert "params" in jax.eval_shape(init, rngs, batch)
+
+
 def test_a_tokenizer_of_other_sizes_is_not_taken(tmp_path):
     """Its config says one width and its checkpoint another."""
     other = tmp_path / "other"

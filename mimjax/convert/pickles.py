@@ -54,19 +54,10 @@ WHOLE += ["uint64", "uint32", "uint16", "uint8"]
 DTYPES = {name: np.dtype(name) for name in WHOLE}
 DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
 
-STORAGES = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "UntypedStorage": "uint8",
-}
+KINDS = {"Double": "float64", "Float": "float32", "Half": "float16", "Long": "int64"}
+KINDS |= {"BFloat16": "bfloat16", "Int": "int32", "Short": "int16", "Char": "int8"}
+KINDS |= {"Byte": "uint8", "Bool": "bool", "Untyped": "uint8"}
+STORAGES = {f"{name}Storage": dtype for name, dtype in KINDS.items()}
 
 # What releases hold: MAE and BEiT a Namespace and SimMIM and Swin a CfgNode beside the
 # weights, AIM of ml-l3m a DictConfig and a scheduler, the tokenizer of DALL-E whole
@@ -89,12 +80,10 @@ NAMES |= {
     for pure in ("", "Pure")
     for system in ("", "Posix", "Windows")
 }
+NAMES |= {f"collections.{name}" for name in ("Counter", "OrderedDict", "defaultdict")}
 NAMES |= {
     "_codecs.encode",
     "argparse.Namespace",
-    "collections.Counter",
-    "collections.OrderedDict",
-    "collections.defaultdict",
     "numpy.dtype",
     "numpy.ndarray",
     "torch.Size",
@@ -124,6 +113,7 @@ CODES = [getattr(pickle, step)[0] for step in STEPS.split()]
 # Python's reader in Python: its memo is a dict, where the one in C sets aside an array
 # as long as the file claims. Its steps are not in what type checkers know of it.
 READER: Any = pickle._Unpickler
+MOST_PAIRS = 1_000_000
 
 
 class Inspector(READER):
@@ -132,6 +122,7 @@ class Inspector(READER):
     def __init__(self, file: Any):
         super().__init__(file, encoding="latin1")
         self.storages: dict[str, Storage] = {}
+        self.pairs = 0  # that calls are given in lists
 
     def find_class(self, module: str, name: str) -> str:
         """The name itself, if it is one of those allowed."""
@@ -161,6 +152,10 @@ class Inspector(READER):
     def call(self) -> None:
         """What a call or a construction leaves, without making it."""
         args, name = self.stack.pop(), self.stack[-1]
+        # A list of pairs can be made into any number of dicts.
+        self.pairs += sum(len(x) for x in args if isinstance(x, list))
+        if self.pairs > MOST_PAIRS:
+            raise Flaw("its dicts hold more than any model has")
         self.stack[-1] = rebuilt(name, args)
 
     def build(self) -> None:

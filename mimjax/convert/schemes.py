@@ -1,7 +1,7 @@
 """How a vision transformer is called in the code of others, and its table of names."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mimjax.convert.names import (
@@ -165,6 +165,17 @@ def fields(**changes: tuple[Any, ...] | None) -> dict[str, tuple[Any, ...]]:
     """PLAIN with other values; None where any will do."""
     found = {**PLAIN, **changes}
     return {name: allowed for name, allowed in found.items() if allowed is not None}
+
+
+def mlp_ratio(widths: Sequence[int], ratio: float) -> float:
+    """The ratio of a library that cuts off fractions where we round, for our MLPs.
+
+    0 where none is right for layers of all these widths.
+    """
+    ours = [round(width * ratio) for width in widths]
+    tries = (ratio, *((n + 0.5) / w for n, w in zip(ours, widths, strict=True)))
+    fits = (x for x in tries if [int(w * x) for w in widths] == ours)
+    return next(fits, 0.0)
 
 
 def misfit(

@@ -130,6 +130,8 @@ def flattened(module: StandIn) -> dict[str, Any]:
         if visits > 100_000 or len(prefix) > 1000:
             raise Flaw("its modules hold one another without end")
         for name, value in own.items():
+            if len(prefix) + len(name) > 1000:
+                raise Flaw("a name in it is without end")
             if value is not None and name not in passing:
                 found[f"{prefix}{name}"] = value
         inner = [(f"{prefix}{n}.", m) for n, m in state["_modules"].items() if m]

@@ -25,6 +25,8 @@ from mimjax.trees import named_leaves
 SIZE = "encoder.image_size"
 # Only where one of these is asked for are tables taken to another size.
 SIZES = {SIZE, "encoder.window", "encoder.position"}
+# Of absolute positions beside the relative ones that Swin and BEiT have.
+POSITIONS = ("absolute_pos_embed", "embeddings.position_embeddings")
 
 
 def convert(
@@ -198,7 +200,7 @@ def matching(
 
 
 def inside(parts: dict[tuple[str, ...], Part]) -> Callable[[str], bool]:
-    """Whether a name is of the patch embedding or of a layer that was found.
+    """Whether a name is of the patch embedding, of a layer found, or of positions.
 
     What has no place there is of another model, which computes otherwise.
     """
@@ -208,7 +210,8 @@ def inside(parts: dict[tuple[str, ...], Part]) -> Callable[[str], bool]:
     kernel = parts.get(("encoder", "patch", "kernel"))
     if kernel:
         found.add(kernel.entry.names()[0].rsplit(".", 2)[0] + ".")
-    return lambda name: name.startswith(tuple(found))
+    whole = tuple(found)
+    return lambda name: name.startswith(whole) or name.endswith(POSITIONS)
 
 
 def shapes_of(given: config.Config) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:

@@ -24,9 +24,9 @@ def write(model: models.Model, out: pathlib.Path) -> None:
     """The program and its weights.
 
     It is called with the weights by name and images [b, H, W, C] uint8, and returns
-    {"tokens": [b, T, D] after the last norm, "features": [b, D]} in float32 (the pool
-    of the config), and "logits" of a classifier. The weights stay outside, for a
-    program is at most 2 GB.
+    {"tokens": [b, T, D] after the last norm, "features": [b, D]} in float32 (pool and
+    layers as the config evaluates them), and "logits" of a classifier. The weights stay
+    outside, for a program is at most 2 GB.
     """
     arrays, encoder = weights_of(model), model.encoder
     (b,) = export.symbolic_shape("b")
@@ -46,11 +46,11 @@ def answers(model: models.Model, flat: dict[str, Any], images: Any) -> dict[str,
     params = nested({tuple(name.split("/")): x for name, x in flat.items()})
     moving = params.pop(MOVING, {})
     image = patches.normalise(images, *model.constants)
-    encoder, pool = model.encoder, model.config.evaluate.pool
-    bound = {"params": params["encoder"]}
+    encoder, wanted = model.encoder, model.config.evaluate
+    bound, layers = {"params": params["encoder"]}, encoder.numbered(wanted.layers)
     found = {
         "tokens": tokens_of(encoder, bound, image),
-        "features": encoder.apply(bound, image, pool, method="features"),
+        "features": encoder.apply(bound, image, wanted.pool, layers, method="features"),
     }
     if "head" in params:
         whole, method = {"params": params, MOVING: moving}, "logits"

@@ -59,7 +59,7 @@ def report(
         page.section("Configuration", _config(config)),
     ]
     with replacing(out / REPORT) as temp:
-        temp.write_text(page.document(title, parts), encoding="utf-8")
+        temp.write_text(page.document(title, parts), "utf-8", "backslashreplace")
     return out / REPORT
 
 

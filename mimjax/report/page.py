@@ -6,6 +6,7 @@ Every text goes through `text`, which escapes it.
 import base64
 import html
 import io
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def text(value: Any) -> str:
 
 def link(name: str, place: str) -> Markup:
     """A name that leads to a place, which is relative to the page."""
-    return Markup(f'<a href="{text(parse.quote(place))}">{text(name)}</a>')
+    return Markup(f'<a href="{text(parse.quote(os.fsencode(place)))}">{text(name)}</a>')
 
 
 def section(heading: str, body: str) -> str:
@@ -119,7 +120,7 @@ def picture(path: Path, caption: str, *, link: str = "", width: int = 0) -> str:
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     image = f'<img src="{source}" alt="{text(caption)}">'
     if link:
-        image = f'<a href="{text(parse.quote(link))}">{image}</a>'
+        image = f'<a href="{text(parse.quote(os.fsencode(link)))}">{image}</a>'
     return f"<figure>{image}<figcaption>{text(caption)}</figcaption></figure>"
 
 

@@ -44,7 +44,9 @@ class Predicted:
             return model
         cell, grid = model.objective.encoder.cell, self.encoder.grid
         size = grid[0] * cell[0], grid[1] * cell[1]
-        encoder = model.objective.encoder.clone(image_size=size)
+        # What stands in for one takes what there is.
+        colours = {} if model.workdir else {"channels": self.encoder.channels}
+        encoder = model.objective.encoder.clone(image_size=size, **colours)
         resized = model.objective.clone(encoder=encoder)
         return dataclasses.replace(model, objective=resized)
 

@@ -36,8 +36,8 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def resize(encoder: Any, said: dict[str, Any]) -> str:
-    """How its code takes tables to another size."""
-    return "geometric"
+    """How its code takes tables to another size: positions of patches as pictures."""
+    return "geometric" if encoder.is_relative else "bicubic"
 
 
 def misfit(objective: Any) -> str:

@@ -172,6 +172,17 @@ def shrinks(swin: Any) -> bool:
     return specs(swin)[-1].window < swin.window
 
 
+def cut_ratio(swin: Any) -> float:
+    """That of its MLPs for timm and transformers; 0 where there is none."""
+    return schemes.mlp_ratio([spec.width for spec in specs(swin)], swin.mlp_ratio)
+
+
+def uncut(objective: Any) -> str:
+    """Why its MLPs cannot be told where there is none."""
+    told = "encoder.mlp_ratio: the MLPs of all stages follow from no one ratio"
+    return "" if cut_ratio(objective.encoder) else told
+
+
 def constants(objective: Any) -> dict[str, np.ndarray]:
     """Tables of distances, and masks of the layers that shift."""
     return buffers(objective.encoder, "", NAMES)

@@ -35,17 +35,16 @@ def misfit(objective: Any) -> str:
     wrong = schemes.misfit(objective, ("swin",), (), {"norm_eps": (1e-5,)})
     wrong = wrong or schemes.oblong(objective, "patch_size")
     wrong = wrong or schemes.mispooled(objective, "gap") or shrinking(objective)
+    wrong = wrong or swin.uncut(objective)
     return wrong or timm_vit.headless(objective)
 
 
 def shrinking(objective: Any) -> str:
-    """Why windows cannot be told: its own shrink on one side, here on both."""
-    height, width = objective.encoder.grid
-    return (
-        "encoder.window: more than the last stage has"
-        if swin.shrinks(objective.encoder) and height != width
-        else ""
-    )
+    """Why windows cannot be told: its own shrink, and shift, a side for itself."""
+    encoder = objective.encoder
+    sides = swin.specs(encoder)[-1].grid
+    filled = min(sides) <= encoder.window and sides[0] != sides[1]
+    return "encoder.window: more than the last stage has, or as much" if filled else ""
 
 
 def entries(objective: Any) -> Iterator[Entry]:
@@ -66,7 +65,7 @@ def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:
         "depths": list(encoder.depths),
         "num_heads": list(encoder.heads),
         "window_size": encoder.window,
-        "mlp_ratio": encoder.mlp_ratio,
+        "mlp_ratio": swin.cut_ratio(encoder),
     }
     name = "swin_base_patch4_window7_224"
     return timm_vit.configuration(name, objective, args, mean, std, NAMES.head)

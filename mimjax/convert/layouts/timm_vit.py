@@ -192,7 +192,7 @@ def transformer(encoder: Any) -> dict[str, Any]:
         "embed_dim": encoder.width,
         "depth": encoder.depth,
         "num_heads": encoder.heads,
-        "mlp_ratio": encoder.mlp_ratio,
+        "mlp_ratio": schemes.mlp_ratio([encoder.width], encoder.mlp_ratio),
         "init_values": encoder.layer_scale or None,
     }
 

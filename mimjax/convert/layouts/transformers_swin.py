@@ -49,7 +49,7 @@ def misfit(objective: Any) -> str:
     wrong = wrong or schemes.oblong(objective, "patch_size")
     if schemes.head_of(objective) == "simmim":  # it makes a square of the tokens
         wrong = wrong or schemes.oblong(objective, "image_size")
-    wrong = wrong or schemes.mispooled(objective, "gap")
+    wrong = wrong or schemes.mispooled(objective, "gap") or swin.uncut(objective)
     if not wrong and swin.shrinks(objective.encoder):
         # Its tables of distances are all of the whole window.
         wrong = "encoder.window: more than the last stage has"
@@ -89,7 +89,7 @@ def package(objective: Any, mean: Any, std: Any) -> dict[str, Any]:
         "depths": list(encoder.depths),
         "num_heads": list(encoder.heads),
         "window_size": encoder.window,
-        "mlp_ratio": encoder.mlp_ratio,
+        "mlp_ratio": swin.cut_ratio(encoder),
         "layer_norm_eps": encoder.norm_eps,
         "encoder_stride": encoder.cell[0],
         "drop_path_rate": 0.0,

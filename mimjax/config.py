@@ -169,6 +169,9 @@ def of_workdir(workdir: str) -> Config:
         return rebuilt(json.loads(path.read_text()))
     except OSError:
         raise ValueError(f"{workdir} holds no run (no config.json)") from None
+    except KeyError:
+        told = "is no run's: make a workdir of weights by python -m mimjax.convert"
+        raise ValueError(f"{path} {told}") from None
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 

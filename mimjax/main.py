@@ -60,13 +60,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     )
     parser.add_argument(
         "--compile",
-        default="",
         metavar="DEVICES",
         help="only compile the step, for cpu:8 or a TPU topology such as v5e:4x4",
     )
     flags, rest = parser.parse_known_args(arguments)
     changes = changes_of(parser, rest)
-    if not flags.workdir and not flags.compile:
+    if not flags.workdir and flags.compile is None:
         parser.error("--workdir is needed: where to keep the run")
     return flags, changes
 
@@ -127,7 +126,7 @@ def start(
     flags: argparse.Namespace, changes: list[tuple[str, str]], given: list[str]
 ) -> int:
     """What the flags ask for; heavy imports wait until the flags make sense."""
-    if flags.compile:
+    if flags.compile is not None:
         from mimjax.run import aot
 
         return aot.report(flags.config, changes, flags.compile)
@@ -144,8 +143,14 @@ def start(
         hosts.join(flags.distributed)
     import jax
 
-    setup.settle()
-    config.fit(resolved, jax.device_count())
+    try:
+        setup.settle()
+        count = jax.device_count()
+    except Exception as error:  # whatever a backend says that is not there
+        told = " ".join(str(error).split()) or "no such device is here"
+        where = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r}"
+        raise ConfigError([f"JAX cannot start ({where}): {told[:300]}"]) from error
+    config.fit(resolved, count)
     workdir = pathlib.Path(flags.workdir)
     # One of several processes that finds its program while others compile theirs may
     # wait for them, or they for it: all have to find the same.

@@ -52,6 +52,13 @@ def load(path: str) -> dict[Place, Any]:
     return flatten(config.to_dict())
 
 
+# What a file is by the function in it.
+PURPOSES = {
+    "get_config": "; it is a config, for python -m mimjax.main",
+    "get_study": "; it is a study, for python -m mimjax.study",
+}
+
+
 def called(path: str, function: str) -> tuple[ModuleType, Any]:
     """A Python file as a module, and what a function of it returns.
 
@@ -84,7 +91,8 @@ def called(path: str, function: str) -> tuple[ModuleType, Any]:
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, function):
-            raise ConfigError([f"--config: {file} has no function {function}"])
+            kind = next((x for n, x in PURPOSES.items() if hasattr(module, n)), "")
+            raise ConfigError([f"--config: {file} has no function {function}{kind}"])
         arguments = [argument] if argument else []
         return module, getattr(module, function)(*arguments)
     except (ConfigError, KeyboardInterrupt):

@@ -22,7 +22,7 @@ from mimjax.convert import files, weights
 from mimjax.data import given
 from mimjax.export import folder as exported
 from mimjax.objectives import MOVING
-from mimjax.run import setup
+from mimjax.run import setup, workdir
 from mimjax.run.judge import Judge
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -129,14 +129,31 @@ def test_a_file_of_another_project_starts_what_it_does_not_hold(tmp_path, model)
 @pytest.mark.parametrize("layout", ["transformers_vit_mae", "timm_vit"])
 def test_a_folder_says_its_heads_and_colours(tmp_path, layout):
     """What `python -m mimjax.export` wrote is the same model when it is loaded."""
-    resolved = tiny.resolve("mae", data__normalise="inception")
+    asked = {"evaluate__pool": "max", "evaluate__layers": "1,"}
+    resolved = tiny.resolve("mae", data__normalise="inception", **asked)
     params = tiny.random_state(resolved, tiny.mesh_of(), 0.1).params
     whole = models.Model(resolved, {"params": params}, [], 1)
     exported.pack(whole, layout, tmp_path)
     found = mimjax.load(tmp_path)
     assert found.encoder.heads == 4
+    judged = found.config.evaluate
+    assert (judged.pool, judged.layers) == ("max", (1,)), "so are its features"
     np.testing.assert_array_equal(found.constants, whole.constants)
     assert tiny.bits(found.params) == tiny.bits(params["encoder"])
+
+
+def test_an_exported_folder_is_no_workdir_and_no_run(tmp_path):
+    """To train there would leave a model of two halves."""
+    resolved = tiny.resolve("mae")
+    params = tiny.random_state(resolved, tiny.mesh_of(), 0.1).params
+    exported.pack(
+        models.Model(resolved, {"params": params}, [], 1), "timm_vit", tmp_path
+    )
+    told = pytest.raises(config.ConfigError, match="holds converted weights; start")
+    with told, workdir.claim(resolved, tmp_path):
+        pass
+    with pytest.raises(ValueError, match=r"json is no run's: make a workdir of weig"):
+        config.of_workdir(str(tmp_path))
 
 
 def newer(workdir):

@@ -200,7 +200,7 @@ def test_a_run_that_its_images_refuse_leaves_the_record_as_it_was(
     flags = [*SHRUNK, "--config.log_every=3"]
     assert main.main([f"--workdir={tmp_path / 'run'}", *flags]) == 78
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("config.data.source: digits had 64 images (others) when the")
+    assert line.startswith("config.data.source: digits had 64 images when the run")
     assert (config.read_text(), run.read_text()) == before
 
 
@@ -269,13 +269,17 @@ def test_the_step_compiles_for_devices_that_are_not_there(tmp_path):
     assert not program.workdir.exists()
 
 
-@pytest.mark.parametrize("spec", ["cpu:0", "cpu:many", "h100:8", "v5e:1x1x1x1"])
+@pytest.mark.parametrize(
+    "spec", ["cpu:0", "cpu:many", "h100:8", "v5e:0x4", "", "v5e:1x1x1x1"]
+)
 def test_devices_that_cannot_be_are_one_line(spec, tmp_path, capsys):
-    why = {"c": "must be cpu:COUNT", "h": "is neither cpu:COUNT nor a slice of TPUs"}
-    if spec[0] in why:
+    if spec != "v5e:1x1x1x1":
         assert main.main([f"--config={CONFIG}", f"--compile={spec}"]) == 78
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"--compile: {spec!r} {why[spec[0]]}")
+        why = (
+            "must be" if spec.startswith("cpu") else "is neither cpu:COUNT nor a slice"
+        )
+        assert line.startswith(f"--compile: {spec!r} {why}")
         return
     program = Program(tmp_path, f"--config={CONFIG}", f"--compile={spec}")
     assert program.status() == 78
@@ -302,6 +306,15 @@ def test_no_device_is_touched_for_a_wrong_field(tmp_path):
     assert program.stderr() == (
         "config.optim.clipp: no such field; did you mean clip?\n"
     )
+
+
+def test_a_device_that_is_not_there_is_one_line(tmp_path):
+    flags = tmp_path / "run", f"--config={CONFIG}"
+    program = Program(*flags, JAX_PLATFORMS="nothing_like_it")
+    assert program.status() == 78
+    (line,) = program.stderr().splitlines()
+    assert line.startswith("JAX cannot start (JAX_PLATFORMS='nothing_like_it'): ")
+    assert not program.workdir.exists()
 
 
 def test_a_signal_after_the_end_does_not_change_the_status():

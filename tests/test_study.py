@@ -454,7 +454,7 @@ def test_every_problem_of_every_run_is_told_once(tmp_path, capsys):
 
 def test_a_file_without_runs_is_told_in_one_line(tmp_path, capsys):
     (line,) = refused(capsys, f"--config={CONFIG}", f"--workdir={tmp_path}")
-    assert line.endswith("tiny_config.py has no function get_study")
+    assert line.endswith("get_study; it is a config, for python -m mimjax.main")
     (line,) = refused(capsys, "--config=x.py")
     assert "--workdir" in line
 

@@ -20,8 +20,13 @@ def written(config: Any, mean: list[float], std: list[float]) -> dict[str, Any]:
     for name in HOW:
         groups["encoder"].pop(name, None)
     groups["data"] = {"mean": mean, "std": std}
-    groups["evaluate"] = {n: config.values["evaluate"][n] for n in ("pool", "layers")}
-    return {NAME: groups}
+    return {NAME: groups | judged(config)[NAME]}
+
+
+def judged(config: Any) -> dict[str, Any]:
+    """What features are, which no other configuration tells."""
+    fields = {n: config.values["evaluate"][n] for n in ("pool", "layers")}
+    return {NAME: {"evaluate": fields}}
 
 
 def tables(said: dict[str, Any]) -> dict[str, Any]:

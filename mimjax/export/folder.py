@@ -159,6 +159,7 @@ def pack(model: models.Model, layout: str, out: pathlib.Path) -> dict[str, Any]:
     mean, std = map(rounded, model.constants)
     if hasattr(table, "package"):
         found = table.package(objective, mean, std)
+        found["config.json"] |= own.judged(model.config)
     elif layout != "vit_jax":
         found["config.json"] = own.written(model.config, mean, std)
     for name, content in found.items():

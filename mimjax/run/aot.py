@@ -30,16 +30,19 @@ def devices_named(spec: str) -> list[Any]:
     kind, _, shape = spec.partition(":")
     if kind == "cpu":
         if not shape.isdigit() or int(shape) < 1:
-            raise ConfigError([f"--compile: {spec!r} must be cpu:COUNT"])
+            raise ConfigError([f"--compile: {spec!r} must be cpu:COUNT, from cpu:1 on"])
         jax.config.update("jax_num_cpu_devices", int(shape))
         return jax.devices("cpu")
     from jax.experimental import topologies
 
-    if not re.fullmatch(r"\w+:\d+(x\d+)+(_\w+)?", spec):
+    if not re.fullmatch(r"\w+:[1-9]\d*(x[1-9]\d*)+(_\w+)?", spec):
         what = "is neither cpu:COUNT nor a slice of TPUs such as v5e:4x4"
         raise ConfigError([f"--compile: {spec!r} {what}; for a GPU, compile on it"])
+    # As on a TPU v4 itself, both cores of a chip are one device.
+    cores = {"chip_config_name": "megacore"} if kind == "v4" else {}
+    named = {"platform": "tpu", "topology_name": spec}
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=spec).devices
+        return topologies.get_topology_desc(**named, **cores).devices
     except Exception as error:
         text = " ".join(str(error).split())[:200]
         if importlib.util.find_spec("libtpu") is None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mimjax import __version__, cores
 from mimjax.config import Config, defaults
+from mimjax.convert.files import NAMES
 from mimjax.data import faults
 from mimjax.metrics import METRICS, read_json, replacing
 from mimjax.schema import ConfigError, flatten
@@ -70,7 +71,7 @@ def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
         except OSError as error:
             told = f"--workdir: cannot lock {workdir}: {error.strerror}; choose another"
             raise ConfigError([told + " on a file system that has locks"]) from error
-        if (workdir / PARAMS).exists():
+        if any((workdir / name).exists() for name in (PARAMS, *NAMES)):
             told = f"--workdir: {workdir} holds converted weights; start from them with"
             more = f"--config.init_from={workdir} in another --workdir"
             raise ConfigError([f"{told} {more}"])
@@ -78,11 +79,10 @@ def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
         if path.exists() and begun(workdir):
             found = differences(config, read(path), workdir)
             if found:
-                hint = (
-                    f"--workdir: {workdir} holds a run of another config; resume it "
-                    "with its own values, or choose another --workdir"
-                )
-                raise ConfigError([*found, hint])
+                hint = "resume it with its own values, or choose another --workdir"
+                hint += f" (--config.init_from={workdir} starts from it)"
+                told = f"--workdir: {workdir} holds a run of another config; {hint}"
+                raise ConfigError([*found, told])
         yield
 
 
@@ -193,14 +193,13 @@ def check_data(workdir: pathlib.Path, found: dict[str, Any]) -> None:
     before = read(path)["data"]
     # Where they lie may change from one job to the next.
     if any(before[name] != found[name] for name in ("length", "content")):
-        raise ConfigError(
-            [
-                f"config.data.source: {before['source']} had {before['length']} images "
-                f"({before['content'][:8]}) when the run began and now has "
-                f"{found['length']} ({found['content'][:8]}); put them back, or start "
-                "anew in another --workdir"
-            ]
+        then, now = before["length"], found["length"]
+        other = f"has {now}" if then != now else "others, by name or size"
+        told = (
+            f"{before['source']} had {then} images when the run began and now {other}"
         )
+        anew = "put them back, or start anew in another --workdir"
+        raise ConfigError([f"config.data.source: {told}; {anew}"])
 
 
 class Record:

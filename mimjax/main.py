@@ -146,7 +146,9 @@ def start(
     try:
         setup.settle()
         count = jax.device_count()
-    except Exception as error:  # whatever a backend says that is not there
+    except (RuntimeError, AssertionError) as error:  # of a backend that is not there
+        if flags.distributed:
+            raise
         told = " ".join(str(error).split()) or "no such device is here"
         where = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r}"
         raise ConfigError([f"JAX cannot start ({where}): {told[:300]}"]) from error

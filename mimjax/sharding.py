@@ -7,7 +7,7 @@ axis of scanned layers is never cut.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -42,7 +42,8 @@ class Mesh:
     """Devices along each axis; 0 lets the program choose.
 
     By default all devices share the batch; they also share the parameters (fsdp) where
-    these, their gradients and moments take more than 2 GiB, of 24 devices eight.
+    these, their gradients and moments take more than 2 GiB; of 24 devices eight do
+    where their widths cannot be divided by 24.
     """
 
     data: int = 0
@@ -68,8 +69,13 @@ def problems(mesh: Mesh, devices: int) -> list[str]:
     return found
 
 
-def choose(mesh: Mesh, devices: int, state_bytes: int) -> Mesh:
-    """Fills in the axes left to the program."""
+def choose(
+    mesh: Mesh,
+    devices: int,
+    state_bytes: int,
+    shapes: Collection[tuple[int, ...]] = (),
+) -> Mesh:
+    """Fills in the axes left to the program, for arrays of these shapes."""
     rest = devices // mesh.tensor
     if mesh.data and mesh.fsdp:
         return mesh
@@ -78,8 +84,13 @@ def choose(mesh: Mesh, devices: int, state_bytes: int) -> Mesh:
     if mesh.fsdp:
         return dataclasses.replace(mesh, data=rest // mesh.fsdp)
     if state_bytes > AUTO_FSDP_BYTES:
-        # Every width can be cut into a power of two, few into 3 or 24.
-        fsdp = rest & -rest if rest % 2 == 0 else rest
+        # By 24 nothing divides that is 1,024 wide, but by 8.
+        def held(fsdp: int) -> float:
+            cuts = (any(n % fsdp == 0 for n in shape[1:]) for shape in shapes)
+            pairs = zip(shapes, cuts, strict=True)
+            return sum(math.prod(s) / (fsdp if cut else 1) for s, cut in pairs)
+
+        fsdp = min(rest, rest & -rest, key=held)
         return dataclasses.replace(mesh, data=rest // fsdp, fsdp=fsdp)
     return dataclasses.replace(mesh, data=rest, fsdp=1)
 

@@ -309,9 +309,9 @@ TEN = 10_000_000_000
 NEST = b"(t" + b"".join(b"q\x01h\x01\x86" for _ in range(60))
 
 
-def copies(pairs, times):
+def copies(pairs, times, start=b"](", end=b"e"):
     """One list of pairs, made into a dict again and again."""
-    listed = b"](" + b"".join(raw((f"{n}", n)) for n in range(pairs)) + b"eq\x01"
+    listed = start + b"".join(raw((f"{n}", n)) for n in range(pairs)) + end + b"q\x01"
     make = raw(Name("collections", "OrderedDict"))
     return b"\x80\x02" + listed + (make + b"h\x01\x85R0") * times + b"."
 
@@ -334,6 +334,7 @@ HOSTILE = {
     "hash": (zipped(b"\x80\x02}" + NEST + b"Ns."), "no weights"),
     "hash set": (zipped(b"\x80\x04\x8f(" + NEST + b"\x90."), "no state dict"),
     "copies": (zipped(copies(2000, 600)), "dicts hold more than any model has"),
+    "copies of a tuple": (zipped(copies(2000, 600, b"(", b"t")), "more than any model"),
     "long name": (zipped(named(2000)), "a name in it is without end"),
     "deep": (zipped(b"\x80\x02N" + b"\x85" * 200_000 + b"."), "no state dict"),
     # Tensors that are not where they claim to be.

@@ -214,12 +214,20 @@ def test_axes_left_open_are_filled_in(mesh, state_bytes, chosen):
     assert sharding.choose(mesh, 8, state_bytes) == chosen
 
 
+L, B = [(24, 1024, 4096)], [(12, 768, 3072)]
+
+
 @pytest.mark.parametrize(
-    ("devices", "fsdp"), [(3, 3), (6, 2), (12, 4), (24, 8), (48, 16), (256, 256)]
+    ("shapes", "devices", "fsdp"),
+    [
+        *[(L, 6, 2), (L, 12, 4), (L, 24, 8), (L, 48, 16), (L, 256, 256), (L, 3, 3)],
+        *[(B, 6, 6), (B, 24, 24), (B + L, 24, 8), (9 * B + L, 6, 6)],
+    ],
 )
-def test_large_parameters_are_cut_into_a_power_of_two(devices, fsdp):
-    """By 24 nothing of ViT-L could be divided, and nothing would be cut."""
-    found = sharding.choose(Mesh(), devices, 2 * sharding.AUTO_FSDP_BYTES)
+def test_large_parameters_are_cut_so_that_a_device_holds_least(shapes, devices, fsdp):
+    """By 24 nothing of ViT-L can be divided, and nothing would be cut."""
+    size = 2 * sharding.AUTO_FSDP_BYTES
+    found = sharding.choose(Mesh(), devices, size, shapes)
     assert found == Mesh(devices // fsdp, fsdp, 1)
 
 

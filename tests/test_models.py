@@ -149,7 +149,9 @@ def test_an_exported_folder_is_no_workdir_and_no_run(tmp_path):
     exported.pack(
         models.Model(resolved, {"params": params}, [], 1), "timm_vit", tmp_path
     )
-    told = pytest.raises(config.ConfigError, match="holds converted weights; start")
+    told = pytest.raises(
+        config.ConfigError, match="holds weights, converted or exported"
+    )
     with told, workdir.claim(resolved, tmp_path):
         pass
     with pytest.raises(ValueError, match=r"json is no run's: make a workdir of weig"):

@@ -205,7 +205,8 @@ STRANGE = {
     "a norm of queries": {"blocks.0.attn.q_norm.weight": zeros(16)},
     "a convolution before the patches": {"patch_embed.backbone.conv.weight": zeros(3)},
     "a third matrix of the MLP": {"blocks.1.mlp.fc3.weight": zeros(8, 8)},
-    "positions beside its own": {"absolute_pos_embed": zeros(1, 16, 16)},
+    "positions of Swin beside its own": {"absolute_pos_embed": zeros(1, 16, 16)},
+    "positions of BEiT beside its own": {"encoder.pos_embed": zeros(1, 16, 16)},
 }
 
 

@@ -1,4 +1,4 @@
-"""What our own export says of a model where its layout has no configuration for it."""
+"""What our own export says of a model that its layout's configuration does not."""
 
 from typing import Any
 
@@ -20,13 +20,14 @@ def written(config: Any, mean: list[float], std: list[float]) -> dict[str, Any]:
     for name in HOW:
         groups["encoder"].pop(name, None)
     groups["data"] = {"mean": mean, "std": std}
-    return {NAME: groups | judged(config)[NAME]}
+    return {NAME: judged(config)[NAME] | groups}
 
 
 def judged(config: Any) -> dict[str, Any]:
-    """What features are, which no other configuration tells."""
-    fields = {n: config.values["evaluate"][n] for n in ("pool", "layers")}
-    return {NAME: {"evaluate": fields}}
+    """What features are, and a ratio that others round, for other configurations."""
+    groups = {"evaluate": {n: config.values["evaluate"][n] for n in ("pool", "layers")}}
+    ratio = config.values["encoder"].get("mlp_ratio")
+    return {NAME: groups | ({"encoder": {"mlp_ratio": ratio}} if ratio else {})}
 
 
 def tables(said: dict[str, Any]) -> dict[str, Any]:

@@ -122,7 +122,7 @@ class Inspector(READER):
     def __init__(self, file: Any):
         super().__init__(file, encoding="latin1")
         self.storages: dict[str, Storage] = {}
-        self.pairs = 0  # that calls are given in lists
+        self.pairs = 0  # that calls are given
 
     def find_class(self, module: str, name: str) -> str:
         """The name itself, if it is one of those allowed."""
@@ -152,10 +152,11 @@ class Inspector(READER):
     def call(self) -> None:
         """What a call or a construction leaves, without making it."""
         args, name = self.stack.pop(), self.stack[-1]
-        # A list of pairs can be made into any number of dicts.
-        self.pairs += sum(len(x) for x in args if isinstance(x, list))
-        if self.pairs > MOST_PAIRS:
-            raise Flaw("its dicts hold more than any model has")
+        if name == "collections.OrderedDict":
+            # Pairs that are read once can be made into any number of them.
+            self.pairs += sum(map(len, args))
+            if self.pairs > MOST_PAIRS:
+                raise Flaw("its dicts hold more than any model has")
         self.stack[-1] = rebuilt(name, args)
 
     def build(self) -> None:

@@ -26,7 +26,7 @@ SIZE = "encoder.image_size"
 # Only where one of these is asked for are tables taken to another size.
 SIZES = {SIZE, "encoder.window", "encoder.position"}
 # Of absolute positions beside the relative ones that Swin and BEiT have.
-POSITIONS = ("absolute_pos_embed", "embeddings.position_embeddings")
+POSITIONS = (".pos_embed", ".absolute_pos_embed", ".embeddings.position_embeddings")
 
 
 def convert(
@@ -211,7 +211,7 @@ def inside(parts: dict[tuple[str, ...], Part]) -> Callable[[str], bool]:
     if kernel:
         found.add(kernel.entry.names()[0].rsplit(".", 2)[0] + ".")
     whole = tuple(found)
-    return lambda name: name.startswith(whole) or name.endswith(POSITIONS)
+    return lambda name: name.startswith(whole) or f".{name}".endswith(POSITIONS)
 
 
 def shapes_of(given: config.Config) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:

@@ -39,12 +39,12 @@ def origin_of(source: pathlib.Path, encoder: Any) -> Origin:
     said = told(source)
     told_there = "num_attention_heads" in said or own.NAME in said
     says = isinstance(heads, int) and not told_there
-    # With one head where it has a width that these do not divide, which is told then.
-    # An encoder of another kind may have no such field, and fit nothing: its kind is
-    # the reason then.
-    for number in (heads, 1) if says else ():
+    # Of a width that these do not divide by its own heads, or by one where these are
+    # not known either: the width is told then. An encoder of another kind may have no
+    # such field, and fit nothing: its kind is the reason.
+    tries = (("encoder.heads", str(heads)),), (), (("encoder.heads", "1"),)
+    for changes in tries if says else ():
         with contextlib.suppress(BadFileError):
-            changes = (("encoder.heads", str(number)),)
             return origin(convert([source], changes=changes))
     return origin(convert([source]))
 

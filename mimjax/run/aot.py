@@ -35,7 +35,7 @@ def devices_named(spec: str) -> list[Any]:
         return jax.devices("cpu")
     from jax.experimental import topologies
 
-    if not re.fullmatch(r"\w+:[1-9]\d*(x[1-9]\d*)+(_\w+)?", spec):
+    if not re.fullmatch(r"(v|tpu)\d\w*:[1-9]\d*(x[1-9]\d*)+(_\w+)?", spec.lower()):
         what = "is neither cpu:COUNT nor a slice of TPUs such as v5e:4x4"
         raise ConfigError([f"--compile: {spec!r} {what}; for a GPU, compile on it"])
     # As on a TPU v4 itself, both cores of a chip are one device.

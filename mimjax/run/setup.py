@@ -71,8 +71,9 @@ def place(
     size = STATE_BYTES[config.optim.name] * learned
     size += FROZEN_BYTES * (train.count(params) - learned)
     size //= config.mesh.tensor
-    mesh = sharding.make(sharding.choose(config.mesh, len(devices), size), devices)
-    return config, mesh
+    shapes = [x.shape for x in jax.tree.leaves(params)]
+    chosen = sharding.choose(config.mesh, len(devices), size, shapes)
+    return config, sharding.make(chosen, devices)
 
 
 def trained_shapes(config: Config, params: Any) -> Any:

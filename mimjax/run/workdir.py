@@ -71,9 +71,9 @@ def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
         except OSError as error:
             told = f"--workdir: cannot lock {workdir}: {error.strerror}; choose another"
             raise ConfigError([told + " on a file system that has locks"]) from error
-        if any((workdir / name).exists() for name in (PARAMS, *NAMES)):
-            told = f"--workdir: {workdir} holds converted weights; start from them with"
-            more = f"--config.init_from={workdir} in another --workdir"
+        if any((workdir / name).exists() for name in (PARAMS, *NAMES, "model.npz")):
+            told = f"--workdir: {workdir} holds weights, converted or exported; start"
+            more = f"by --config.init_from={workdir} in another --workdir"
             raise ConfigError([f"{told} {more}"])
         path = workdir / "config.json"
         if path.exists() and begun(workdir):
@@ -91,8 +91,10 @@ def take(config: Config, workdir: pathlib.Path) -> None:
     if not begun(workdir):
         (workdir / RECORD).unlink(missing_ok=True)
     path, source = workdir / "config.json", config.data.source
-    before = flat(read(path)).get("data.source") if path.exists() else source
-    faults.begin(workdir, before if has_checkpoint(str(workdir)) else None, source)
+    before = source if has_checkpoint(str(workdir)) else None
+    if before and path.exists():
+        before = flat(read(path)).get("data.source", source)
+    faults.begin(workdir, before, source)
     write(path, config.values)
 
 
@@ -186,12 +188,11 @@ def write(path: pathlib.Path, value: Any) -> None:
 
 
 def check_data(workdir: pathlib.Path, found: dict[str, Any]) -> None:
-    """Raises ConfigError where a run that has saved its state saw other images."""
+    """Raises ConfigError where a run that saved its state saw others, wherever."""
     path = workdir / RECORD
     if not path.exists() or not has_checkpoint(str(workdir)):
         return
     before = read(path)["data"]
-    # Where they lie may change from one job to the next.
     if any(before[name] != found[name] for name in ("length", "content")):
         then, now = before["length"], found["length"]
         other = f"has {now}" if then != now else "others, by name or size"

@@ -130,8 +130,7 @@ def another_file(
     foreign = before != objective and any(line.startswith(unknown) for line in found)
     if not (files and foreign):
         return []
-    best = files[0]
-    told = f"{path} is written for {before}; for {objective} there is {best}"
+    told = f"{path} is written for {before}; for {objective} there is {files[0]}"
     return [f"config.objective.name: {told}"]
 
 

@@ -188,17 +188,16 @@ def write(path: pathlib.Path, value: Any) -> None:
 
 
 def check_data(workdir: pathlib.Path, found: dict[str, Any]) -> None:
-    """Raises ConfigError where a run that saved its state saw others, wherever."""
+    """Raises ConfigError where a run that has saved its state saw other images."""
     path = workdir / RECORD
     if not path.exists() or not has_checkpoint(str(workdir)):
         return
     before = read(path)["data"]
+    # Where they lie may change from one job to the next.
     if any(before[name] != found[name] for name in ("length", "content")):
-        then, now = before["length"], found["length"]
+        then, now, where = before["length"], found["length"], before["source"]
         other = f"has {now}" if then != now else "others, by name or size"
-        told = (
-            f"{before['source']} had {then} images when the run began and now {other}"
-        )
+        told = f"{where} had {then} images when the run began and now {other}"
         anew = "put them back, or start anew in another --workdir"
         raise ConfigError([f"config.data.source: {told}; {anew}"])
 

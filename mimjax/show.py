@@ -41,12 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--images",
         nargs="+",
         action="extend",
+        type=os.path.expanduser,
         default=[],
         metavar="PATH",
         help="files and folders; default: the run's held-out images",
     )
     parser.add_argument(
         "--out",
+        type=os.path.expanduser,
         default="",
         help="where pictures/ and report.html go; default: the workdir, or of a run "
         f"with --images {SHOWN}/ there",

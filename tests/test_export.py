@@ -12,8 +12,10 @@ import jax
 import numpy as np
 import pytest
 import test_convert
+import tiny
 
-from mimjax import models, patches, trees
+from mimjax import models, patches, show, trees
+from mimjax.bench import __main__ as bench
 from mimjax.convert import __main__ as converting
 from mimjax.convert import layouts, shapes, weights, workdirs, writing
 from mimjax.convert.files import BadFileError, read
@@ -344,20 +346,53 @@ def test_another_result_is_an_error(run, capsys, monkeypatch):
     assert "NOT the same" in (out / "README.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("error", "status"), [(RuntimeError("Missing\nkey"), 70), (OSError("gone"), 74)]
-)
-def test_what_a_library_says_is_one_line(
-    run, tmp_path, capsys, monkeypatch, error, status
-):
+@pytest.mark.parametrize("error", [RuntimeError("Missing\nkey"), OSError("gone")])
+def test_what_a_library_says_is_one_line(run, tmp_path, capsys, monkeypatch, error):
     def fails(*_):
         raise error
 
     monkeypatch.setattr(verify, "compare", fails)
     flags = [f"--workdir={run}", "--layout=dinov2", f"--out={tmp_path / 'out'}"]
-    told_status, (line,) = told(capsys, *flags, "--verify")
-    assert told_status == status and "does not load: " in line
+    status, (line,) = told(capsys, *flags, "--verify")
+    assert status == 70 and "does not load: " in line
     assert line.endswith(" ".join(str(error).split()))
+
+
+def test_a_card_that_cannot_be_written_is_a_fault_of_storage(
+    run, tmp_path, capsys, monkeypatch
+):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(verify, "compare", lambda *_: [])
+    monkeypatch.setattr(folder, "add_to_card", full)
+    flags = [f"--workdir={run}", "--layout=dinov2", f"--out={tmp_path / 'out'}"]
+    status, (line,) = told(capsys, *flags, "--verify")
+    assert status == 74 and line.endswith("No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("program", "flags"),
+    [
+        (command, ["--layout=timm", "--workdir=x", "--out=~/taken"]),
+        (command, ["--layout=timm", "--workdir=~/none", "--out=~/out"]),
+        (converting, ["x.pth", "--out=~/taken"]),
+        (converting, ["~/none.pth", "--out=~/out"]),
+        (show, ["--workdir=RUN", "--out=~/taken/file"]),
+        (show, ["--workdir=x", "--images=~/empty"]),
+        (bench, ["step", f"--config={tiny.CONFIG}", "--out=~/taken/file"]),
+    ],
+)
+def test_a_tilde_is_a_user_s_folder(run, tmp_path, capsys, monkeypatch, program, flags):
+    """Shells leave it as it is behind the = of a flag."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("empty", "taken"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "taken" / "file").write_text("")
+    flags = [flag.replace("RUN", str(run)) for flag in flags]
+    assert program.main(flags) in (74, 78)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path}/" in line and "~" not in line
 
 
 def test_a_folder_is_whole_or_not_there(run, tmp_path, capsys, monkeypatch):

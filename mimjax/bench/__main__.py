@@ -7,6 +7,7 @@ bad configuration.
 
 import argparse
 import json
+import os
 import pathlib
 import sys
 from typing import Any
@@ -50,7 +51,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     told = "of updates in each process, else 10, of a list on an accelerator 3"
     add("--seconds", type=float, help=told)
     add("--only", default="", metavar="PREFIX", help="of a list: rows called so")
-    add("--out", default="", help="folder for the same as Markdown and JSON")
+    told = "folder for the same as Markdown and JSON"
+    add("--out", default="", type=os.path.expanduser, help=told)
     flags, rest = parser.parse_known_args(arguments)
     changes = changes_of(parser, rest)
     flags.ways = flags.ways.split(",") if flags.ways else None

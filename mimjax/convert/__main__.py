@@ -29,10 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
         "such as --config.encoder.heads=4 or --config.objective.norm_pixels=False.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "files", nargs="+", help="a .pth, .safetensors or .npz file, or a folder"
-    )
-    parser.add_argument("--out", required=True, help="the workdir to make")
+    told, path = "a .pth, .safetensors or .npz file, or a folder", os.path.expanduser
+    parser.add_argument("files", nargs="+", type=path, help=told)
+    told = "the workdir to make"
+    parser.add_argument("--out", required=True, type=path, help=told)
     parser.add_argument("--layout", default="", help="default: seen from the names")
     try:
         flags, rest = parser.parse_known_args(given)

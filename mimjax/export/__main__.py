@@ -24,16 +24,16 @@ def main(arguments: list[str] | None = None) -> int:
         description="Writes a trained model for other programs.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--workdir", required=True, help="of a run, or a file of another project"
-    )
+    told, path = "of a run, or a file of another project", os.path.expanduser
+    parser.add_argument("--workdir", required=True, type=path, help=told)
     parser.add_argument(
         "--layout",
         required=True,
         help="timm, transformers, official, stablehlo, or one of the names of "
         "mimjax/convert/layouts",
     )
-    parser.add_argument("--out", required=True, help="the folder to make")
+    told = "the folder to make"
+    parser.add_argument("--out", required=True, type=path, help=told)
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -45,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return BAD_CONFIG
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return STORAGE
 
 
 def export(flags: argparse.Namespace) -> int:
@@ -63,7 +66,7 @@ def export(flags: argparse.Namespace) -> int:
         left_out = folder.write(model, layout, out, flags.workdir)
     except (BadFileError, folder.NoLayoutError, ValueError) as error:
         raise ConfigError([str(error)]) from None
-    except (OSError, StorageError) as error:
+    except StorageError as error:
         print(error, file=sys.stderr)
         return STORAGE
     print(f"{layout}: {out}, to be loaded as its README.md says")
@@ -73,16 +76,16 @@ def export(flags: argparse.Namespace) -> int:
         return 0
     try:
         found = verify.compare(model, folder.present(model, layout), layout, out)
-        for line in verify.lines(found):
-            print(line)
-        folder.add_to_card(out, verify.lines(found))
     except ConfigError:
         raise
     except Exception as error:
         # Whatever the libraries say of a folder that they do not load.
         told = " ".join(f"{type(error).__name__}: {error}".split())[:TOLD]
         print(f"--verify: {out} does not load: {told}", file=sys.stderr)
-        return STORAGE if isinstance(error, OSError) else INTERNAL
+        return INTERNAL
+    for line in verify.lines(found):
+        print(line)
+    folder.add_to_card(out, verify.lines(found))
     return 0 if all(one.agrees for one in found) else INTERNAL
 
 

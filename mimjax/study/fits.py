@@ -27,7 +27,8 @@ class Fit:
         floor_error, exponent_error: one standard error, from the covariance of a least
             squares fit whose noise is the same for all points and is told from what
             the law leaves over, with as many degrees of freedom as there are points
-            more than three.
+            more than numbers fitted: three, or two and no error of the floor where
+            it is at its bound, 0.
         points: how many different x there are.
         why: what keeps the exponent from being determined; "" where it is.
     """
@@ -78,7 +79,7 @@ def power_law(x: Float[np.ndarray, " n"], loss: Float[np.ndarray, " n"]) -> Fit:
     floor, factor, rest = linear(z, loss, alpha)
     if factor == 0:
         return level
-    floor_error, error = errors(z, factor, alpha, rest)
+    floor_error, error = errors(z, floor, factor, alpha, rest)
     why = ""
     if not error < alpha:
         told = f"± {error:.2g}" if np.isfinite(error) else "without bound"
@@ -100,16 +101,23 @@ def linear(
 
 
 def errors(
-    z: Float[np.ndarray, " n"], factor: float, alpha: float, rest: float
+    z: Float[np.ndarray, " n"], floor: float, factor: float, alpha: float, rest: float
 ) -> tuple[float, float]:
-    """Standard errors of E and alpha; infinite where the points do not tell them."""
+    """Standard errors of E and alpha; infinite where the points do not tell them.
+
+    An E of 0, its bound, is no free number and has none (NaN).
+    """
     powers = z**-alpha
-    slopes = np.stack([np.ones_like(z), powers, -factor * powers * np.log(z)], axis=1)
+    columns = [-factor * powers * np.log(z), powers]
+    if floor:
+        columns.append(np.ones_like(z))
+    slopes = np.stack(columns, axis=1)
     # Columns of one length: what is singular then is so in any unit.
     lengths = np.linalg.norm(slopes, axis=0)
     _, sizes, rows = np.linalg.svd(slopes / lengths, full_matrices=False)
     if sizes[-1] < 1e-10:
         return math.inf, math.inf
-    variance = rest / (len(z) - 3) * ((rows / sizes[:, None]) ** 2).sum(axis=0)
+    free = len(z) - len(columns)
+    variance = rest / free * ((rows / sizes[:, None]) ** 2).sum(axis=0)
     found = np.sqrt(variance) / lengths
-    return float(found[0]), float(found[2])
+    return (float(found[2]) if floor else math.nan), float(found[0])

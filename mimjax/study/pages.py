@@ -109,9 +109,9 @@ def laws_told(study: Study) -> list[str]:
     found = scaling.laws(points) if points else {}
     lines = []
     for axis, fit in found.items():
-        exponent, floor, factor, count = words(fit)
-        law = f"α = {exponent}, E = {floor}, A = {factor}"
-        told = f"law of {AXES[axis]}: {exponent if fit.why else law} ({count} points)"
+        power, floor, factor, count = words(fit)
+        law = f"α = {power}, E = {floor}, A = {factor}"
+        told = f"law of {AXES[axis]}: {power if fit.why else law} ({count} points)"
         lines.append(told)
     return lines
 
@@ -119,20 +119,25 @@ def laws_told(study: Study) -> list[str]:
 def numbers(fit: Fit) -> dict[str, float | int | str | None]:
     """A law for JSON, without numbers where it is not determined."""
     told = dataclasses.asdict(fit)
+    lost = [n for n, x in told.items() if isinstance(x, float) and not math.isfinite(x)]
     if fit.why:
-        told |= {name: None for name, x in told.items() if isinstance(x, float)}
-    return told
+        lost = [name for name, x in told.items() if isinstance(x, float)]
+    return told | dict.fromkeys(lost)
 
 
 def words(fit: Fit) -> tuple[str, str, str, str]:
     """Exponent, floor, factor and points of a law, or why there is none."""
     if fit.why:
         return f"not determined: {fit.why}", "–", "–", str(fit.points)
-    exponent = f"{fit.exponent:.3g} ± {fit.exponent_error:.1g}"
-    floor = f"{fit.floor:.3g} ± {fit.floor_error:.1g}"
+    floor = f"{fit.floor:.3g} ± {fit.floor_error:.2g}"
     if fit.floor == 0:
         floor = "0, its bound: the points show no floor"
-    return exponent, floor, f"{fit.factor:.3g}", str(fit.points)
+    return exponent(fit), floor, f"{fit.factor:.3g}", str(fit.points)
+
+
+def exponent(fit: Fit) -> str:
+    """α with its error."""
+    return f"{fit.exponent:.3g} ± {fit.exponent_error:.2g}"
 
 
 def draw(study: Study, points: list[Point], found: dict[str, Fit], path: Path) -> None:
@@ -191,8 +196,8 @@ def law(axes: "Axes", chosen: list[Point], axis: str, fit: Fit) -> None:
         return
     wide = np.geomspace(x.min(), x.max(), 100)
     axes.plot(wide, fit(wide), color="#202124", lw=1.6)
-    exponent = f"{fit.exponent:.3g} ± {fit.exponent_error:.1g}"
-    axes.set_title(f"{fit.floor:.3g} + A x$^{{-α}}$, α = {exponent}", fontsize=9)
+    told = f"{fit.floor:.3g} + A x$^{{-α}}$, α = {exponent(fit)}"
+    axes.set_title(told, fontsize=9)
 
 
 def colour(point: Point, points: list[Point]) -> tuple[float, float, float, float]:

@@ -1,5 +1,6 @@
 """Many runs under one command: their order, what stops them, and what they show."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 
+import matplotlib.figure
 import numpy as np
 import pytest
 import scipy.optimize
@@ -730,6 +732,23 @@ def test_the_report_has_the_laws_or_says_why_not(grid):
     assert told["laws"]["parameters"]["why"].startswith("3 points")
     line = pages.laws_told(grid)[0]
     assert line.endswith("not determined: 3 points, at least 4 are needed (3 points)")
+
+
+def test_lines_join_one_point_for_each_x(grid):
+    """Of runs of several lengths the longest; against FLOPs nothing is joined."""
+    points = scaling.points(grid)
+    longer = [dataclasses.replace(p, flops=2 * p.flops) for p in points]
+    axes = matplotlib.figure.Figure().subplots()
+    for axis, count in (("parameters", len(IMAGES)), ("images", len(SIZES))):
+        axes.clear()
+        pages.lines(axes, [*longer, *points], axis)
+        joined = [line for line in axes.lines if line.get_linestyle() == "-"]
+        assert len(joined) == count
+        for line in joined:
+            assert (np.diff(line.get_xdata()) > 0).all()
+    axes.clear()
+    pages.lines(axes, points, "flops")
+    assert {line.get_linestyle() for line in axes.lines} == {"None"}
 
 
 def test_the_guide_names_studies_that_are_there_and_shows_one(tmp_path, monkeypatch):

@@ -175,11 +175,14 @@ def draw(study: Study, points: list[Point], found: dict[str, Fit], path: Path) -
 
 
 def lines(axes: "Axes", points: list[Point], axis: str) -> None:
-    """The points, those joined that differ in this axis; a colour a model."""
+    """The points, a colour a model; joined are those of as many images, or one size.
+
+    Of FLOPs none: what else differs between two runs there is not one thing.
+    """
     other = "images" if axis == "parameters" else "parameters"
-    for value in sorted({getattr(point, other) for point in points}):
-        chosen = [point for point in points if getattr(point, other) == value]
-        chosen.sort(key=lambda point: getattr(point, axis))
+    for value in {getattr(point, other) for point in points if axis != "flops"}:
+        same = [point for point in points if getattr(point, other) == value]
+        chosen = scaling.along(same, axis)
         x = [getattr(point, axis) for point in chosen]
         axes.plot(x, [p.loss for p in chosen], "-", color="#c8ccd2", lw=0.8)
     for point in points:

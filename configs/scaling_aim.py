@@ -16,9 +16,12 @@ the paper has the attentive one's.
 from typing import Any
 
 SIZES = ("600m", "1b", "3b", "7b")
+# A law needs four or more.
 SETS = {
     "images13k": "tfds:imagenet2012:train[:1%]",
+    "images38k": "tfds:imagenet2012:train[:3%]",
     "images128k": "tfds:imagenet2012:train[:10%]",
+    "images384k": "tfds:imagenet2012:train[:30%]",
     "images1281k": "tfds:imagenet2012",
 }
 # The last is the shorter of the paper's two.

@@ -16,7 +16,7 @@ import pytest
 from mimjax import config, schema, train
 from mimjax.optim import decays
 from mimjax.run import setup
-from mimjax.study import plan
+from mimjax.study import fits, plan
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "configs"
@@ -259,10 +259,14 @@ def test_every_run_of_a_study_can_be_started(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     study = plan.load(path_of(name), pathlib.Path("runs"))
     assert not study.found
-    for run in study.runs.values():
+    runs = study.runs.values()
+    for run in runs:
         given = run.texts(study.workdir)
         found = config.resolve(run.file, given, 8, with_data=False)
         assert not study.scaling or found.run.eval_every
+    for names in ({run.row for run in runs}, {run.part for run in runs}):
+        # Sizes and numbers of images.
+        assert not study.scaling or len(names) >= fits.FEWEST
 
 
 @pytest.mark.parametrize("name", PAPERS)

@@ -23,7 +23,7 @@ from mimjax import config, cores, train
 from mimjax.run import setup
 from mimjax.schema import ConfigError
 from mimjax.study import __main__ as study_main
-from mimjax.study import fits, outcome, pages, plan, results, runner, scaling
+from mimjax.study import fits, outcome, pages, plan, problems, results, runner, scaling
 
 TINY = {
     "steps": 4,
@@ -126,7 +126,7 @@ def test_what_has_finished_is_not_made_again(ended, capsys):
     assert study_main.main([*flags, "--only=mae/again"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("[1/2] mae/pretrain  finished before  loss ")
-    assert said[1].startswith("[2/2] mae/again  finished before  loss ")
+    assert said[1].startswith("[2/2] mae/again  finished before  training loss ")
     assert {p: p.stat().st_mtime_ns for p in workdir.glob("mae/*/*")} == before
 
 
@@ -267,6 +267,27 @@ def test_a_run_that_a_signal_kills_says_so(tmp_path, monkeypatch, capsys):
     assert said.err == f"a: killed by signal 9 (see {log})\n"
 
 
+def test_the_report_says_how_a_run_failed(tmp_path):
+    study = plan.load(written(tmp_path, {n: (MAE, {}) for n in "abcd"}), tmp_path)
+    for name, status in (("a", 74), ("b", -9), ("c", 75)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / outcome.LOG).write_text("at work\nno space <left>\n\n")
+        runner.note(study, study.runs[name], [], status, 1.0, 1.0)
+    tell(study)
+    page = (tmp_path / "report.html").read_text()
+    assert "<td>failed: status 74: no space &lt;left&gt;</td>" in page
+    assert "<td>failed: killed by signal 9</td>" in page
+    assert page.count("<td>to do</td>") == 2
+
+
+def test_the_figures_of_a_run_are_read_once(grid, monkeypatch):
+    """However many parts of the report they are in."""
+    seen = []
+    monkeypatch.setattr(outcome, "read_metrics", lambda x: seen.append(x) or [])
+    tell(grid)
+    assert len(seen) == len(set(seen)) == len(grid.runs)
+
+
 def test_two_commands_keep_what_each_other_wrote(tmp_path, monkeypatch):
     whole = plan.load(written(tmp_path, {n: (MAE, {}) for n in "ab"}), tmp_path)
 
@@ -382,7 +403,7 @@ def test_what_a_run_builds_on_is_looked_at_where_it_is_there(tmp_path, capsys):
     (line,) = refused(capsys, f"--config={file}", f"--workdir={made.parent}")
     told = f"beit: config.objective.tokenizer: {made} is no run of a tokenizer"
     assert line == told
-    plan.check(plan.load(file, tmp_path))  # nothing is there yet
+    problems.check(plan.load(file, tmp_path))  # nothing is there yet
 
 
 def test_a_damaged_file_of_a_run_is_one_line(tmp_path, capsys):
@@ -397,13 +418,123 @@ def test_a_damaged_file_of_a_run_is_one_line(tmp_path, capsys):
 
 def begun(study, status=0):
     """Leaves every run as one that has ended so after its last step, of TINY."""
-    for run in study.runs.values():
+    for hour, run in enumerate(study.runs.values()):
         (run.folder / "checkpoints" / "4").mkdir(parents=True)
         how = run.file, run.texts(study.workdir), None
         given = config.resolve(*how, workdir=str(run.folder))
         (run.folder / "config.json").write_text(json.dumps(given.values))
-        known = {"status": status, "step": 4, "steps": 4}
-        (run.folder / "run.json").write_text(json.dumps(known))
+        record = {"step": 4, "eval/loss": float(hour)}
+        (run.folder / "metrics.jsonl").write_text(json.dumps(record))
+        write_facts(run.folder, hour, status=status, step=4, steps=4)
+
+
+def write_facts(folder, hour, **known):
+    """run.json of a run that has started at that hour."""
+    known |= {"started": f"2026-01-01T{hour:02}:00:00+00:00"}
+    known |= {"devices": "cpu", "device_count": 1, "versions": {"mimjax": "0"}}
+    (folder / "run.json").write_text(json.dumps(known))
+
+
+CHAIN = {
+    "mae/pretrain": (MAE, TINY),
+    "mae/again": (MAE, {**TINY, "init_from": "@mae/pretrain"}),
+    "mae/more": (MAE, {**TINY, "init_from": "@mae/again"}),
+}
+LOSSES = """TABLE = {n: (n, "eval/loss") for n in ("pretrain", "again", "more")}"""
+
+
+def test_what_was_made_from_an_earlier_run_is_refused(tmp_path, capsys):
+    """Before anything starts, be the run it needs made again or about to be."""
+    file = written(tmp_path, CHAIN, LOSSES)
+    workdir = tmp_path / "runs"
+    study, flags = (
+        plan.load(file, workdir),
+        [f"--config={file}", f"--workdir={workdir}"],
+    )
+    begun(study)
+    problems.check(study)
+    told = (
+        f"mae/again: config.init_from: {workdir / 'mae/again'} was made from an "
+        "earlier @mae/pretrain; remove that workdir to make the run again"
+    )
+    write_facts(workdir / "mae/pretrain", 5, status=0, step=4, steps=4)
+    assert refused(capsys, *flags) == [told]
+    (workdir / "mae/pretrain").rename(tmp_path / "removed")
+    assert refused(capsys, *flags) == [told]
+    # What comes of it is in no table.
+    assert study_main.main([*flags, "--only=mae/pretrain", "--list"]) == 0
+    assert problems.strangers(study) == {
+        "mae/again": told.partition(": ")[2],
+        "mae/more": "was made from mae/again",
+    }
+
+
+def test_a_run_that_is_made_again_meanwhile_takes_those_made_from_it_along(
+    tmp_path, monkeypatch, capsys
+):
+    study = plan.load(written(tmp_path, CHAIN), tmp_path)
+    begun(study)
+    write_facts(tmp_path / "mae/pretrain", 0, status=75, step=2, steps=4)
+
+    def make(children, study, run):
+        """Removed, and begun anew."""
+        write_facts(run.folder, 9, status=0, step=4, steps=4)
+        return 0, 1.0
+
+    monkeypatch.setattr(runner.Children, "make", make)
+    assert runner.run(study, [], lambda: None) == 78
+    said = capsys.readouterr().out.splitlines()
+    assert "[1/3] mae/pretrain  done in 0:00:01  loss 0.0000" in said
+    again = f"config.init_from: {tmp_path / 'mae/again'} was made from an earlier "
+    assert said[1].startswith(f"[2/3] mae/again  {again}@mae/pretrain; remove")
+    assert said[2] == "[3/3] mae/more  not started: it needs mae/again"
+
+
+def test_runs_of_another_study_file_are_in_no_table(tmp_path, capsys):
+    """Those that --only leaves alone may have been made with other changes."""
+    workdir = tmp_path / "runs"
+    file = written(tmp_path, CHAIN, f'{LOSSES}\nSCALING = ("eval/loss", "eval/knn")')
+    begun(plan.load(file, workdir))
+    for name in ("pretrain", "again", "more"):
+        known = json.loads((workdir / "mae" / name / "run.json").read_text())
+        known |= {"parameters": {"encoder": 1}, "data": {"length": 9}, "step_flops": 1}
+        (workdir / "mae" / name / "run.json").write_text(json.dumps(known))
+    name, (mae, changes) = "mae/more", CHAIN["mae/more"]
+    changed = {**CHAIN, name: (mae, {**changes, "seed": 3})}
+    rest = f'{LOSSES}\nSCALING = ("eval/loss", "eval/knn")'
+    file = written(tmp_path, changed, rest)
+    flags = [f"--config={file}", f"--workdir={workdir}", "--only=mae/again"]
+    assert study_main.main(flags) == 0
+    (left_out, _) = capsys.readouterr().err.splitlines()
+    assert left_out.startswith("left out: mae/more: config.seed: 3 here, 0 in ")
+    text = (workdir / "results.md").read_text()
+    assert "| mae | 0.0000 | 1.0000 | – |" in text and "2 of 3 finished" in text
+    points = json.loads((workdir / "scaling.json").read_text())["points"]
+    named = [name for point in points for name in point["names"]]
+    assert named == ["mae/again", "mae/pretrain"]
+    page = (workdir / "report.html").read_text()
+    assert "<p>left out: mae/more: " in page and "<td>left out</td>" in page
+
+
+def test_a_finished_need_without_a_checkpoint_is_told(tmp_path, capsys):
+    """As long as a run that needs it has not finished itself."""
+    file = written(tmp_path, {n: CHAIN[n] for n in ("mae/pretrain", "mae/again")})
+    study = plan.load(file, tmp_path)
+    begun(study)
+    for folder in ("pretrain", "again"):
+        (tmp_path / "mae" / folder / "checkpoints" / "4").rmdir()
+    problems.check(study)
+    (tmp_path / "mae/again").rename(tmp_path / "gone")
+    (line,) = refused(capsys, f"--config={file}", f"--workdir={tmp_path}")
+    place = tmp_path / "mae/pretrain"
+    assert line.startswith(f"mae/again: config.init_from: {place} holds no checkpoint;")
+
+
+def test_the_workdir_of_a_run_is_none_of_a_study(tmp_path, capsys):
+    begun(plan.load(written(tmp_path, {"a": (MAE, TINY)}), tmp_path))
+    flags = f"--config={written(tmp_path, RUNS)}", f"--workdir={tmp_path / 'a'}"
+    told = f"--workdir: {tmp_path / 'a'} is the workdir of a run; name another"
+    assert refused(capsys, *flags) == [told]
 
 
 def test_runs_that_were_judged_otherwise_are_refused(tmp_path, capsys):
@@ -412,7 +543,7 @@ def test_runs_that_were_judged_otherwise_are_refused(tmp_path, capsys):
     begun(plan.load(written(tmp_path, {"a": (MAE, TINY)}), tmp_path / "stopped"), 75)
     changed = {**TINY, "evaluate.test_images": 16, "eval_every": 4, "log_every": 1}
     file = written(tmp_path, {"a": (MAE, changed)})
-    plan.check(plan.load(file, tmp_path / "stopped"))
+    problems.check(plan.load(file, tmp_path / "stopped"))
     lines = refused(capsys, f"--config={file}", f"--workdir={tmp_path / 'ended'}")
     assert [line.partition(" here, ")[0] for line in lines] == [
         "a: config.eval_every: 4",
@@ -426,9 +557,9 @@ def test_a_workdir_may_be_seen_from_another_place(tmp_path, monkeypatch, capsys)
     again = MAE, {**TINY, "init_from": "@mae/pretrain"}
     file = written(tmp_path, {"mae/pretrain": (MAE, TINY), "mae/again": again})
     begun(plan.load(file, pathlib.Path("runs")))
-    plan.check(plan.load(file, tmp_path / "runs"))
+    problems.check(plan.load(file, tmp_path / "runs"))
     (tmp_path / "runs").rename(tmp_path / "moved")
-    plan.check(plan.load(file, tmp_path / "moved"))
+    problems.check(plan.load(file, tmp_path / "moved"))
     (tmp_path / "runs" / "mae" / "pretrain").mkdir(parents=True)
     (line,) = refused(capsys, f"--config={file}", f"--workdir={tmp_path / 'moved'}")
     assert line.startswith("mae/again: config.init_from: ")
@@ -573,6 +704,17 @@ def finished(folder, values, *, parameters=1, images=1, flops=1, steps=10, seed=
     (folder / "metrics.jsonl").write_text(text)
 
 
+def values(study):
+    """The last values of all runs that have finished."""
+    return outcome.values_of(study.runs.values())
+
+
+def tell(study):
+    """Writes what a study shows, as its command does; the laws."""
+    last = values(study)
+    return pages.write(study, ["study"], last, results.absent(study, last))
+
+
 def test_cells_are_means_with_their_spread(tmp_path):
     accuracies = [0.5, 0.6, 0.8]
     runs = {f"mae/tune/seed{n}": ("x", {}) for n in range(3)}
@@ -584,12 +726,12 @@ def test_cells_are_means_with_their_spread(tmp_path):
         finished(folder, {"eval/acc": accuracy}, seed=seed)
     finished(tmp_path / "mae/pretrain", {"eval/knn": 0.25})
     mean, spread = np.mean(accuracies), np.std(accuracies, ddof=1)
-    _, rows = results.grid(study)
+    _, rows = results.grid(study, values(study))
     tuned = f"{mean:.4f} ± {spread:.4f} (3)"
     assert rows == [["mae", "0.2500", tuned], ["aim", "–", "–"]]
-    _, columns = results.columns(study)
+    _, columns = results.columns(study, values(study))
     assert columns[1] == ["tuned", "eval/acc of tune", "10", "100", "0, 1, 2"]
-    assert results.cells(study)["mae"]["tuned"].values == accuracies
+    assert results.cells(study, values(study))["mae"]["tuned"].values == accuracies
 
 
 def test_the_circumstances_are_those_of_the_runs(tmp_path):
@@ -605,14 +747,14 @@ def test_the_circumstances_are_those_of_the_runs(tmp_path):
         known |= {"started": "2026-01-01T00:00:00+00:00"}
         known |= {"finished": f"2026-01-01T0{n + 1}:00:00+00:00"}
         (tmp_path / name / "run.json").write_text(json.dumps(known))
-    found = dict(results.circumstances(study))
+    found = dict(results.circumstances(study, values(study)))
     assert found["machine"] == "256 x TPU v5e (x86_64, 9 cores)"
     assert found["time"] == "6:00:00 of runs added up"
     (last,) = list(runs)[2:]
     runner.note(study, study.runs[last], [], 0, 60.0, 90.0)
-    found = dict(results.circumstances(study))
+    found = dict(results.circumstances(study, values(study)))
     assert found["time"] == "0:01:30, 3:01:00 of runs added up"
-    results.save(study, ["study"])
+    results.save(study, ["study"], values(study))
     told = json.loads((tmp_path / "results.json").read_text())
     assert told["versions"] == ["jax 0", "jax 1", "jax 2"]
     assert "|  | a\\|b |\n" in (tmp_path / "results.md").read_text()
@@ -643,7 +785,7 @@ def grid(tmp_path):
 
 
 def test_laws_are_fitted_where_the_other_axis_is_largest(grid):
-    points = scaling.points(grid)
+    points = scaling.points(grid, values(grid))
     assert len(points) == len(SIZES) * len(IMAGES)
     laws = scaling.laws(points)
     found = laws["parameters"]
@@ -665,7 +807,7 @@ def test_images_are_those_seen(tmp_path):
     study = plan.load(written(tmp_path, runs, 'SCALING = ("loss", "acc")'), tmp_path)
     for seed in range(2):
         finished(tmp_path / f"a/b/seed{seed}", {"loss": 2.0 + seed}, images=10**6)
-    (point,) = scaling.points(study)
+    (point,) = scaling.points(study, values(study))
     assert point.images == 10 * 100
     assert (point.loss, point.names) == (2.5, list(runs))
 
@@ -676,7 +818,7 @@ def test_runs_of_one_size_and_other_names_are_points_apart(tmp_path):
     study = plan.load(written(tmp_path, runs, 'SCALING = ("loss", "acc")'), tmp_path)
     for name, loss in (("b", 2.0), ("c", 3.0)):
         finished(tmp_path / "a" / name, {"loss": loss})
-    points = scaling.points(study)
+    points = scaling.points(study, values(study))
     assert sorted(point.loss for point in points) == [2.0, 3.0]
     assert [p.loss for p in scaling.along(points, "parameters")] == [2.0]
 
@@ -688,7 +830,7 @@ def test_runs_that_are_not_finite_are_named_and_take_nothing_with_them(tmp_path)
     study = plan.load(written(tmp_path, runs, rest), tmp_path)
     for name, loss in zip(runs, (0.5, "nan", 0.7), strict=True):
         finished(tmp_path / name, {"loss": loss, "acc": loss})
-    pages.write(study, ["python", "-m", "mimjax.study"])
+    tell(study)
 
     def strict(name):
         text = (tmp_path / name).read_text()
@@ -699,24 +841,24 @@ def test_runs_that_are_not_finite_are_named_and_take_nothing_with_them(tmp_path)
     told = strict("scaling.json")
     assert told["points"][0]["losses"] == [0.5, 0.7]
     assert told["left_out"] == ["mae/tune/seed1"]
-    _, ((_, text, _),) = results.grid(study)
+    _, ((_, text, _),) = results.grid(study, values(study))
     assert text == "0.6000 ± 0.1414 (2), 1 not finite"
     page = (tmp_path / "report.html").read_text()
     assert "for their loss is not finite: mae/tune/seed1." in page
     # The loss of step 0 is none of the last one.
     wrong = "TABLE: no run of tune has eval/acc; it has acc, loss"
-    assert results.absent(study) == [wrong]
+    assert results.absent(study, values(study)) == [wrong]
     assert f"<p>{wrong}</p>" in page
 
 
 def test_the_report_has_the_laws_or_says_why_not(grid):
-    pages.write(grid, ["python", "-m", "mimjax.study"])
+    laws = tell(grid)
     text = (grid.workdir / "report.html").read_text()
     assert "<td>0.35 ± " in text and "<td>0.6 ± " in text
     assert text.count("data:image/png;base64,") == 1
     told = json.loads((grid.workdir / "scaling.json").read_text())
     assert told["laws"]["parameters"]["exponent"] == pytest.approx(0.35)
-    sizes, images, _ = pages.laws_told(grid)
+    sizes, images, _ = pages.laws_told(laws)
     assert sizes.startswith("law of parameters of the encoder: α = 0.35 ± ")
     assert images.startswith("law of different training images seen: α = 0.6 ± ")
     assert len(told["points"]) == len(SIZES) * len(IMAGES)
@@ -724,19 +866,19 @@ def test_the_report_has_the_laws_or_says_why_not(grid):
         (folder / "run.json").unlink()
     for folder in grid.workdir.glob("p640000/*"):
         (folder / "run.json").unlink()
-    pages.write(grid, ["python", "-m", "mimjax.study"])
+    laws = tell(grid)
     text = (grid.workdir / "report.html").read_text()
     assert "not determined: 3 points, at least 4 are needed" in text
     told = json.loads((grid.workdir / "scaling.json").read_text())
     assert told["laws"]["parameters"]["exponent"] is None
     assert told["laws"]["parameters"]["why"].startswith("3 points")
-    line = pages.laws_told(grid)[0]
+    line = pages.laws_told(laws)[0]
     assert line.endswith("not determined: 3 points, at least 4 are needed (3 points)")
 
 
 def test_lines_join_one_point_for_each_x(grid):
     """Of runs of several lengths the longest; against FLOPs nothing is joined."""
-    points = scaling.points(grid)
+    points = scaling.points(grid, values(grid))
     longer = [dataclasses.replace(p, flops=2 * p.flops) for p in points]
     axes = matplotlib.figure.Figure().subplots()
     for axis, count in (("parameters", len(IMAGES)), ("images", len(SIZES))):
@@ -762,5 +904,5 @@ def test_the_guide_names_studies_that_are_there_and_shows_one(tmp_path, monkeypa
     (block,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "shown.py").write_text(block)
     study = plan.load(str(tmp_path / "shown.py"), tmp_path)
-    plan.check(study)
+    problems.check(study)
     assert len(study.runs) == 4 and len(study.table) == 2

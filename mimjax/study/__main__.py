@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 def start(flags: argparse.Namespace, given: list[str]) -> int:
     """What the flags ask for; heavy imports wait until the flags make sense."""
     from mimjax import cores, report
-    from mimjax.study import outcome, pages, plan, results, runner
+    from mimjax.study import outcome, pages, plan, problems, results, runner
 
     most = len(cores.usable())
     if not 1 <= flags.jobs <= most:
@@ -62,17 +62,23 @@ def start(flags: argparse.Namespace, given: list[str]) -> int:
         raise ConfigError([told])
     study = plan.load(flags.config, pathlib.Path(flags.workdir))
     chosen = study.only(flags.only)
-    plan.check(chosen)
+    problems.check(chosen)
     if flags.list:
         for run in chosen.runs.values():
             line = shlex.join(["python", *run.command(study.workdir)])
             print(f"# finished: {line}" if outcome.finished(run) else line)
         return 0
-    command, told = ["python", "-m", "mimjax.study", *given], set()
+    command, told, laws = ["python", "-m", "mimjax.study", *given], set(), {}
 
     def tell() -> None:
-        pages.write(study, command)
-        for line in results.absent(study):
+        nonlocal laws
+        others = problems.strangers(study)
+        own = [run for name, run in study.runs.items() if name not in others]
+        values = outcome.values_of(own)
+        notes = [f"left out: {name}: {why}" for name, why in others.items()]
+        notes += results.absent(study, values)
+        laws = pages.write(study, command, values, notes)
+        for line in notes:
             what, _, _ = line.partition(";")
             if what not in told:
                 print(line, file=sys.stderr, flush=True)
@@ -80,7 +86,7 @@ def start(flags: argparse.Namespace, given: list[str]) -> int:
 
     tell()
     status = runner.run(chosen, command, tell, flags.jobs)
-    for line in pages.laws_told(study):
+    for line in pages.laws_told(laws):
         print(line)
     print(f"see {study.workdir / report.REPORT}")
     return status

@@ -1,5 +1,6 @@
 """What a run has come to, as the files of its workdir tell."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from mimjax.metrics import Record, read_json, read_metrics
@@ -9,6 +10,8 @@ from mimjax.study.plan import Run
 LOG = "log.txt"
 # What a line on a run says of it, where it is known.
 FIGURES = ("eval/loss", "eval/accuracy", "eval/knn", "eval/linear")
+# The last values of runs that have finished, by name.
+Values = dict[str, Record]
 
 
 def facts(run: Run) -> dict[str, Any]:
@@ -32,11 +35,24 @@ def last_values(run: Run) -> Record:
     return found
 
 
-def figures(run: Run) -> str:
-    """The main values of its last step, in words."""
-    values = last_values(run)
-    names = [n for n in FIGURES if n in values] or [n for n in ("loss",) if n in values]
+def values_of(runs: Iterable[Run]) -> Values:
+    """The last values of those that have finished."""
+    return {run.name: last_values(run) for run in runs if finished(run)}
+
+
+def figures(values: Record) -> str:
+    """The main values of a last step, in words."""
+    names = [name for name in FIGURES if name in values]
+    if not names and "loss" in values:
+        return f"training loss {values['loss']:.4f}"
     return "  ".join(f"{n.removeprefix('eval/')} {values[n]:.4f}" for n in names)
+
+
+def failure(run: Run, status: int) -> str:
+    """How it failed, in words."""
+    if status < 0:
+        return f"killed by signal {-status}"
+    return f"status {status}: {last_words(run)}"
 
 
 def last_words(run: Run) -> str:

@@ -4,16 +4,18 @@ import dataclasses
 import math
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mimjax.metrics import replacing
+from mimjax.metrics import read_json, replacing
 from mimjax.report import REPORT, page
+from mimjax.run.stop import STOPPED
 from mimjax.run.workdir import write as write_json
-from mimjax.study import outcome, results, scaling
+from mimjax.study import outcome, results, runner, scaling
 from mimjax.study.fits import Fit
-from mimjax.study.plan import Study
+from mimjax.study.outcome import Values
+from mimjax.study.plan import Run, Study
 from mimjax.study.scaling import AXES, Point
 
 if TYPE_CHECKING:
@@ -22,67 +24,81 @@ if TYPE_CHECKING:
 SCALING = "scaling"
 
 
-def write(study: Study, command: list[str]) -> None:
-    """Writes all that is told of a study from the files of its runs as they are."""
+def write(
+    study: Study, command: list[str], values: Values, notes: list[str]
+) -> dict[str, Fit]:
+    """Writes all that is told of a study, with notes on what is not.
+
+    Returns the fitted law of every axis.
+    """
+    points = scaling.points(study, values)
+    found = scaling.laws(points) if points else {}
+    lines = "".join(f"<p>{page.text(line)}</p>" for line in notes)
+    facts = results.circumstances(study, values)
     parts = [
         f"<h1>{page.text(study.file)}</h1>",
-        page.section("Values that no run has", absent(study)),
-        page.section("Results", table(study, command)),
-        page.section("Scaling", laws(study)),
-        page.section("Runs", runs(study)),
-        page.section("Circumstances", page.table(results.circumstances(study))),
+        page.section("What is missing", lines),
+        page.section("Results", table(study, command, values)),
+        page.section("Scaling", laws(study, points, found, values)),
+        page.section("Runs", runs(study, values)),
+        page.section("Circumstances", page.table(facts)),
         page.section(
             "To reproduce or go on", f"<pre>{page.text(shlex.join(command))}</pre>"
         ),
     ]
     with replacing(study.workdir / REPORT) as temporary:
-        temporary.write_text(page.document(study.file, parts), encoding="utf-8")
+        document = page.document(study.file, parts)
+        temporary.write_text(document, encoding="utf-8")
+    return found
 
 
-def absent(study: Study) -> str:
-    """Values that are asked for and that no run has."""
-    return "".join(f"<p>{page.text(line)}</p>" for line in results.absent(study))
-
-
-def table(study: Study, command: list[str]) -> str:
+def table(study: Study, command: list[str], values: Values) -> str:
     """The table of results, written to files of its own too."""
     if not study.table:
         return ""
-    results.save(study, command)
-    head, rows = results.grid(study)
-    note = "Values of the last step; mean ± standard deviation (of how many runs)."
-    meaning, columns = results.columns(study)
+    results.save(study, command, values)
+    head, rows = results.grid(study, values)
+    meaning, columns = results.columns(study, values)
     return (
         page.table(rows, head)
-        + f'<p class="faint">{note}</p>'
+        + f'<p class="faint">{results.NOTE}</p>'
         + page.table(columns, meaning)
     )
 
 
-def runs(study: Study) -> str:
+def runs(study: Study, values: Values) -> str:
     """Every run, how long it is and what came of it."""
-    rows = []
+    rows, ends = [], read_json(study.workdir / runner.RECORD).get("runs", {})
     for run in study.runs.values():
-        known = outcome.facts(run)
-        done = outcome.finished(run)
-        state = "finished" if done else "to do" if not known else "not finished"
         there = (run.folder / REPORT).exists()
         name = page.link(run.name, f"{run.name}/{REPORT}") if there else run.name
-        rows.append((name, state, known.get("steps", ""), outcome.figures(run)))
+        state = "finished" if run.name in values else unfinished(run, ends)
+        told = outcome.figures(values.get(run.name, {}))
+        rows.append((name, state, outcome.facts(run).get("steps", ""), told))
     return page.table(rows, ("", "", "steps", "last step, held out"))
 
 
-def laws(study: Study) -> str:
+def unfinished(run: Run, ends: dict[str, Any]) -> str:
+    """What came of a run that has no values, given how runs have ended here."""
+    if outcome.finished(run):
+        return "left out"
+    status = ends.get(run.name, {"status": 0})["status"]
+    if status not in (0, STOPPED) and run.folder.exists():
+        return f"failed: {outcome.failure(run, status)}"
+    return "not finished" if outcome.facts(run) else "to do"
+
+
+def laws(
+    study: Study, points: list[Point], found: dict[str, Fit], values: Values
+) -> str:
     """Plots and fitted laws, written to files of their own too."""
-    points = scaling.points(study)
     if not points:
         return ""
-    found = scaling.laws(points)
     told = {
         "values": study.scaling,
         "points": [dataclasses.asdict(point) for point in points],
         "laws": {axis: numbers(fit) for axis, fit in found.items()},
-        "left_out": (lost := scaling.left_out(study)),
+        "left_out": (lost := scaling.left_out(study, values)),
     }
     write_json(study.workdir / f"{SCALING}.json", told)
     picture = study.workdir / f"{SCALING}.png"
@@ -103,10 +119,8 @@ def laws(study: Study) -> str:
     )
 
 
-def laws_told(study: Study) -> list[str]:
-    """The fitted law of every axis, a line each; none of a study without."""
-    points = scaling.points(study)
-    found = scaling.laws(points) if points else {}
+def laws_told(found: dict[str, Fit]) -> list[str]:
+    """The fitted law of every axis, a line each."""
     lines = []
     for axis, fit in found.items():
         power, floor, factor, count = words(fit)

@@ -1,14 +1,11 @@
-"""A study file as checked runs: every problem is found before the first one starts."""
+"""A study file as runs in their order, and what is wrong with how it is written."""
 
 import dataclasses
 import difflib
 import pathlib
 import re
-from collections.abc import Iterable
 from typing import Any
 
-from mimjax import config
-from mimjax.run import workdir as workdirs
 from mimjax.schema import ConfigError, called, shown
 
 NAME = re.compile(r"[\w=+-][\w.=+-]*(/[\w=+-][\w.=+-]*)*")
@@ -178,66 +175,3 @@ def table_problems(table: Any, parts: set[str]) -> list[str]:
         for column, (part, _) in table.items()
         if part not in parts
     ]
-
-
-def check(study: Study) -> None:
-    """Raises ConfigError with all that would keep the runs from starting.
-
-    What a run builds on may not be there yet; everything else is looked at as the run
-    itself would.
-    """
-    found: dict[str, list[str]] = {}
-    for run in study.runs.values():
-        for line in start_problems(study, run):
-            found.setdefault(line, []).append(run.name)
-    lines = [f"{several(names)}: {line}" for line, names in found.items()]
-    if not (study.found or lines):
-        lines = scaling_problems(study)
-    if study.found or lines:
-        raise ConfigError(study.found + lines)
-
-
-def scaling_problems(study: Study) -> list[str]:
-    """What keeps the losses of runs, which may all start, from being one law."""
-    if not study.scaling:
-        return []
-    loss, first = study.scaling[0], {}
-    for run in study.runs.values():
-        texts = run.texts(study.workdir)
-        given = config.resolve(run.file, texts, None, with_data=False)
-        if given.run.eval_every or not loss.startswith("eval/"):
-            first.setdefault(given.values["objective"]["name"], run.name)
-    if len(first) < 2:
-        return []
-    runs = " and ".join(f"{name} ({run})" for name, run in first.items())
-    told = f"the losses of {runs} make no law together; make two studies, or set"
-    return [f"SCALING: {told} eval_every=0 for the runs that are no points"]
-
-
-def start_problems(study: Study, run: Run) -> Iterable[str]:
-    """What would keep one run from starting."""
-    path, before = run.folder / "config.json", {}
-    try:
-        where = str(run.folder)
-        texts = run.texts(study.workdir)
-        wanted = config.resolve(run.file, texts, None, workdir=where)
-        if path.exists() and workdirs.begun(run.folder):
-            before = workdirs.read(path)
-    except ConfigError as error:
-        changes, needs = run.changes.items(), run.needs.items()
-        told = [f"config.{f}: " for f, x in changes if not isinstance(x, VALUES)]
-        # What comes of runs that are not made yet, or are none of the study.
-        told += [f"config.{f}: {study.workdir / name} holds no " for f, name in needs]
-        return [x for x in error.problems if not x.startswith(tuple(told))]
-    if not before:
-        return []
-    judged = workdirs.finished(run.folder)
-    lines = workdirs.differences(wanted, before, run.folder, judged)
-    hint = "(change the study back, or remove that workdir to make the run again)"
-    return [f"{line} {hint}" for line in lines]
-
-
-def several(names: list[str]) -> str:
-    """Names of runs that have the same problem."""
-    more = len(names) - 1
-    return f"{names[0]} (and {more} more)" if more else names[0]

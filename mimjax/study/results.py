@@ -13,9 +13,11 @@ from mimjax.report import figures
 from mimjax.report.progress import duration
 from mimjax.run.workdir import write
 from mimjax.study import outcome, runner
+from mimjax.study.outcome import Values
 from mimjax.study.plan import Run, Study
 
 NAME = "results"
+NOTE = "Values of the last step; mean ± standard deviation (of how many runs)."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,7 @@ def plain(cell: Cell) -> dict[str, list[Any]]:
     return {"values": values, "runs": cell.runs}
 
 
-def absent(study: Study) -> list[str]:
+def absent(study: Study, values: Values) -> list[str]:
     """Values that TABLE or SCALING names and no finished run has, a line each.
 
     Nothing is said where no run that could have one has finished.
@@ -57,10 +59,10 @@ def absent(study: Study) -> list[str]:
     parts = {run.part for run in study.runs.values()}
     wanted = [("TABLE", {part}, value) for part, value in study.table.values()]
     wanted += [("SCALING", parts, value) for value in study.scaling or ()]
-    found, last = [], {n: outcome.last_values(r) for n, r in study.runs.items()}
+    found = []
     for name, some, value in wanted:
-        runs = [run for run in study.runs.values() if run.part in some]
-        known = {key for run in runs for key in last[run.name]} - {"step"}
+        last = [x for n, x in values.items() if study.runs[n].part in some]
+        known = {key for record in last for key in record} - {"step"}
         if known and value not in known:
             of = f"no run of {', '.join(some)}" if name == "TABLE" else "no run"
             has = ", ".join(sorted(known))
@@ -68,60 +70,58 @@ def absent(study: Study) -> list[str]:
     return found
 
 
-def cells(study: Study) -> dict[str, dict[str, Cell]]:
+def cells(study: Study, values: Values) -> dict[str, dict[str, Cell]]:
     """Row, then column; the values are those of the last step of finished runs."""
     table: dict[str, dict[str, Cell]] = {}
     for run in study.runs.values():
         for column, (part, value) in study.table.items():
             if run.part == part:
                 row = table.setdefault(run.row, {c: Cell([], []) for c in study.table})
-                values = outcome.last_values(run)
-                if value in values:
-                    row[column].values.append(values[value])
+                last = values.get(run.name, {})
+                if value in last:
+                    row[column].values.append(last[value])
                     row[column].runs.append(run.name)
     return table
 
 
-def grid(study: Study) -> tuple[list[str], list[list[str]]]:
+def grid(study: Study, values: Values) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table as texts."""
-    head = ["", *study.table]
-    return head, [
-        [row, *map(str, columns.values())] for row, columns in cells(study).items()
-    ]
+    rows = cells(study, values).items()
+    return ["", *study.table], [[row, *map(str, x.values())] for row, x in rows]
 
 
-def columns(study: Study) -> tuple[list[str], list[list[str]]]:
+def columns(study: Study, values: Values) -> tuple[list[str], list[list[str]]]:
     """Head and rows of what each column of the table is."""
     head = ["column", "value", "steps", "batch", "seeds"]
     rows = []
     for column, (part, value) in study.table.items():
-        runs = [run for run in study.runs.values() if run.part == part]
+        runs = [study.runs[name] for name in values]
+        runs = [run for run in runs if run.part == part]
         rows.append([column, f"{value} of {part}", *lengths(runs)])
     return head, rows
 
 
 def lengths(runs: Iterable[Run]) -> list[str]:
-    """Steps, batch sizes and seeds of runs, as far as they have begun."""
+    """Steps, batch sizes and seeds of runs that have finished."""
     configs = [read_json(run.folder / "config.json") for run in runs]
     facts = [outcome.facts(run) for run in runs]
-    steps = {known["steps"] for known in facts if known}
-    batch = {given["batch_size"] for given in configs if given}
-    seeds = {given["seed"] for given in configs if given}
+    steps = {known["steps"] for known in facts}
+    batch = {given["batch_size"] for given in configs}
+    seeds = {given["seed"] for given in configs}
     return [", ".join(map(str, sorted(found))) for found in (steps, batch, seeds)]
 
 
-def circumstances(study: Study) -> list[tuple[str, str]]:
+def circumstances(study: Study, values: Values) -> list[tuple[str, str]]:
     """How many runs have finished, how long all took, on what, with which versions."""
     record = {"runs": {}, "seconds": 0.0, **read_json(study.workdir / runner.RECORD)}
-    done = [run for run in study.runs.values() if outcome.finished(run)]
-    facts = {run.name: outcome.facts(run) for run in done}
+    facts = {name: outcome.facts(study.runs[name]) for name in values}
     # Those that were made by themselves tell when they were at work.
     took = {name: figures.seconds_of(known) or 0.0 for name, known in facts.items()}
     took |= {n: x["seconds"] for n, x in record["runs"].items() if n in study.runs}
     whole = f"{duration(record['seconds'])}, " if record["runs"] else ""
     added = duration(sum(took.values()))
     found = [
-        ("runs", f"{len(done)} of {len(study.runs)} finished"),
+        ("runs", f"{len(values)} of {len(study.runs)} finished"),
         ("time", f"{whole}{added} of runs added up"),
         ("written", datetime.datetime.now().astimezone().isoformat(timespec="minutes")),
     ]
@@ -143,16 +143,16 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
-def save(study: Study, command: list[str]) -> None:
+def save(study: Study, command: list[str], values: Values) -> None:
     """Writes results.md and results.json into the study's workdir."""
-    facts = circumstances(study)
+    facts = circumstances(study, values)
     text = "\n\n".join(
         [
             f"# Results of {study.file}",
             f"```sh\n{shlex.join(command)}\n```",
-            markdown(*grid(study)),
-            "Values of the last step; mean ± standard deviation (of how many runs).",
-            markdown(*columns(study)),
+            markdown(*grid(study, values)),
+            NOTE,
+            markdown(*columns(study, values)),
             "\n".join(f"- {name}: {what}" for name, what in facts),
         ]
     )
@@ -160,7 +160,7 @@ def save(study: Study, command: list[str]) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
     found = {
         row: {column: plain(cell) for column, cell in columns.items()}
-        for row, columns in cells(study).items()
+        for row, columns in cells(study, values).items()
     }
     told: dict[str, Any] = {"command": command, **dict(facts)}
     # Runs may be of several versions.

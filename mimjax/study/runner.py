@@ -12,11 +12,12 @@ from concurrent import futures
 from types import FrameType
 
 from mimjax import cores
+from mimjax.main import BAD_CONFIG
 from mimjax.metrics import read_json
 from mimjax.report.progress import duration
 from mimjax.run.stop import STOPPED
 from mimjax.run.workdir import write
-from mimjax.study import outcome
+from mimjax.study import outcome, problems
 from mimjax.study.plan import Run, Study
 
 # In the workdir: when its runs were at work, and how they ended.
@@ -109,6 +110,11 @@ def note(
     write(path, record)
 
 
+def figures(run: Run) -> str:
+    """The main values of its last step, in words."""
+    return outcome.figures(outcome.last_values(run))
+
+
 def run(
     study: Study, command: list[str], told: Callable[[], None], jobs: int = 1
 ) -> int:
@@ -137,10 +143,14 @@ def run(
                 if lost:
                     failed[one.name] = f"not started: it needs {lost[0]}"
                     say(one, failed[one.name])
-                elif outcome.finished(one):
-                    say(one, f"finished before  {outcome.figures(one)}")
                 elif any(other in waiting or other in busy for other in needs):
                     continue
+                elif older := problems.outdated(study, one):
+                    failed[one.name] = older[0]
+                    say(one, older[0])
+                    status = status or BAD_CONFIG
+                elif outcome.finished(one):
+                    say(one, f"finished before  {figures(one)}")
                 else:
                     working[threads.submit(children.make, study, one)] = one
                 del waiting[one.name]
@@ -156,15 +166,13 @@ def run(
                     children.stop()
                     continue
                 if ended:
-                    why = f"status {ended}: {outcome.last_words(one)}"
-                    if ended < 0:
-                        why = f"killed by signal {-ended}"
+                    why = outcome.failure(one, ended)
                     failed[one.name] = f"{why} (see {one.folder / outcome.LOG})"
                     say(one, why)
                     # As shells have it of a signal.
                     status = status or (ended if ended > 0 else 128 - ended)
                 else:
-                    say(one, f"done in {duration(took)}  {outcome.figures(one)}")
+                    say(one, f"done in {duration(took)}  {figures(one)}")
                 told()
     if stopped:
         return STOPPED

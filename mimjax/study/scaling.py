@@ -12,6 +12,7 @@ import numpy as np
 
 from mimjax.metrics import read_json
 from mimjax.study import fits, outcome
+from mimjax.study.outcome import Values
 from mimjax.study.plan import Run, Study
 
 # What a law is fitted against: a field of Point, and what it counts.
@@ -47,30 +48,29 @@ class Point:
         return statistics.fmean(self.losses)
 
 
-def points(study: Study) -> list[Point]:
+def points(study: Study, values: Values) -> list[Point]:
     """Of the runs that have finished with a finite loss, the smallest first."""
     if not study.scaling:
         return []
     loss, accuracy = study.scaling
     found: dict[tuple[int, int, int, str, str], Point] = {}
-    for run in study.runs.values():
-        values = outcome.last_values(run)
-        if not math.isfinite(values.get(loss, math.nan)):
+    for name, last in values.items():
+        if not math.isfinite(last.get(loss, math.nan)):
             continue
-        size, share = sizes(run), values.get(accuracy, math.nan)
+        run = study.runs[name]
+        size, share = sizes(run), last.get(accuracy, math.nan)
         place = *size, run.row, run.part
         point = found.setdefault(place, Point(*size, [], [], []))
-        point.names.append(run.name)
-        point.losses.append(values[loss])
+        point.names.append(name)
+        point.losses.append(last[loss])
         point.accuracies.append(share if math.isfinite(share) else None)
     return [found[place] for place in sorted(found)]
 
 
-def left_out(study: Study) -> list[str]:
+def left_out(study: Study, values: Values) -> list[str]:
     """The runs that have finished with a loss that is not finite."""
     loss, _ = study.scaling or ("", "")
-    found = {run.name: outcome.last_values(run) for run in study.runs.values()}
-    return [n for n, x in found.items() if not math.isfinite(x.get(loss, 0.0))]
+    return [n for n, x in values.items() if not math.isfinite(x.get(loss, 0.0))]
 
 
 def sizes(run: Run) -> tuple[int, int, int]:

@@ -267,6 +267,29 @@ def test_a_run_that_a_signal_kills_says_so(tmp_path, monkeypatch, capsys):
     assert said.err == f"a: killed by signal 9 (see {log})\n"
 
 
+@pytest.mark.parametrize(
+    ("status", "ended", "said"),
+    [(74, 74, "status 74: disk full"), (0, 0, "done in"), (-9, 75, "stopped;")],
+)
+def test_a_run_that_ends_in_its_own_way_after_a_signal_is_told_so(
+    tmp_path, monkeypatch, capsys, outlived, status, ended, said
+):
+    """The study has stopped, for another run is left; that one is not begun."""
+    end = f"sys.exit({status})" if status >= 0 else "os.kill(os.getpid(), 9)"
+    code = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [15]); "
+    code += (
+        f"os.kill(os.getppid(), 15); signal.sigwait([15]); print('disk full'); {end}"
+    )
+    monkeypatch.setattr(plan.Run, "command", lambda *_: ["-c", code])
+    study = plan.load(written(tmp_path, {n: (MAE, {}) for n in "ab"}), tmp_path)
+    assert runner.run(study, [], lambda: None) == 75
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"[1/2] a  {said}")
+    ends = json.loads((tmp_path / runner.RECORD).read_text())["runs"]
+    assert {n: x["status"] for n, x in ends.items()} == {"a": ended}
+    assert runner.run(study.only("a"), [], lambda: None) == ended, "none is left"
+
+
 def test_the_report_says_how_a_run_failed(tmp_path):
     study = plan.load(written(tmp_path, {n: (MAE, {}) for n in "abcd"}), tmp_path)
     for name, status in (("a", 74), ("b", -9), ("c", 75)):

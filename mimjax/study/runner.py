@@ -62,7 +62,7 @@ class Children:
             self.caught(signal.SIGTERM, None)
 
     def make(self, study: Study, run: Run) -> tuple[int, float]:
-        """Makes a run: its exit status, 75 where a signal has ended it, and seconds."""
+        """Makes a run: its exit status, 75 where it was told to stop, and seconds."""
         if self.asked:
             return STOPPED, 0.0
         began = time.monotonic()
@@ -78,8 +78,9 @@ class Children:
                 process.terminate()
             status = process.wait()
         self.processes.remove(process)
-        # Before it listens itself, Python ends it with another status.
-        return STOPPED if self.asked else status, time.monotonic() - began
+        # Before it listens itself Python ends it, by the signal or with 1.
+        unheard = self.asked and (status < 0 or status == 1)
+        return STOPPED if unheard else status, time.monotonic() - began
 
 
 def pool(jobs: int) -> futures.ThreadPoolExecutor:
@@ -162,7 +163,7 @@ def run(
                 seen = now
                 if ended == STOPPED:
                     say(one, "stopped; the same command goes on")
-                    stopped, waiting = True, {}
+                    stopped = True
                     children.stop()
                     continue
                 if ended:
@@ -174,8 +175,8 @@ def run(
                 else:
                     say(one, f"done in {duration(took)}  {figures(one)}")
                 told()
-    if stopped:
-        return STOPPED
+            if children.asked:
+                stopped, waiting = stopped or bool(waiting), {}
     for name, why in failed.items():
         print(f"{name}: {why}", file=sys.stderr)
-    return status
+    return STOPPED if stopped else status

@@ -290,6 +290,18 @@ def test_a_run_that_ends_in_its_own_way_after_a_signal_is_told_so(
     assert runner.run(study.only("a"), [], lambda: None) == ended, "none is left"
 
 
+def test_the_seconds_of_a_run_are_those_since_it_was_begun_anew(tmp_path):
+    study = plan.load(written(tmp_path, {"a": (MAE, {})}), tmp_path)
+    run, took = study.runs["a"], []
+    run.folder.mkdir()
+    for hour in (1, 1, 2):
+        write_facts(run.folder, hour)
+        runner.note(study, run, [], 75, 10.0, 20.0)
+        record = json.loads((tmp_path / runner.RECORD).read_text())
+        took.append(record["runs"]["a"]["seconds"])
+    assert took == [10, 20, 10] and record["seconds"] == 60
+
+
 def test_the_report_says_how_a_run_failed(tmp_path):
     study = plan.load(written(tmp_path, {n: (MAE, {}) for n in "abcd"}), tmp_path)
     for name, status in (("a", 74), ("b", -9), ("c", 75)):
@@ -772,11 +784,11 @@ def test_the_circumstances_are_those_of_the_runs(tmp_path):
         (tmp_path / name / "run.json").write_text(json.dumps(known))
     found = dict(results.circumstances(study, values(study)))
     assert found["machine"] == "256 x TPU v5e (x86_64, 9 cores)"
-    assert found["time"] == "6:00:00 of runs added up"
+    assert found["time"] == "6:00:00 of runs, added up"
     (last,) = list(runs)[2:]
     runner.note(study, study.runs[last], [], 0, 60.0, 90.0)
     found = dict(results.circumstances(study, values(study)))
-    assert found["time"] == "0:01:30, 3:01:00 of runs added up"
+    assert found["time"] == "0:01:30 of commands, 3:01:00 of runs, added up"
     results.save(study, ["study"], values(study))
     told = json.loads((tmp_path / "results.json").read_text())
     assert told["versions"] == ["jax 0", "jax 1", "jax 2"]

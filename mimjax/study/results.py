@@ -118,11 +118,11 @@ def circumstances(study: Study, values: Values) -> list[tuple[str, str]]:
     # Those that were made by themselves tell when they were at work.
     took = {name: figures.seconds_of(known) or 0.0 for name, known in facts.items()}
     took |= {n: x["seconds"] for n, x in record["runs"].items() if n in study.runs}
-    whole = f"{duration(record['seconds'])}, " if record["runs"] else ""
+    whole = f"{duration(record['seconds'])} of commands, " if record["runs"] else ""
     added = duration(sum(took.values()))
     found = [
         ("runs", f"{len(values)} of {len(study.runs)} finished"),
-        ("time", f"{whole}{added} of runs added up"),
+        ("time", f"{whole}{added} of runs, added up"),
         ("written", datetime.datetime.now().astimezone().isoformat(timespec="minutes")),
     ]
     machines, versions = set(), set()

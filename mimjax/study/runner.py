@@ -1,6 +1,7 @@
 """The runs of a study, each a process of its own, one or a few of them at once."""
 
 import contextlib
+import fcntl
 import itertools
 import os
 import signal
@@ -101,14 +102,20 @@ def note(
 ) -> None:
     """Writes down how a run has ended, and that so many seconds have passed.
 
-    Another command may be at work on other runs: what it wrote stays.
+    Another command may be at work on other runs: what it wrote stays. Seconds of a run
+    are those since it was begun anew.
     """
-    path = study.workdir / RECORD
-    record = {"runs": {}, "seconds": 0.0, **read_json(path), "command": command}
-    before = record["runs"].get(run.name, {"seconds": 0.0})["seconds"]
-    record["runs"][run.name] = {"status": status, "seconds": before + took}
-    record["seconds"] += passed
-    write(path, record)
+    path, started = study.workdir / RECORD, outcome.facts(run).get("started")
+    with (study.workdir / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = {"runs": {}, "seconds": 0.0, **read_json(path), "command": command}
+        before = record["runs"].get(run.name, {})
+        if before.get("started") == started:
+            took += before.get("seconds", 0.0)
+        ended = {"status": status, "seconds": took, "started": started}
+        record["runs"][run.name] = ended
+        record["seconds"] += passed
+        write(path, record)
 
 
 def figures(run: Run) -> str:

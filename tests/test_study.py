@@ -315,6 +315,22 @@ def test_the_report_says_how_a_run_failed(tmp_path):
     assert page.count("<td>to do</td>") == 2
 
 
+def test_a_path_of_other_bytes_than_utf_8_is_written_and_told(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(folder)
+    rest = 'TABLE = {"loss": ("b", "loss")}'
+    workdir = pathlib.Path(os.fsdecode(folder))
+    file = written(workdir, {"a/b": (MAE, TINY)}, rest)
+    flags = f"--config={file}", f"--workdir={workdir}", "--list"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mimjax.study", *flags]
+    said = subprocess.run(command, capture_output=True, env=env, check=True)
+    assert folder in said.stdout
+    tell(plan.load(file, workdir))
+    for name in ("report.html", "results.md"):
+        assert r"/\udcff" in (workdir / name).read_text()
+
+
 def test_the_figures_of_a_run_are_read_once(grid, monkeypatch):
     """However many parts of the report they are in."""
     seen = []

@@ -6,6 +6,7 @@ bad configuration, else that of the first run that has failed.
 """
 
 import argparse
+import io
 import os
 import pathlib
 import shlex
@@ -93,6 +94,8 @@ def start(flags: argparse.Namespace, given: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):  # paths may be no UTF-8
+        sys.stdout.reconfigure(errors="surrogateescape")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop.leave)
     sys.exit(main())

@@ -48,7 +48,7 @@ def write(
     ]
     with replacing(study.workdir / REPORT) as temporary:
         document = page.document(study.file, parts)
-        temporary.write_text(document, encoding="utf-8")
+        temporary.write_text(document, "utf-8", "backslashreplace")
     return found
 
 

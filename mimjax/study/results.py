@@ -157,7 +157,7 @@ def save(study: Study, command: list[str], values: Values) -> None:
         ]
     )
     with replacing(study.workdir / f"{NAME}.md") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", "utf-8", "backslashreplace")
     found = {
         row: {column: plain(cell) for column, cell in columns.items()}
         for row, columns in cells(study, values).items()

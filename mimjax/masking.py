@@ -240,11 +240,3 @@ def masked_mean(
     """The mean of `losses` over the True places of the whole batch."""
     weight = hidden.astype(losses.dtype)
     return (losses * weight).sum() / weight.sum()
-
-
-def cross_entropy(
-    logits: Float[Array, "*s V"], ids: Int[Array, "*s"]
-) -> Float[Array, "*s"]:
-    """Of the true tokens, each."""
-    chance = jax.nn.log_softmax(logits)
-    return -jnp.take_along_axis(chance, ids[..., None], axis=-1)[..., 0]

@@ -9,6 +9,7 @@ over those of each GPU).
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
@@ -158,7 +159,7 @@ class Objective(tokenizers.Predicted, nn.Module):
     ) -> Float[Array, ""]:
         """Mean cross-entropy over the hidden patches of the whole batch."""
         target, counted = self.targets(tokens, hidden)
-        losses = masking.cross_entropy(logits, target)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, target)
         return masking.masked_mean(losses, counted)
 
     def patch_losses(self, batch: dict[str, Array]) -> Float[Array, "B N"]:
@@ -175,7 +176,7 @@ class Objective(tokenizers.Predicted, nn.Module):
     ) -> Float[Array, "B N"]:
         """Cross-entropies where they belong, NaN at visible patches."""
         target, counted = self.targets(tokens, hidden)
-        losses = masking.cross_entropy(logits, target)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, target)
         ids = masking.first_ids(hidden, self.num_hidden)
         return masking.placed(losses, ids, counted, self.encoder.num_tokens)
 

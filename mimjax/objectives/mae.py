@@ -9,6 +9,7 @@ for pictures, so the backward pass has no scatter.
 import dataclasses
 
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -147,7 +148,7 @@ class Objective(tokenizers.Predicted, nn.Module):
             ids = jnp.take_along_axis(self.tokens(batch), drop, axis=1)
             logits = predicted[:, -drop.shape[1] :]
             accuracy = (place_of_largest(logits) == ids).mean()
-            loss = masking.cross_entropy(logits, ids).mean()
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, ids).mean()
             return loss, {"accuracy": accuracy}
         return self.loss(batch["image"], predicted, drop), {}
 
@@ -218,7 +219,8 @@ class Objective(tokenizers.Predicted, nn.Module):
         predicted = self.predict(batch["image"], keep, drop)
         if self.tokenizer:
             ids = jnp.take_along_axis(self.tokens(batch), drop, axis=1)
-            losses = masking.cross_entropy(predicted[:, -drop.shape[1] :], ids)
+            logits = predicted[:, -drop.shape[1] :]
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
         else:
             losses = self.errors(batch["image"], predicted, drop).mean(axis=-1)
         every = jnp.ones(drop.shape, bool)

@@ -7,6 +7,7 @@ which patch is "random", the scale of pixels) is decided here and said where it 
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -176,7 +177,8 @@ class Objective(nn.Module):
         if self.target == "pixels":
             target = patches.patchify(pixels, self.encoder.patch_size)
             return jnp.square(predicted - masking.take(target, ids))
-        return masking.cross_entropy(predicted, self.classes(pixels, ids))
+        classes = self.classes(pixels, ids)
+        return optax.softmax_cross_entropy_with_integer_labels(predicted, classes)
 
     def patch_losses(self, batch: dict[str, Array]) -> Float[Array, "B N"]:
         """The loss of every corrupted patch."""

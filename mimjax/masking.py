@@ -1,8 +1,8 @@
 """Masks, drawn on the device for every sample, as integer ids of static size.
 
 `ids` are patch numbers; `hidden` is True where a patch is to be predicted; `attn_mask`
-is True where attention is allowed. Nothing here indexes by a boolean, so everything
-compiles to gathers of fixed shape and one sort.
+is True where attention is allowed. Nothing here indexes by a boolean, so every shape is
+known when a step is compiled.
 """
 
 import dataclasses
@@ -158,6 +158,13 @@ def block_wise(
     return hidden.reshape(batch, rows * columns)
 
 
+def block_fits(area: int, grid: tuple[int, int]) -> bool:
+    """Whether `block_wise` ever finds a block of so many patches."""
+    ratios = np.geomspace(BLOCK_RATIO, 1 / BLOCK_RATIO, 99)
+    height, width = (np.round(np.sqrt(area * x)) for x in (ratios, 1 / ratios))
+    return bool(((height < grid[0]) & (width < grid[1])).any())
+
+
 def block_ids(
     key: Key[Array, ""],
     batch: int,
@@ -237,6 +244,6 @@ def beyond_prefix(prefix: Int[Array, " B"], num_tokens: int) -> Bool[Array, "B N
 def masked_mean(
     losses: Float[Array, "B N"], hidden: Bool[Array, "B N"]
 ) -> Float[Array, ""]:
-    """The mean of `losses` over the True places of the whole batch."""
+    """The mean of `losses` over the True places of the whole batch; of none 0."""
     weight = hidden.astype(losses.dtype)
-    return (losses * weight).sum() / weight.sum()
+    return (losses * weight).sum() / jnp.maximum(weight.sum(), 1)

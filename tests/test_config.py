@@ -161,6 +161,10 @@ ONE = [
         "objective.min_block=1",
         "objective.min_block: no block of 1 patches lies within 1 x 14",
     ),
+    (
+        "encoder.image_size=(16,224) objective.sampling=block",
+        "objective.sampling: no block of 1 patches lies within 1 x 14 (use 'random')",
+    ),
     ("objective.sampling=blocks", "objective.sampling: 'blocks' is none of random, b"),
     (
         "objective.name=beit objective.sampling=grid",

@@ -248,3 +248,11 @@ def test_masked_mean_weighs_hidden_places_alike():
     losses = jnp.asarray([[1.0, 2.0, 90.0], [4.0, 90.0, 90.0]])
     hidden = jnp.asarray([[True, True, False], [True, False, False]])
     assert masking.masked_mean(losses, hidden).item() == pytest.approx(7 / 3)
+
+
+def test_masked_mean_of_nothing_is_nothing():
+    """A part of a batch in which no block was found moves nothing."""
+    mean = jax.value_and_grad(masking.masked_mean)
+    value, slope = mean(jnp.ones((2, 3)), jnp.zeros((2, 3), bool))
+    assert value == 0
+    np.testing.assert_array_equal(slope, 0)

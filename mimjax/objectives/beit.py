@@ -3,12 +3,12 @@
 Bao et al., arXiv 2106.08254; official code microsoft/unilm beit
 `modeling_pretrain.py`, `engine_for_pretraining.py`, `masking_generator.py`. The tokens
 are those that a frozen tokenizer, trained by another run, sees in a second view of the
-same crop. The loss is the mean over all hidden patches of the whole batch (officially
-over those of each GPU).
+same crop. The loss is the mean over all hidden patches of the batch (with
+config.optim.accumulate the mean of that over the parts), officially over those of each
+GPU.
 """
 
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
@@ -29,13 +29,6 @@ def stand_in(codes: int) -> frozen.Model:
 
 # What stands in until a tokenizer is named: the sizes of the public one of DALL-E.
 PUBLIC = stand_in(8192)
-
-
-def fits(area: int, grid: tuple[int, int]) -> bool:
-    """Whether a block of so many patches is ever found by `masking.block_wise`."""
-    ratios = np.geomspace(masking.BLOCK_RATIO, 1 / masking.BLOCK_RATIO, 99)
-    height, width = (np.round(np.sqrt(area * x)) for x in (ratios, 1 / ratios))
-    return bool(((height < grid[0]) & (width < grid[1])).any())
 
 
 class Objective(tokenizers.Predicted, nn.Module):
@@ -74,7 +67,7 @@ class Objective(tokenizers.Predicted, nn.Module):
                 f"min_block: {self.min_block} must be from 1 to num_hidden "
                 f"({self.num_hidden})"
             )
-        elif blocks and not fits(self.min_block, encoder.grid):
+        elif blocks and not masking.block_fits(self.min_block, encoder.grid):
             rows, columns = encoder.grid
             found.append(
                 f"min_block: no block of {self.min_block} patches lies within "

@@ -63,6 +63,12 @@ class Objective(tokenizers.Predicted, nn.Module):
         return int(self.encoder.num_tokens * (1 - self.mask_ratio))
 
     @property
+    def smallest_block(self) -> int:
+        """Of how many patches a block is: BEiT's 16 of 196; the paper does not say."""
+        tokens = self.encoder.num_tokens
+        return max(1, min(tokens - self.num_kept, tokens * 16 // 196))
+
+    @property
     def share_hidden(self) -> float:
         """The share of patches that `mask_ratio` comes to."""
         return 1 - self.num_kept / self.encoder.num_tokens
@@ -87,14 +93,18 @@ class Objective(tokenizers.Predicted, nn.Module):
         if self.sampling not in SAMPLING:
             known = ", ".join(SAMPLING)
             found.append(f"sampling: {self.sampling!r} is none of {known}")
+        grid, smallest = self.encoder.grid, self.smallest_block
+        if self.sampling == "block" and not masking.block_fits(smallest, grid):
+            found.append(
+                f"sampling: no block of {smallest} patches lies within {grid[0]} x "
+                f"{grid[1]} (use 'random')"
+            )
         quarter = self.num_kept * 4 == self.encoder.num_tokens
-        if self.sampling == "grid" and (
-            not quarter or any(side % 2 for side in self.encoder.grid)
-        ):
+        if self.sampling == "grid" and (not quarter or any(side % 2 for side in grid)):
             found.append(
                 "sampling: 'grid' keeps a quarter of an even number of rows and columns"
                 f" of patches (mask_ratio is {self.mask_ratio}, image_size and "
-                f"patch_size make {self.encoder.grid})"
+                f"patch_size make {grid})"
             )
         if self.tokenizer:
             found += self.tokenizer_problems()
@@ -108,11 +118,9 @@ class Objective(tokenizers.Predicted, nn.Module):
         return found
 
     def setup(self) -> None:
-        encoder = self.encoder
+        encoder, xavier = self.encoder, nn.initializers.xavier_uniform()
         self.decoder_embed = layers.Dense(
-            (self.decoder_width,),
-            kernel_init=nn.initializers.xavier_uniform(),
-            dtype=encoder.dtype,
+            (self.decoder_width,), xavier, dtype=encoder.dtype
         )
         normal = nn.initializers.normal(0.02)
         shape = (1, 1, encoder.width if self.mask_in_encoder else self.decoder_width)
@@ -131,10 +139,7 @@ class Objective(tokenizers.Predicted, nn.Module):
         self.decoder_norm = layers.LayerNorm(encoder.norm_eps, encoder.dtype)
         codes = self.teacher.objective.num_codes if self.tokenizer else 0
         self.decoder_pred = layers.Dense(
-            (codes or encoder.patch_values,),
-            kernel_init=nn.initializers.xavier_uniform(),
-            dtype=encoder.dtype,
-            rounds=False,
+            (codes or encoder.patch_values,), xavier, dtype=encoder.dtype, rounds=False
         )
         if self.tokenizer:
             self.teacher.declare(self, "tokenizer", tokenizers.read_and_drawn)
@@ -154,15 +159,12 @@ class Objective(tokenizers.Predicted, nn.Module):
 
     def draw(self, batch: int) -> tuple[Int[Array, "B K"], Int[Array, "B M"]]:
         """Which patches of each image are kept and which are hidden."""
-        key, grid = self.make_rng("mask"), self.encoder.grid
+        key, grid, kept = self.make_rng("mask"), self.encoder.grid, self.num_kept
         if self.sampling == "grid":
             return masking.grid_ids(batch, grid)
         if self.sampling == "block":
-            # The paper does not say how (table 1f): BEiT's share, 16 of 196.
-            most = self.encoder.num_tokens - self.num_kept
-            smallest = max(1, min(most, self.encoder.num_tokens * 16 // 196))
-            return masking.block_ids(key, batch, grid, self.num_kept, smallest)
-        return masking.random_ids(key, batch, self.encoder.num_tokens, self.num_kept)
+            return masking.block_ids(key, batch, grid, kept, self.smallest_block)
+        return masking.random_ids(key, batch, self.encoder.num_tokens, kept)
 
     def predict(
         self,
@@ -207,8 +209,7 @@ class Objective(tokenizers.Predicted, nn.Module):
         drop: Int[Array, "B M"],
     ) -> Float[Array, "B M P"]:
         """Squared errors of the values of hidden patches."""
-        values = patches.patchify(image, self.encoder.patch_size)
-        target = masking.take(values, drop)
+        target = masking.take(patches.patchify(image, self.encoder.patch_size), drop)
         if self.norm_pixels:
             target = patches.standardise(target)
         return jnp.square(predicted[:, -drop.shape[1] :] - target)
@@ -232,19 +233,18 @@ class Objective(tokenizers.Predicted, nn.Module):
         keep, drop = self.draw(image.shape[0])
         order = jnp.concatenate([keep, drop], axis=1)
         predicted = masking.put_back(self.predict(image, keep, drop), order)
+        hidden = masking.hidden_from_ids(drop, self.encoder.num_tokens)
         if self.tokenizer:
-            hidden = masking.hidden_from_ids(drop, self.encoder.num_tokens)
             return self.drawn(batch, hidden, predicted.argmax(axis=-1))
         values = patches.patchify(image, self.encoder.patch_size)
         if self.norm_pixels:
             mean, deviation = patches.moments(values)
             predicted = predicted * deviation + mean
-        hidden = masking.hidden_from_ids(drop, self.encoder.num_tokens)[:, :, None]
         shown = {
             "original": values,
-            "masked": jnp.where(hidden, 0.0, values),
+            "masked": jnp.where(hidden[..., None], 0.0, values),
             "reconstruction": predicted,
-            "reconstruction + visible": jnp.where(hidden, predicted, values),
+            "reconstruction + visible": jnp.where(hidden[..., None], predicted, values),
         }
         size = (self.encoder.image_size, self.encoder.patch_size)
         return {name: patches.unpatchify(x, *size) for name, x in shown.items()}

@@ -141,6 +141,13 @@ def joint_problems(config: Config) -> list[str]:
             "for config.objective.mixup or cutmix, which blend pairs of images (of "
             "each part where config.optim.accumulate is above 1)"
         )
+    norm = getattr(config.objective, "batch_norm", False)
+    if norm and 0 < run.batch_size < 2 * parts:
+        found.append(
+            f"config.batch_size: {run.batch_size} must be at least {2 * parts} for "
+            "config.objective.batch_norm, which needs two images (of each part where "
+            "config.optim.accumulate is above 1)"
+        )
     unit = "steps" if given.warmup_steps else "epochs"
     warmup, length = getattr(given, f"warmup_{unit}"), getattr(run, unit)
     if 0 < length <= warmup:

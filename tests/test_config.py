@@ -353,6 +353,16 @@ def test_batches_of_pairs_are_even(field, size, parts):
     )
 
 
+@pytest.mark.parametrize(("size", "parts"), [(1, 1), (2, 2)])
+def test_a_batch_norm_needs_two_images(size, parts):
+    """In each of the parts: one alone gives no gradient."""
+    path, given = str(ROOT / "configs" / "linear_mae_b16.py"), f"batch_size={size}"
+    changes = given, f"optim.accumulate={parts}", "eval_every=0"
+    assert lines(path, *changes, "objective.batch_norm=False", devices=1) == []
+    (line,) = lines(path, *changes, devices=1)
+    assert line.startswith(f"config.batch_size: {size} must be at least {2 * parts}")
+
+
 def test_layers_that_cannot_be_judged_are_named():
     swin = str(ROOT / "configs" / "simmim_swin_b.py")
     (line,) = lines(swin, "evaluate.layers=2,-1")

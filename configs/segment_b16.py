@@ -37,6 +37,8 @@ def get_config() -> ConfigDict:
     config.encoder = ConfigDict()
     config.encoder.size = "B"
     config.encoder.image_size = (512, 512)
+    # MAE's fixed table, resized; AIM's code computes another: "sincos".
+    config.encoder.position = "learned"
     config.encoder.dtype = "bfloat16"
 
     config.objective = ConfigDict()

@@ -101,6 +101,16 @@ def unseen(theirs: Any, ours: Any) -> str:
     return unlike(theirs, ours, FUNCTION + ("position",) * computed)
 
 
+def computed_anew(theirs: Any, ours: Any) -> str:
+    """That fixed positions are those of another grid here; empty where they are not."""
+    fixed = {getattr(encoder, "position", "") for encoder in (theirs, ours)}
+    if fixed != {"sincos"} or theirs.grid == ours.grid:
+        return ""
+    there, here = (" x ".join(map(str, encoder.grid)) for encoder in (theirs, ours))
+    resized = f"--config.encoder.position=learned resizes those of {there}"
+    return f"positions are computed for {here} patches, as AIM's; {resized}, as MAE's"
+
+
 def made_tables(origin: Origin, wanted: Leaves, encoder: Any) -> Leaves:
     """The tables of positions among `wanted` that can be made of what is there.
 
@@ -120,7 +130,7 @@ def made_tables(origin: Origin, wanted: Leaves, encoder: Any) -> Leaves:
             table = np.asarray(origin.load({source: abstract})[source])
         elif name[-1] == "pos_embed" and origin.encoder.position == "sincos":
             theirs = origin.encoder
-            table = tables.sincos(theirs.grid, theirs.width, theirs.cls)[None]
+            table = tables.sincos(theirs.grid, theirs.width, encoder.cls)[None]
         else:
             continue
         try:

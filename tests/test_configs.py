@@ -126,8 +126,8 @@ PARAMETERS = {
     "mae_h14": (630_764_800 - 257 * 1280, 656_613_964),
     # Published: a head of 6,256,128. There is one for each of seven rates.
     "attentive_aim_600m": (680_535_552, 680_535_552 + 7 * 6_256_128),
-    # MAE's encoder at 512 pixels has no more: its positions are computed.
-    "segment_b16": (85_798_656 - 197 * 768, 85_798_656 - 197 * 768 + 769 * 150),
+    # MAE's encoder at 512 pixels, its table resized to 32 x 32 patches.
+    "segment_b16": (85_798_656 + 828 * 768, 85_798_656 + 828 * 768 + 769 * 150),
     "linear_mae_b16": (85_798_656 - 197 * 768, 85_798_656 - 197 * 768 + B_HEAD),
     "linear_beit_b16": (BEIT_B, BEIT_B + B_HEAD),
     "knn_b16": (85_798_656 - 197 * 768, 85_798_656 - 197 * 768 + B_HEAD),

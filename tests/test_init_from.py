@@ -113,6 +113,38 @@ def test_fixed_positions_are_where_learned_ones_start(tmp_path):
     np.testing.assert_array_equal(found["encoder", "pos_embed"], wanted)
 
 
+def test_fixed_positions_of_an_encoder_without_a_class_token(tmp_path):
+    """That of ours has none, and no row of zeros is taken for a patch."""
+    plain = tiny.resolve("mae", encoder__cls=False)
+    state = tiny.random_state(plain, tiny.mesh_of(), 0.1)
+    tiny.save_workdir(tmp_path, plain, state)
+    tuned = tiny.resolve(
+        "classify", encoder__image_size="32,32", encoder__position="learned"
+    )
+    found, report = begun(tmp_path, tuned)
+    assert report["resized"] == ["encoder/pos_embed"]
+    assert report["missing"] == ["encoder/cls_token"]
+    table = tables.sincos((4, 4), 64, True)[None]
+    wanted = resize.positions(table, (8, 8), resize.bicubic)
+    np.testing.assert_array_equal(found["encoder", "pos_embed"], wanted)
+
+
+@pytest.mark.parametrize("position", ["sincos", "learned"])
+def test_a_probe_at_another_size_is_told_of_fixed_positions(capsys, position):
+    """They are computed anew or, where a table is asked for, resized and kept."""
+    change = {"encoder__image_size": "32,32", "encoder__position": position}
+    given = tiny.resolve("segment", init_from=tiny.workdir_of("mae"), **change)
+    start.warm(given, tiny.random_state(given, tiny.mesh_of(), 0.1), Progress(1))
+    said = capsys.readouterr().err
+    told = (
+        "  positions are computed for 8 x 8 patches, as AIM's; "
+        "--config.encoder.position=learned resizes those of 4 x 4, as MAE's\n"
+    )
+    assert (told in said, "resized: encoder/pos_embed" in said) == (
+        (True, False) if position == "sincos" else (False, True)
+    )
+
+
 def test_one_table_of_distances_becomes_that_of_each_layer(tmp_path):
     """As BEiT is fine-tuned: copied into every layer, stretched geometrically."""
     given, params = model_of(BEIT, name="beit", num_hidden=7, min_block=2)

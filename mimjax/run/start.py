@@ -73,9 +73,12 @@ def warm(config: Config, state: train.State, progress: Progress) -> train.State:
     other = warmstart.unseen(origin.encoder, encoder)
     if other and not why:
         progress.note(f"  the same arrays, another function: {other}")
-    other = warmstart.unlike(origin.encoder, encoder, ("image_size",))
-    if other:
-        progress.note(f"  {other}")
+    for other in (
+        warmstart.unlike(origin.encoder, encoder, ("image_size",)),
+        warmstart.computed_anew(origin.encoder, encoder),
+    ):
+        if other:
+            progress.note(f"  {other}")
     for kind in ("resized", "missing", "shape", "unexpected"):
         for name in found[kind]:
             progress.note(f"  {kind}: {name}")

@@ -75,6 +75,9 @@ def schedule(
 ) -> Float[Array, ""]:
     """The learning rate of update `step`, counted from 0, of `steps`.
 
+    None is above the peak: of a small batch the peak may be below `warmup_lr` or
+    `min_lr`, and then stands for them (officially the rate would rise in its decay).
+
     - "cosine": warm-up reaches the peak at step `warmup`, then half a cosine to
       `min_lr` (MAE `util/lr_sched.py`; AIM's has `warmup_lr` 1e-6).
     - "linear": the same with a straight line down (ViT, arXiv 2010.11929 table 3).
@@ -89,17 +92,18 @@ def schedule(
     if optim.schedule.endswith("_simmim"):
         t = jnp.maximum(t - 1, 0)
     climb = max(1, warmup - 1 if optim.schedule == "cosine_beit" else warmup)
-    rising = optim.warmup_lr + (peak - optim.warmup_lr) * t / climb
+    first, last = min(optim.warmup_lr, peak), min(optim.min_lr, peak)
+    rising = first + (peak - first) * t / climb
     length = steps if optim.schedule == "cosine_simmim" else steps - warmup
     left = jnp.clip((steps - t) / max(1, length), 0.0, 1.0)
     if optim.schedule == "multistep_simmim":
         falling = jnp.where(t < optim.drop_at * steps, peak, 0.1 * peak)
     elif optim.schedule == "linear":
-        falling = optim.min_lr + (peak - optim.min_lr) * left
+        falling = last + (peak - last) * left
     else:
         # (1 + cos(pi * (1 - left))) / 2, written so that it keeps its digits near 0.
         share = jnp.square(jnp.sin(0.5 * math.pi * left))
-        falling = optim.min_lr + (peak - optim.min_lr) * share
+        falling = last + (peak - last) * share
     return jnp.where(t < warmup, rising, falling)
 
 

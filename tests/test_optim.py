@@ -121,6 +121,15 @@ def test_a_schedule_without_warm_up_starts_at_the_peak(name):
     assert (np.diff(ours) <= 1e-9).all()
 
 
+@pytest.mark.parametrize("name", optim.SCHEDULES)
+def test_no_rate_is_above_a_low_peak(name):
+    """As of a small batch, whose peak is below the rates that do not follow it."""
+    settings = optim.Optim(schedule=name, warmup_lr=3e-3, min_lr=2e-3)
+    ours = rates(settings, peak=1e-3, warmup=3, steps=9)
+    assert ours.max() == np.float32(1e-3)
+    assert (np.diff(ours) <= 0).all()
+
+
 def test_peak_rate_follows_the_batch():
     assert MAE.peak_lr(4096) == pytest.approx(2.4e-3)
     assert optim.Optim(base_lr=1e-3, lr_batch=0).peak_lr(4096) == 1e-3

@@ -31,6 +31,17 @@ def test_as_large_as_published(size):
     assert round(count / 1e6, 2) == millions
 
 
+def test_patches_start_by_what_they_are_made_of():
+    """Here 2 x 4 places of 32 channels, not the pixels behind them."""
+    fields = {"stages": (), "stem_width": 32, "patch_size": (8, 16)}
+    encoder = hybrid.Encoder(image_size=(16, 32), width=512, depth=1, **fields)
+    image = jnp.zeros((1, 16, 32, 3))
+    init = jax.jit(lambda: encoder.init(jax.random.key(0), image, method="embed"))
+    patch = init()["params"]["patch"]
+    assert patch["kernel"].shape == (encoder.patch_values, 512) == (256, 512)
+    assert 0.95 / 16 < jnp.abs(patch["bias"]).max() <= 1 / 16
+
+
 def test_what_cannot_be():
     usual = vars(hybrid.Encoder())
     (line,) = hybrid.problems({**usual, "stages": (3, 0)})

@@ -77,8 +77,12 @@ class Patched:
 
     @property
     def patch_values(self) -> int:
-        """Numbers in a patch."""
+        """Numbers that a patch is made of."""
         return self.patch_size[0] * self.patch_size[1] * self.channels
+
+    def values(self, image: Float[Array, "B H W C"]) -> Float[Array, "B N P"]:
+        """These numbers of each patch."""
+        return patches.patchify(image, self.patch_size)
 
     def grid_of(self, count: int) -> tuple[int, int]:
         """Rows and columns of so many tokens of patches, merged by 2 x 2, 4 x 4 ..."""

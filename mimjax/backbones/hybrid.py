@@ -7,13 +7,14 @@ is made of all pixels that the convolutions see, so nothing can be hidden from i
 leaving out patches: it is for objectives that see whole images.
 """
 
+import math
 from typing import Any
 
 import jax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from mimjax import masking, patches
+from mimjax import patches
 from mimjax.backbones import starts, vit
 from mimjax.sharding import by_sample
 
@@ -151,14 +152,17 @@ class Encoder(vit.Encoder):
         super().setup()
         self.stem = ResNet(self.stem_width, self.stages, self.dtype)
 
-    def embed(
-        self, image: Float[Array, "B H W C"], ids: Int[Array, "B K"] | None = None
-    ) -> Float[Array, "B K D"]:
-        """Embeddings of the places `ids` (default: all), without positions."""
+    @property
+    def places(self) -> tuple[int, int]:
+        """Rows and columns of the last map that a token stands for."""
         stride = stride_of(self.stages)
-        p, q = self.patch_size
-        values = patches.patchify(self.stem(image), (p // stride, q // stride))
-        if ids is not None:
-            values = masking.take(values, ids)
-        tokens = by_sample(self.patch(values))
-        return self.patch_scale(tokens) if self.patch_norm else tokens
+        return self.patch_size[0] // stride, self.patch_size[1] // stride
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers of the last map that a token is made of."""
+        return math.prod(self.places) * width_of(self.stem_width, self.stages)
+
+    def values(self, image: Float[Array, "B H W C"]) -> Float[Array, "B N P"]:
+        """These numbers of each token."""
+        return patches.patchify(self.stem(image), self.places)

@@ -66,11 +66,12 @@ def problems(fields: dict[str, Any]) -> list[str]:
 
 
 class Encoder(nn.Module, backbones.Patched):
-    """Images to tokens through four stages; the defaults are those of Swin-B.
+    """Images to tokens through stages, four in the paper; the defaults are Swin-B's.
 
     `width` is that of the first stage and doubles with each, `depths` and `heads` have
     an entry a stage, `window` is the side of a window in tokens (at most that of the
-    stage, which then does not shift). The other fields are those of the vision
+    stage, which then does not shift: of a grid that is not square nothing looks beyond
+    its window there, as officially). The other fields are those of the vision
     transformer.
     """
 
@@ -169,8 +170,7 @@ class Encoder(nn.Module, backbones.Patched):
 
     def embed(self, image: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
         """Patch embeddings, normalised."""
-        values = patches.patchify(image, self.patch_size)
-        return self.patch_scale(by_sample(self.patch(values)))
+        return self.patch_scale(by_sample(self.patch(self.values(image))))
 
     def __call__(
         self, tokens: Float[Array, "B N D"], *, train: bool = False

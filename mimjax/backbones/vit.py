@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mimjax import backbones, masking, patches, posembed
+from mimjax import backbones, masking, posembed
 from mimjax.backbones import blocks, layers, relative, sizes, starts
 from mimjax.sharding import by_sample
 
@@ -69,8 +69,8 @@ class Encoder(nn.Module, backbones.Patched):
 
     `cls` puts a class token first, and `registers` are how many tokens without a place
     follow it (arXiv 2309.16588, DINOv2). `position` is "sincos" (fixed, MAE and AIM),
-    "learned" (ViT), "relative" (one bias table shared by all layers, BEiT and SimMIM)
-    or "relative_layers" (a table a layer, BEiT when fine-tuned). `patch_norm`
+    "learned" (ViT), "relative" (one bias table shared by all layers, BEiT and SimMIM),
+    "relative_layers" (a table a layer, BEiT when fine-tuned) or "none". `patch_norm`
     normalises the patch embedding (AIM). `mlp_ratio` is the width inside an MLP, with
     `swiglu` of what is gated, over `width`. `start` names the row of `starts.STARTS`
     the weights start from; the other fields are those of `layers.Spec` and `Blocks`.
@@ -180,7 +180,7 @@ class Encoder(nn.Module, backbones.Patched):
         self, image: Float[Array, "B H W C"], ids: Int[Array, "B K"] | None = None
     ) -> Float[Array, "B K D"]:
         """Patch embeddings of the patches `ids` (default: all), without positions."""
-        values = patches.patchify(image, self.patch_size)
+        values = self.values(image)
         if ids is not None:
             # Pixels are gathered, not embeddings: no gradient flows through the gather,
             # and the hidden patches are never multiplied.

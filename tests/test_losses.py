@@ -154,6 +154,17 @@ def test_aim_without_a_prefix_is_given_the_first_patch_alone(wide):
     np.testing.assert_array_equal(objective.draw(5), [1] * 5)
 
 
+def test_a_head_of_aim_that_attends_has_no_biases(encoder):
+    """Though the encoder has: those of norms are all that is left."""
+    small = {"head_width": 16, "head_depth": 1, "head_heads": 2}
+    objective = aim.Objective(encoder(cls=False), head="transformer", **small)
+    batch = {"image": jnp.zeros((1, 16, 16, 3))}
+    rngs = {"params": jax.random.key(0), "mask": jax.random.key(0)}
+    shapes = jax.eval_shape(lambda: objective.init(rngs, batch, train=False))["params"]
+    assert set(shapes["head_blocks"]["layers"]["attn"]["qkv"]) == {"kernel"}
+    assert set(shapes["encoder"]["blocks"]["layers"]["attn"]["qkv"]) > {"kernel"}
+
+
 def test_aim_draws_a_prefix_for_every_sample(wide):
     prefix = np.asarray(bind(aim.Objective(wide(cls=False))).draw(64))
     assert prefix.min() >= 1

@@ -118,6 +118,7 @@ class Objective(nn.Module):
         spec = dataclasses.replace(
             encoder.spec(self.head_width, self.head_heads if attends else 1),
             mlp_width=4 * self.head_width,
+            qkv_bias="none",
             bias=False,
             swiglu=False,
             layer_scale=0.0,

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from mimjax.backbones import sizes
 from mimjax.reductions import place_of_largest
-from mimjax.tokenizers import dvae
+from mimjax.tokenizers import codebook, dvae
 
 
 def cosine(step: Array, start: float, end: float, steps: int) -> Float[Array, ""]:
@@ -80,7 +80,6 @@ class Objective(nn.Module):
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         logits = self.encoder.logits(batch["image"])
         ids = place_of_largest(logits)
-        chosen = jax.nn.one_hot(ids, self.num_codes)
         weight = self.kl_weight
         if train:
             steps = self.temperature_steps
@@ -89,16 +88,14 @@ class Objective(nn.Module):
             noise = jax.random.gumbel(self.make_rng("drop"), logits.shape)
             mixed = jax.nn.softmax((logits + noise) / heat)
         else:
-            mixed = chosen
+            mixed = jax.nn.one_hot(ids, self.num_codes)
         known = self.decoder(mixed)
         kl = self.divergence(logits)
         loss = self.reconstruction(batch["image"], known) + weight * kl
-        share = chosen.mean(axis=(0, 1))
         metrics = {
             "kl": kl,
             "mse": jnp.square(self.pixels(known) - batch["image"]).mean(),
-            "codes_used": (share > 0).mean(),
-            "perplexity": jnp.exp(jax.scipy.special.entr(share).sum()),
+            **codebook.usage(ids, self.num_codes),
         }
         return loss, metrics
 

@@ -2,9 +2,9 @@
 
 Oquab et al., DINOv2, arXiv 2304.07193, section 7.4; official code
 facebookresearch/dinov2 `eval/segmentation/models/decode_heads/linear_head.py` (BNHead)
-on the head, loss and mean IoU of mmsegmentation: a batch norm, a linear layer on every
-patch, its scores interpolated between patches to the size of the image, softmax
-cross-entropy on every pixel.
+on the head, loss and mean IoU of mmsegmentation: a batch norm, here without its scale
+and bias, a linear layer on every patch, its scores interpolated between patches to the
+size of the image, softmax cross-entropy on every pixel.
 
 It is a probe where the encoder stays as it is: config.optim.frozen=('encoder',).
 """

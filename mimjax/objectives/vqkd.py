@@ -138,9 +138,7 @@ class Objective(nn.Module):
         pixels = self.teacher_model.normalised(batch["pixels"])
         wanted = self.teacher_model.ask(self, "teacher", patches_of, pixels)
         loss, metrics = self.loss(wanted, vectors, codes[ids], train=train)
-        share = jnp.zeros(self.num_codes).at[ids].add(1 / ids.size)
-        metrics["codes_used"] = (share > 0).mean()
-        metrics["perplexity"] = jnp.exp(jax.scipy.special.entr(share).sum())
+        metrics |= codebook.usage(ids, self.num_codes)
         # A caller that may not change anything, as in evaluation, is not to be moved.
         if train and self.is_mutable_collection(MOVING):
             flat = jax.lax.stop_gradient(vectors)

@@ -2,8 +2,8 @@
 
 Each is an encoder like those of `mimjax/backbones` (the contract is there). It is
 trained by the objective of the same name, which has `num_codes`, the size of the
-vocabulary, `tokens(image)` -> ids [B, N] and, where it can, `decode(ids)` -> pixels;
-and then used, frozen, by objectives that predict tokens.
+vocabulary, `tokens(image)` -> ids [B, N] and `decode(ids)` -> pixels; and then used,
+frozen, by objectives that predict tokens.
 """
 
 import dataclasses
@@ -18,9 +18,7 @@ from mimjax import frozen, patches
 
 def read_and_drawn(objective: Any, image: Array) -> None:
     """All that is ever asked of a tokenizer."""
-    ids = objective.tokens(image)
-    if hasattr(objective, "decode"):
-        objective.decode(ids)
+    objective.decode(objective.tokens(image))
 
 
 class Predicted:
@@ -97,10 +95,9 @@ class Predicted:
         values = patches.patchify(pixels, self.encoder.patch_size)
         masked = jnp.where(hidden[:, :, None], 0.5, values)
         shown = {"original": pixels, "masked": patches.unpatchify(masked, *cut)}
-        if hasattr(self.teacher.objective, "decode"):
-            tokens = self.tokens(batch)
-            mixed = jnp.where(hidden, guess, tokens)
-            for name, ids in (("tokens", tokens), ("predicted", mixed)):
-                image = self.teacher.ask(self, "tokenizer", "decode", ids)
-                shown[name] = jax.image.resize(image, pixels.shape, "nearest")
+        tokens = self.tokens(batch)
+        mixed = jnp.where(hidden, guess, tokens)
+        for name, ids in (("tokens", tokens), ("predicted", mixed)):
+            image = self.teacher.ask(self, "tokenizer", "decode", ids)
+            shown[name] = jax.image.resize(image, pixels.shape, "nearest")
         return shown

@@ -29,6 +29,13 @@ def nearest(
     return distance.argmin(axis=-1).astype(jnp.int32)
 
 
+def usage(ids: Int[Array, "*n"], codes: int) -> dict[str, Float[Array, ""]]:
+    """The share of the codes that are there, and their perplexity."""
+    share = jnp.zeros(codes).at[ids].add(1) / ids.size
+    perplexity = jnp.exp(jax.scipy.special.entr(share).sum())
+    return {"codes_used": (share > 0).mean(), "perplexity": perplexity}
+
+
 def centres(
     vectors: Float[Array, "*n E"], ids: Int[Array, "*n"], codes: Float[Array, "V E"]
 ) -> Float[Array, "V E"]:

@@ -5,7 +5,7 @@ import pathlib
 
 from mimjax import data as data_module
 from mimjax import evaluate as evaluate_module
-from mimjax import objectives, optim, settings, sharding
+from mimjax import meshes, objectives, optim, settings
 from mimjax.backbones import sizes
 from mimjax.data import sources
 from mimjax.settings import Config, profile_problems
@@ -65,7 +65,7 @@ def probed_problems(config: Config) -> list[str]:
 def sharing_problems(config: Config, devices: int) -> list[str]:
     """What does not divide among the devices."""
     mesh, encoder = config.mesh, config.encoder
-    found = ["config.mesh." + line for line in sharding.problems(mesh, devices)]
+    found = ["config.mesh." + line for line in meshes.problems(mesh, devices)]
     if found:
         return found
     shared = devices // mesh.tensor

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from mimjax import backbones, checks, frozen, objectives, optim, settings, sharding
+from mimjax import backbones, checks, frozen, meshes, objectives, optim, settings
 from mimjax import data as data_module
 from mimjax import evaluate as evaluate_module
 from mimjax.schema import (
@@ -61,7 +61,7 @@ def schemas(encoder: str, objective: str) -> dict[str, Schema]:
         },
         "objective": {"name": (str, "mae"), **fields},
         "optim": schema_of(optim.Optim),
-        "mesh": schema_of(sharding.Mesh),
+        "mesh": schema_of(meshes.Mesh),
         "evaluate": schema_of(evaluate_module.Evaluate),
         "profile": schema_of(settings.Profile),
     }
@@ -234,7 +234,7 @@ def build(values: Values, models: dict[str, frozen.Model]) -> Config:
         encoder=encoder,
         objective=objective(encoder=encoder, **own),
         optim=optim.Optim(**values["optim"]),
-        mesh=sharding.Mesh(**values["mesh"]),
+        mesh=meshes.Mesh(**values["mesh"]),
         evaluate=evaluate_module.Evaluate(**values["evaluate"]),
         profile=settings.Profile(**values["profile"]),
         values={**values[""], **{group: v for group, v in values.items() if group}},

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mimjax import data, evaluate, frozen, optim, sharding
+from mimjax import data, evaluate, frozen, meshes, optim
 from mimjax.convert import files
 
 # More is a slip of the keyboard, and no int32 of steps.
@@ -58,7 +58,7 @@ class Config:
     encoder: Any
     objective: Any
     optim: optim.Optim
-    mesh: sharding.Mesh
+    mesh: meshes.Mesh
     evaluate: evaluate.Evaluate
     profile: Profile
     values: dict[str, Any]

@@ -1,13 +1,9 @@
-"""Where arrays live: one mesh of data x fsdp x tensor, and rules by parameter path.
+"""Where arrays live: on one mesh of data x fsdp x tensor.
 
-The batch is cut over data and fsdp together. A parameter is cut over tensor by the
-small table of path endings, then over fsdp along its largest axis that divides; the
-axis of scanned layers is never cut.
+The batch is cut over data and fsdp together, a parameter as `meshes.py` has it.
 """
 
-import dataclasses
-import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,84 +11,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-AXES = ("data", "fsdp", "tensor")
-
-# Path ending -> axis (from the end) cut over tensor: heads of attention, MLP width.
-TENSOR_CUTS = {
-    "qkv/kernel": -2,
-    "qkv/bias": -2,
-    "attn/q_bias": -2,
-    "attn/v_bias": -2,
-    "out/kernel": -3,
-    "up/kernel": -1,
-    "up/bias": -1,
-    "down/kernel": -2,
-}
-
-# Arrays below this many values are cheaper to copy than to gather.
-SMALLEST_CUT = 2**14
-
-# Above this many bytes of parameters, gradients and moments a device, they are cut
-# over fsdp.
-AUTO_FSDP_BYTES = 2 * 2**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Mesh:
-    """Devices along each axis; 0 lets the program choose.
-
-    By default all devices share the batch; they also share the parameters (fsdp) where
-    these, their gradients and moments take more than 2 GiB; of 24 devices eight do
-    where their widths cannot be divided by 24.
-    """
-
-    data: int = 0
-    fsdp: int = 0
-    tensor: int = 1
-
-
-def problems(mesh: Mesh, devices: int) -> list[str]:
-    """What cannot work with that many devices, one line each."""
-    sizes = {axis: getattr(mesh, axis) for axis in AXES}
-    found = [f"{axis}: {n} is negative" for axis, n in sizes.items() if n < 0]
-    if mesh.tensor == 0:
-        found.append("tensor: must be at least 1 (it is never chosen by itself)")
-    fixed = math.prod(n for n in sizes.values() if n > 0)
-    free = any(n == 0 for n in (mesh.data, mesh.fsdp))
-    if not found and (devices % fixed if free else fixed != devices):
-        shape = " x ".join(f"{axis} {n or '?'}" for axis, n in sizes.items())
-        first = next((axis for axis, n in sizes.items() if n > 1), "data")
-        found.append(
-            f"{first}: {shape} does not fit {devices} device(s); the product must "
-            f"{'divide' if free else 'be'} {devices}"
-        )
-    return found
-
-
-def choose(
-    mesh: Mesh,
-    devices: int,
-    state_bytes: int,
-    shapes: Collection[tuple[int, ...]] = (),
-) -> Mesh:
-    """Fills in the axes left to the program, for arrays of these shapes."""
-    rest = devices // mesh.tensor
-    if mesh.data and mesh.fsdp:
-        return mesh
-    if mesh.data:
-        return dataclasses.replace(mesh, fsdp=rest // mesh.data)
-    if mesh.fsdp:
-        return dataclasses.replace(mesh, data=rest // mesh.fsdp)
-    if state_bytes > AUTO_FSDP_BYTES:
-        # By 24 nothing divides that is 1,024 wide, but by 8.
-        def held(fsdp: int) -> float:
-            cuts = (any(n % fsdp == 0 for n in shape[1:]) for shape in shapes)
-            pairs = zip(shapes, cuts, strict=True)
-            return sum(math.prod(s) / (fsdp if cut else 1) for s, cut in pairs)
-
-        fsdp = min(rest, rest & -rest, key=held)
-        return dataclasses.replace(mesh, data=rest // fsdp, fsdp=fsdp)
-    return dataclasses.replace(mesh, data=rest, fsdp=1)
+from mimjax.meshes import AXES, Mesh, Shapes, cuts
 
 
 def make(mesh: Mesh, devices: list[Any] | None = None) -> jax.sharding.Mesh:
@@ -220,21 +139,7 @@ def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
 
 def spec(path: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec:
     """How the array of that name is cut."""
-    cuts: list[str | None] = [None] * len(shape)
-    first = 1 if "/layers/" in f"/{path}" and shape else 0
-    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
-    for ending, axis in TENSOR_CUTS.items():
-        if path.endswith(ending) and len(shape) >= -axis and not shape[axis] % tensor:
-            cuts[axis] = "tensor" if tensor > 1 else None
-    if fsdp > 1 and np.prod(shape) >= SMALLEST_CUT:
-        free = [
-            i
-            for i in range(first, len(shape))
-            if cuts[i] is None and shape[i] % fsdp == 0
-        ]
-        if free:
-            cuts[max(free, key=lambda i: shape[i])] = "fsdp"
-    return PartitionSpec(*cuts)
+    return PartitionSpec(*cuts(path, shape, mesh.shape["fsdp"], mesh.shape["tensor"]))
 
 
 def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
@@ -242,6 +147,11 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, x: NamedSharding(mesh, spec(name_of(path), x.shape, mesh)), tree
     )
+
+
+def shapes_of(tree: Any) -> Shapes:
+    """The shape of every array of a tree, by its path."""
+    return {name_of(path): x.shape for path, x in jax.tree.leaves_with_path(tree)}
 
 
 def name_of(path: tuple[Any, ...]) -> str:

@@ -8,7 +8,6 @@ After a change that is meant, rewrite the golden texts and read the difference:
 import ast
 import os
 import pathlib
-import types
 
 import jax
 import pytest
@@ -194,9 +193,15 @@ def resolved():
 
 
 @pytest.fixture(scope="module")
-def params(resolved):
-    """Shapes of the parameters of every recipe; nothing is allocated."""
-    return {name: train.shapes_of(found).params for name, found in resolved.items()}
+def states(resolved):
+    """Shapes of the state of every recipe; nothing is allocated."""
+    return {name: train.shapes_of(found) for name, found in resolved.items()}
+
+
+@pytest.fixture(scope="module")
+def params(states):
+    """Shapes of the parameters."""
+    return {name: state.params for name, state in states.items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -335,10 +340,9 @@ def test_the_batches_divide_among_usual_numbers_of_devices(devices):
 
 
 @pytest.mark.parametrize("name", PAPERS)
-def test_large_models_are_spread_over_the_devices(resolved, params, name, monkeypatch):
-    """A device holds parameters and moments of a base model, but of no larger one."""
-    known = types.SimpleNamespace(params=params[name])
-    monkeypatch.setattr(train, "shapes_of", lambda _: known)
+def test_large_models_are_spread_over_the_devices(resolved, states, name, monkeypatch):
+    """A device holds the whole state of a base model, but of no larger one."""
+    monkeypatch.setattr(train, "shapes_of", lambda _: states[name])
     _, mesh = setup.place(resolved[name])
     spread = "data" if name.endswith(("b16", "s16", "_b", "dvae")) else "fsdp"
     assert mesh.shape[spread] == 8

@@ -42,8 +42,8 @@ def uses(name, library, lazily=True):
 
 # Lower layers first. A file may import from its own layer and those before.
 LAYERS = [
-    "__init__.py schema.py patches.py masking.py mixing.py posembed.py sharding.py "
-    "cores.py flops.py frozen.py orders.py reductions.py trees.py "
+    "__init__.py schema.py patches.py masking.py mixing.py posembed.py meshes.py "
+    "sharding.py cores.py flops.py frozen.py orders.py reductions.py trees.py "
     "metrics.py hosts/ report/page.py report/progress.py report/curves.py "
     "run/__init__.py run/heap.py run/stop.py convert/__init__.py "
     "convert/pickles.py convert/archives.py convert/states.py convert/files.py "

@@ -1,6 +1,7 @@
 """The same run on any mesh, and parameters cut where the rules say."""
 
 import functools
+import pathlib
 
 import jax
 import numpy as np
@@ -8,9 +9,9 @@ import pytest
 import tiny
 from jax.sharding import PartitionSpec as P
 
-from mimjax import gradients, objectives, sharding, train
+from mimjax import config, gradients, meshes, objectives, sharding, train
+from mimjax.meshes import Mesh
 from mimjax.run import setup
-from mimjax.sharding import Mesh
 
 # The batch is shared over data and fsdp alike, parameters are cut over fsdp and tensor.
 MESHES = {"8": (1, 8, 1), "2 x 2 x 2": (2, 2, 2)}
@@ -121,7 +122,7 @@ def test_parameters_and_moments_are_cut_alike_and_stay_so():
 # The tokenizer of DALL-E has no scanned layers.
 @pytest.mark.parametrize("objective", sorted({*objectives.names()} - {"dvae"}))
 def test_the_axis_of_scanned_layers_is_never_cut(objective, monkeypatch):
-    monkeypatch.setattr(sharding, "SMALLEST_CUT", 1)
+    monkeypatch.setattr(meshes, "SMALLEST_CUT", 1)
     given = tiny.resolve(objective, encoder__depth=8, encoder__width=36)
     mesh = tiny.mesh_of(1, 8, 1)
     cut = 0
@@ -210,8 +211,8 @@ def test_each_process_supplies_the_rows_of_its_devices():
     ],
 )
 def test_axes_left_open_are_filled_in(mesh, state_bytes, chosen):
-    assert sharding.problems(mesh, 8) == []
-    assert sharding.choose(mesh, 8, state_bytes) == chosen
+    assert meshes.problems(mesh, 8) == []
+    assert meshes.choose(mesh, 8, state_bytes, {}) == chosen
 
 
 L, B = [(24, 1024, 4096)], [(12, 768, 3072)]
@@ -226,17 +227,39 @@ L, B = [(24, 1024, 4096)], [(12, 768, 3072)]
 )
 def test_large_parameters_are_cut_so_that_a_device_holds_least(shapes, devices, fsdp):
     """By 24 nothing of ViT-L can be divided, and nothing would be cut."""
-    size = 2 * sharding.AUTO_FSDP_BYTES
-    found = sharding.choose(Mesh(), devices, size, shapes)
+    size = 2 * meshes.AUTO_FSDP_BYTES
+    named = {f"{i}/layers/mlp/up/kernel": shape for i, shape in enumerate(shapes)}
+    found = meshes.choose(Mesh(), devices, size, named)
     assert found == Mesh(devices // fsdp, fsdp, 1)
 
 
-def test_parameters_are_cut_when_a_device_cannot_hold_them_all(monkeypatch):
-    given = tiny.resolve("classify")
-    size = setup.STATE_BYTES["adamw"] * train.count(first_state("classify").params)
-    monkeypatch.setattr(sharding, "AUTO_FSDP_BYTES", size)
+def test_fsdp_is_chosen_by_what_is_really_cut():
+    """MAE-H is 1,280 wide, its decoder 512: 512 divides few arrays, 256 nearly all."""
+    path = str(pathlib.Path(__file__).parents[1] / "configs" / "mae_h14.py")
+    given = config.resolve(path, [], None, with_data=False)
+    shapes = sharding.shapes_of(train.shapes_of(given).params)
+    found = meshes.choose(Mesh(), 512, 2 * meshes.AUTO_FSDP_BYTES, shapes)
+    assert found == Mesh(2, 256, 1)
+    assert 4 * meshes.held(shapes, 512, 1) > 0.75 * 2**30
+    assert 4 * meshes.held(shapes, 256, 1) < 0.02 * 2**30
+    # Heads are cut over tensor first, and only the rest over fsdp.
+    shape = (1024, 3, 16, 64)
+    name = "blocks/attn/qkv/kernel"
+    assert meshes.cuts(name, shape, 16, 16) == ["fsdp", None, "tensor", None]
+    assert meshes.held({name: shape}, 16, 16) == 3 * 64 * 1024 // 16
+
+
+@pytest.mark.parametrize("objective", ["classify", "vqkd", "simmim_swin"])
+def test_parameters_are_cut_when_a_device_cannot_hold_them_all(objective, monkeypatch):
+    """With their gradients and moments, a frozen teacher and a moving average."""
+    given = tiny.resolve(objective)
+    state = train.shapes_of(given)
+    assert bool(train.count(state.frozen)) == (objective == "vqkd")
+    assert bool(state.ema) == (objective == "simmim_swin")
+    size = 4 * (train.count(state) + train.count(state.params))
+    monkeypatch.setattr(meshes, "AUTO_FSDP_BYTES", size)
     assert setup.place(given)[1].shape == {"data": 8, "fsdp": 1, "tensor": 1}
-    monkeypatch.setattr(sharding, "AUTO_FSDP_BYTES", size - 1)
+    monkeypatch.setattr(meshes, "AUTO_FSDP_BYTES", size - 1)
     assert setup.place(given)[1].shape == {"data": 1, "fsdp": 8, "tensor": 1}
 
 
@@ -251,6 +274,6 @@ def test_parameters_are_cut_when_a_device_cannot_hold_them_all(monkeypatch):
     ],
 )
 def test_a_mesh_that_does_not_fit_is_one_line(mesh, field, told):
-    (problem,) = sharding.problems(mesh, 8)
+    (problem,) = meshes.problems(mesh, 8)
     assert problem.startswith(f"{field}: ")
     assert told in problem

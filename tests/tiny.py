@@ -15,7 +15,7 @@ import closeness
 import jax
 import numpy as np
 
-from mimjax import checkpoint, config, origins, sharding, train, warmstart
+from mimjax import checkpoint, config, meshes, origins, sharding, train, warmstart
 from mimjax.data import scaled, synthetic
 from mimjax.objectives import IGNORED
 from mimjax.run import setup
@@ -64,7 +64,7 @@ def resolve(objective: str = "simmim", **changes: Any) -> config.Config:
 def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
     """A mesh on the first of the fake devices."""
     devices = jax.devices()[: data * fsdp * tensor]
-    return sharding.make(sharding.Mesh(data, fsdp, tensor), devices)
+    return sharding.make(meshes.Mesh(data, fsdp, tensor), devices)
 
 
 def random_state(

@@ -1,7 +1,7 @@
 """A model of a few thousand numbers on random images; the argument names the objective,
 and after a line below it another encoder than the vision transformer.
 
-One layer width is above `sharding.SMALLEST_CUT`, so that fsdp cuts something.
+One layer width is above `meshes.SMALLEST_CUT`, so that fsdp cuts something.
 """
 
 from ml_collections import ConfigDict

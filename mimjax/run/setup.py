@@ -13,8 +13,8 @@ from mimjax import (
     data,
     flops,
     gradients,
+    meshes,
     metrics,
-    optim,
     sharding,
     train,
     trainable,
@@ -26,10 +26,8 @@ from mimjax.report.progress import Progress
 from mimjax.run import feed, heap
 from mimjax.settings import profile_problems
 
-# Bytes for each parameter: itself, the gradient and moments, by the optimiser's name;
-# and for each that is not trained.
-STATE_BYTES = {name: 4 * (2 + count) for name, count in optim.MOMENTS.items()}
-FROZEN_BYTES = 4
+# Of each number of a state.
+BYTES = 4
 
 
 def settle(platform: str = "") -> None:
@@ -63,17 +61,16 @@ def place(
         config = config.with_encoder(unroll=unroll)
     if not fused.runs_on(devices[0]):
         config = config.by_xla()
-    params = train.shapes_of(config).params
-    found = trainable.problems(config.optim, params)
+    state = train.shapes_of(config)
+    found = trainable.problems(config.optim, state.params)
     if found:
         raise ConfigError(["config.optim." + line for line in found])
-    learned = train.count(trained_shapes(config, params))
-    size = STATE_BYTES[config.optim.name] * learned
-    size += FROZEN_BYTES * (train.count(params) - learned)
-    size //= config.mesh.tensor
-    shapes = [x.shape for x in jax.tree.leaves(params)]
-    chosen = sharding.choose(config.mesh, len(devices), size, shapes)
-    return config, sharding.make(chosen, devices)
+    # What is trained has a gradient as well.
+    numbers = train.count(state) + train.count(trained_shapes(config, state.params))
+    size = BYTES * numbers // config.mesh.tensor
+    shapes = sharding.shapes_of(state)
+    mesh = meshes.choose(config.mesh, len(devices), size, shapes)
+    return config, sharding.make(mesh, devices)
 
 
 def trained_shapes(config: Config, params: Any) -> Any:

@@ -64,7 +64,7 @@ def probed_problems(config: Config) -> list[str]:
 
 def sharing_problems(config: Config, devices: int) -> list[str]:
     """What does not divide among the devices."""
-    mesh, encoder = config.mesh, config.encoder
+    mesh = config.mesh
     found = ["config.mesh." + line for line in meshes.problems(mesh, devices)]
     if found:
         return found
@@ -81,13 +81,6 @@ def sharing_problems(config: Config, devices: int) -> list[str]:
                 f"config.{name}: {size} must be a multiple of {parts} (devices that "
                 f"share the batch{also}), for example {-(-size // parts) * parts}"
             )
-    for heads in encoder.head_counts:
-        if heads % mesh.tensor:
-            found.append(
-                f"config.mesh.tensor: {mesh.tensor} does not divide the {heads} heads "
-                "of the encoder"
-            )
-            break
     return found
 
 

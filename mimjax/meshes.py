@@ -113,3 +113,32 @@ def choose(mesh: Mesh, devices: int, state_bytes: int, shapes: Shapes) -> Mesh:
     large = state_bytes > AUTO_FSDP_BYTES
     fsdp = least(shapes, rest, mesh.tensor) if large else 1
     return dataclasses.replace(mesh, data=rest // fsdp, fsdp=fsdp)
+
+
+def uncut(shapes: Shapes, tensor: int) -> list[str]:
+    """Where `tensor` does not divide the heads or the MLPs of parameters, one line.
+
+    Those would be computed whole by each of the devices.
+    """
+    named = {"qkv/kernel": "heads", "down/kernel": "numbers inside the MLP"}
+    found = [
+        f"{shape[TENSOR_CUTS[ending]]} {what} of {path.partition('/layers/')[0]}"
+        for path, shape in shapes.items()
+        for ending, what in named.items()
+        if path.endswith(ending) and shape[TENSOR_CUTS[ending]] % tensor
+    ]
+    told = f"tensor: {tensor} does not divide the {', nor the '.join(found)}"
+    return [told] if found else []
+
+
+def wasted(mesh: Mesh, shapes: Shapes) -> list[str]:
+    """Whether fsdp leaves a device more than twice its share of large arrays."""
+    large = {n: x for n, x in shapes.items() if math.prod(x) >= SMALLEST_CUT}
+    whole, left = (held(large, n, mesh.tensor) for n in (1, mesh.fsdp))
+    if left * mesh.fsdp <= 2 * whole:
+        return []
+    told = f"fsdp: {mesh.fsdp} divides few widths, a device holds {left / whole:.1%}"
+    better = least(large, mesh.data * mesh.fsdp, mesh.tensor)
+    less = held(large, better, mesh.tensor)
+    hint = f"; with {better} it would be {less / whole:.1%}" if less < left else ""
+    return [f"{told} of what it would hold without{hint}"]

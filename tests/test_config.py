@@ -124,7 +124,6 @@ ONE = [
     ("optim.schedule=flat", "optim.schedule: 'flat' is none of cosine, linear,"),
     ("mesh.fsdp=3", "mesh.fsdp: data ? x fsdp 3 x tensor 1 does not fit 8 device"),
     ("mesh.tensor=0", "mesh.tensor: must be at least 1"),
-    ("mesh.tensor=8", "mesh.tensor: 8 does not divide the 12 heads"),
     ("encoder.patch_size=15", "encoder.patch_size: 15 does not divide image_size 224 "),
     ("encoder.patch_size=0", "encoder.patch_size: (0, 0) must be from 1 to 16384"),
     ("encoder.image_size=99999", "encoder.image_size: (99999, 99999) must be from"),

@@ -1,5 +1,6 @@
 """The same run on any mesh, and parameters cut where the rules say."""
 
+import dataclasses
 import functools
 import pathlib
 
@@ -261,6 +262,52 @@ def test_parameters_are_cut_when_a_device_cannot_hold_them_all(objective, monkey
     assert setup.place(given)[1].shape == {"data": 8, "fsdp": 1, "tensor": 1}
     monkeypatch.setattr(meshes, "AUTO_FSDP_BYTES", size - 1)
     assert setup.place(given)[1].shape == {"data": 1, "fsdp": 8, "tensor": 1}
+
+
+def placed(mesh, objective, **changes):
+    """The mesh of a tiny run that asks for this one."""
+    given = dataclasses.replace(tiny.resolve(objective, **changes), mesh=mesh)
+    return setup.place(given)[1]
+
+
+def test_what_tensor_does_not_divide_is_refused_of_all_stacks():
+    """None of them would be shared, the decoder of MAE no more than the encoder."""
+    six = {"encoder__width": 72, "encoder__heads": 6, "encoder__mlp_ratio": 4.0}
+    decoder = {"objective__decoder_width": 32, "objective__decoder_heads": 4}
+    with pytest.raises(config.ConfigError) as told:
+        placed(Mesh(tensor=3), "mae", **six, **decoder)
+    assert told.value.problems == [
+        "config.mesh.tensor: 3 does not divide the 4 heads of decoder, nor the 128 "
+        "numbers inside the MLP of decoder"
+    ]
+    for objective in ("aim", "simmim_swin"):
+        assert placed(Mesh(tensor=2), objective).shape["tensor"] == 2
+    with pytest.raises(config.ConfigError, match="8 does not divide the 4 heads of"):
+        placed(Mesh(tensor=8), "aim")
+
+
+def test_an_fsdp_that_cuts_little_is_told(capsys, monkeypatch):
+    monkeypatch.setattr(meshes, "SMALLEST_CUT", 64)
+    odd = {"encoder__width": 36, "encoder__mlp_ratio": 3.5, "encoder__channels": 1}
+    told = "config.mesh.fsdp: 8 divides few widths, a device holds "
+    for fsdp in (4, 1):
+        placed(Mesh(fsdp=fsdp), "classify", **odd)
+        assert capsys.readouterr().err == ""
+    placed(Mesh(fsdp=8), "classify", **odd)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(told) and "; with 4 it would be " in line
+
+
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [((24, 1024, 4096), "; with 8 it would be 12.5%"), ((24, 1021, 4093), "")],
+)
+def test_a_better_fsdp_is_named_where_there_is_one(shape, hint):
+    (line,) = meshes.wasted(Mesh(1, 24, 1), {"layers/up/kernel": shape})
+    told = "fsdp: 24 divides few widths, a device holds 100.0% of what it would hold"
+    assert line == f"{told} without{hint}"
+    small = {"bias": (7,), "table": (24, 2**12)}
+    assert meshes.wasted(Mesh(1, 24, 1), small) == []
 
 
 @pytest.mark.parametrize(

@@ -62,14 +62,18 @@ def place(
     if not fused.runs_on(devices[0]):
         config = config.by_xla()
     state = train.shapes_of(config)
-    found = trainable.problems(config.optim, state.params)
+    params, mesh = sharding.shapes_of(state.params), config.mesh
+    lines = trainable.problems(config.optim, state.params)
+    found = ["config.optim." + line for line in lines]
+    found += ["config.mesh." + line for line in meshes.uncut(params, mesh.tensor)]
     if found:
-        raise ConfigError(["config.optim." + line for line in found])
+        raise ConfigError(found)
     # What is trained has a gradient as well.
     numbers = train.count(state) + train.count(trained_shapes(config, state.params))
-    size = BYTES * numbers // config.mesh.tensor
-    shapes = sharding.shapes_of(state)
-    mesh = meshes.choose(config.mesh, len(devices), size, shapes)
+    shapes, size = sharding.shapes_of(state), BYTES * numbers // mesh.tensor
+    mesh = meshes.choose(mesh, len(devices), size, shapes)
+    for line in meshes.wasted(mesh, shapes):
+        Progress(0, silent=jax.process_index() > 0).note("config.mesh." + line)
     return config, sharding.make(mesh, devices)
 
 

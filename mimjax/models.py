@@ -1,5 +1,6 @@
 """A trained model in a notebook: where it lies, its encoder, features of images."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -142,6 +143,20 @@ def starts_of(given: config.Config, names: tuple[tuple[str, ...], ...]) -> trees
     return {name: leaves[name] for name in names}
 
 
+@contextlib.contextmanager
+def exactly() -> Iterator[None]:
+    """Multiplies float32 as float32, as the updates and evaluations of a run do.
+
+    By themselves accelerators round the factors (`setup.settle`); whoever has told JAX
+    how to multiply is obeyed.
+    """
+    known: Any = jax.config
+    told = known.jax_default_matmul_precision
+    with jax.default_matmul_precision(told or "float32"):
+        yield
+
+
+@exactly()
 def features(
     model: Model, images: Any, pool: str = "", layers: Sequence[int] | None = None
 ) -> Float[np.ndarray, "n D"]:

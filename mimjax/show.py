@@ -67,7 +67,7 @@ def show(flags: argparse.Namespace) -> int:
     files = files_of(flags.images)
     from mimjax import report, settings
     from mimjax.checkpoint import StorageError
-    from mimjax.run import compiled
+    from mimjax.run import compiled, setup
 
     workdir, out = pathlib.Path(flags.workdir), pathlib.Path(flags.out or flags.workdir)
     trained = settings.has_checkpoint(flags.workdir)
@@ -77,6 +77,7 @@ def show(flags: argparse.Namespace) -> int:
         raise ConfigError([f"--workdir: {workdir} holds no checkpoint of a run"])
     if out.exists() and not out.is_dir():
         raise ConfigError([f"--out: {out} is a file; name a folder"])
+    setup.settle()
     compiled.keep()
     try:
         model, batch = loaded(workdir, files)
@@ -207,14 +208,13 @@ def others(model: "Model", mesh: Any) -> dict[str, Any] | None:
     """What the objective needs beside its parameters; None where some is not there."""
     from mimjax import settings, train, warmstart
 
-    lacking = [name for name in model.fresh if not name.startswith("encoder/")]
     gone = [
         name
         for name, place in model.config.builds_on.items()
         if not settings.holds_model(place)
     ]
-    if lacking or gone:
-        what = lacking[0] if lacking else f"the {gone[0]}"
+    if model.headless or gone:
+        what = model.headless[0] if model.headless else f"the {gone[0]}"
         print(f"{what} is missing: pictures of the encoder alone", file=sys.stderr)
         return None
     kept = {name: x for name, x in model.variables.items() if name != "params"}

@@ -447,6 +447,16 @@ def test_the_program_has_the_features_that_its_run_is_judged_by(run):
     assert np.abs(found - last).max() > 0.01 * np.abs(wanted).max()
 
 
+def test_the_program_multiplies_float32_on_every_device(run, tmp_path):
+    with jax.default_matmul_precision(None):
+        program.write(models.load(run), tmp_path)
+    content = bytearray((tmp_path / program.NAME).read_bytes())
+    lines = jax.export.deserialize(content).mlir_module().splitlines()
+    products = [line for line in lines if "stablehlo.dot_general" in line]
+    assert products
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
 def test_the_program_runs_without_this_package(run, tmp_path):
     """In a process that cannot import it, on batches of two sizes."""
     out = exports.export(run, "stablehlo")

@@ -290,6 +290,24 @@ def test_images_of_many_sizes_and_batches_are_compiled_once(model, monkeypatch):
     assert models.embed._cache_size() - before == 1
 
 
+@pytest.mark.parametrize("told", [None, "tensorfloat32"])
+def test_features_are_of_float32_products_unless_jax_is_told_otherwise(
+    model, monkeypatch, told
+):
+    """As a run evaluates, on devices that round the factors by themselves too."""
+    seen = []
+
+    def embed(*given):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return jnp.zeros((1, 64))
+
+    monkeypatch.setattr(models, "embed", embed)
+    with jax.default_matmul_precision(told):
+        mimjax.features(model, [COLOURS])
+        assert jax.config.jax_default_matmul_precision == told
+    assert seen == [told or "float32"]
+
+
 FLOAT = COLOURS / np.float32(255)
 
 

@@ -24,7 +24,7 @@ from mimjax.convert import weights, workdirs
 from mimjax.data.given import prepared
 from mimjax.evaluate import components, maps, neighbours
 from mimjax.report import heat, sights
-from mimjax.run import drawing, insight
+from mimjax.run import drawing, insight, setup
 
 MEAN, STD = np.zeros(3, np.float32), np.ones(3, np.float32)
 
@@ -367,8 +367,9 @@ def test_files_for_an_encoder_of_other_channels_are_refused(tmp_path, capsys):
 
 
 def test_images_of_one_s_own_leave_the_pictures_of_the_run(tmp_path, monkeypatch):
-    """They go to a folder in its workdir."""
+    """They go to a folder in its workdir; and it is drawn as the run multiplies."""
     given = []
+    monkeypatch.setattr(setup, "settle", lambda: given.append("settled"))
 
     def draw(model, batch, out, when):
         given.append(out)
@@ -381,7 +382,7 @@ def test_images_of_one_s_own_leave_the_pictures_of_the_run(tmp_path, monkeypatch
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     for flags in (["--images", str(tmp_path)], []):
         assert show.main([f"--workdir={workdir}", *flags]) == main.STORAGE
-    assert given == [workdir / "shown", workdir]
+    assert given == ["settled", workdir / "shown", "settled", workdir]
 
 
 def test_images_are_looked_at_before_the_model(tmp_path, capsys):

@@ -20,6 +20,7 @@ LAYOUT, NAME = "stablehlo", "encoder.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
+@models.exactly()
 def write(model: models.Model, out: pathlib.Path) -> None:
     """The program and its weights.
 

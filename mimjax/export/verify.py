@@ -51,6 +51,7 @@ def lines(found: list[Difference]) -> list[str]:
     ]
 
 
+@models.exactly()
 def compare(
     model: models.Model, objective: Any, layout: str, folder: pathlib.Path
 ) -> list[Difference]:

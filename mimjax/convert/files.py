@@ -27,6 +27,8 @@ class BadFileError(Exception):
 # In a folder the first of these is taken: what transformers writes.
 NAMES = ("model.safetensors", "model.safetensors.index.json")
 NAMES += ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# What vit_jax's weights are exported to.
+NPZ = "model.npz"
 # timm's, in its configuration.
 GROUPS = ("model_args", "pretrained_cfg")
 # What wraps a model in PyTorch (several devices, compilation), and flax's collection.

@@ -10,6 +10,7 @@ import numpy as np
 
 from mimjax import metrics, models
 from mimjax.convert import layouts, own, schemes, weights, writing
+from mimjax.convert.files import NPZ
 from mimjax.export import program
 from mimjax.metrics import replacing
 from mimjax.objectives import beit, classify
@@ -17,7 +18,7 @@ from mimjax.trees import named_leaves
 
 FAMILIES = ("official", "timm", "transformers")
 PROGRAM = program.LAYOUT
-WEIGHTS, NPZ = "model.safetensors", "model.npz"
+WEIGHTS = "model.safetensors"
 CARD = "README.md"
 # How each loads, in one line; {} is the folder.
 LINES = {

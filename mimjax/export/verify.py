@@ -13,7 +13,7 @@ import numpy as np
 
 from mimjax import masking, models, patches
 from mimjax.convert import layouts, schemes, weights
-from mimjax.convert.files import read
+from mimjax.convert.files import NPZ, read
 from mimjax.convert.plain import plainly
 from mimjax.export import program
 from mimjax.schema import ConfigError
@@ -94,7 +94,7 @@ def differences(
 
 def reread(model: models.Model, layout: str, folder: pathlib.Path) -> list[Difference]:
     """The file read again: the official code cannot be installed."""
-    files = {"vit_jax": folder / "model.npz"}
+    files = {"vit_jax": folder / NPZ}
     arrays = read(files.get(layout, folder))
     again = weights.matching(folder, plainly(arrays), layout, model.config)
     ours = {"/".join(n): x for n, x in named_leaves(model.variables["params"]).items()}

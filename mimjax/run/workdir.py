@@ -12,7 +12,7 @@ from typing import Any
 
 from mimjax import __version__, cores
 from mimjax.config import Config, defaults
-from mimjax.convert.files import NAMES
+from mimjax.convert.files import NAMES, NPZ
 from mimjax.data import faults
 from mimjax.metrics import METRICS, read_json, replacing
 from mimjax.schema import ConfigError, flatten
@@ -71,7 +71,7 @@ def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
         except OSError as error:
             told = f"--workdir: cannot lock {workdir}: {error.strerror}; choose another"
             raise ConfigError([told + " on a file system that has locks"]) from error
-        if any((workdir / name).exists() for name in (PARAMS, *NAMES, "model.npz")):
+        if any((workdir / name).exists() for name in (PARAMS, *NAMES, NPZ)):
             told = f"--workdir: {workdir} holds weights, converted or exported; start"
             more = f"by --config.init_from={workdir} in another --workdir"
             raise ConfigError([f"{told} {more}"])
@@ -88,12 +88,12 @@ def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
 
 def take(config: Config, workdir: pathlib.Path) -> None:
     """Writes down the config whose run it is now; of one not begun nothing is left."""
+    path, source, before = workdir / "config.json", config.data.source, None
     if not begun(workdir):
         (workdir / RECORD).unlink(missing_ok=True)
-    path, source = workdir / "config.json", config.data.source
-    before = source if has_checkpoint(str(workdir)) else None
-    if before and path.exists():
-        before = flat(read(path)).get("data.source", source)
+    elif has_checkpoint(str(workdir)):
+        there = flat(read(path)) if path.exists() else {}
+        before = there.get("data.source", source)
     faults.begin(workdir, before, source)
     write(path, config.values)
 

@@ -253,23 +253,57 @@ def test_what_no_formula_counts_is_traced():
     assert work.training(resolved("classify", **hybrid, encoder__swiglu=False)) is None
 
 
-def test_the_length_of_the_run_may_be_told():
-    found = resolved("mae", epochs=3, optim__warmup_epochs=1)
-    assert (found.run.epochs, found.optim.warmup_epochs) == (3.0, 1.0)
-    assert (found.run.steps, found.optim.warmup_steps) == (0, 0)
+@pytest.mark.parametrize(
+    ("path", "changes", "warmup"),
+    [
+        ("mae_b16.py", {"epochs": 100}, 100),
+        ("mae_b16.py", {"epochs": 3, "optim.warmup_epochs": 1}, 100),
+        ("mae_b16.py", {"steps": 50}, 100),
+        ("mae_b16.py", {"optim.warmup_epochs": 0}, 100),
+        ("mae_b16.py", {"optim.warmup_steps": 0}, 0),
+        ("quickstart.py", {"steps": 20, "optim.warmup_steps": 5}, 5),
+        ("aim_600m.py", {"steps": 100_000, "optim.warmup_steps": 20_000}, 20_000),
+    ],
+)
+def test_updates_are_the_first_of_a_long_run_whatever_length_is_told(
+    path, changes, warmup
+):
+    """There are no images to count epochs by."""
+    told = [(name, str(value)) for name, value in changes.items()]
+    found = given.resolved(step.spec_of(str(CONFIGS / path), told, 0.0), [])
+    assert setup.make_plan(found, 1).warmup == warmup
 
 
-def test_one_way_that_does_not_run_leaves_ours_alone(monkeypatch):
+@pytest.mark.parametrize("ways", [("eager-sdpa",), step.WAYS])
+def test_where_no_way_runs_ours_is_what_a_run_has(monkeypatch, ways):
+    """Nothing is off, and nothing is said to be."""
+    seen = []
+
     def ask(what, spec, **_):
+        seen.append((what, spec["alike"]))
         if what == "peer":
             raise step.FailedError("ModuleNotFoundError: No module named 'torch'")
-        return {} if what == "prepare" else answer(1.0)
+        return {"alike": {"optim.ema": 0.9}} if what == "prepare" else answer(1.0)
+
+    monkeypatch.setattr(step, "ask", ask)
+    given = {"against": "torch", "rounds": 2, "seconds": 0.0}
+    row = step.measure("x.py", [], ways=ways, options={}, **given)
+    assert "pip install torch" in row["no_peer"] and "way" not in row
+    assert len(row["ours"]) == 2 and row["peer"] == []
+    assert seen[-2:] == [("ours", False)] * 2
+    assert [what for what, _ in seen[:-2]] == ["prepare", *["peer" for _ in ways]]
+    assert not any("Off on both sides" in line for line in pages.remarks(row))
+
+
+def test_one_way_is_tried_like_many(monkeypatch):
+    def ask(what, spec, **_):
+        return answer(1.0) if what != "prepare" else {"kind": "x", "alike": {}}
 
     monkeypatch.setattr(step, "ask", ask)
     given = {"against": "torch", "rounds": 2, "seconds": 0.0}
     row = step.measure("x.py", [], ways=("eager-sdpa",), options={}, **given)
-    assert "pip install torch" in row["no_peer"] and "way" not in row
-    assert len(row["ours"]) == 2 and row["peer"] == []
+    assert row["way"] == "eager-sdpa" and list(row["ways"]) == ["eager-sdpa"]
+    assert len(row["peer"]) == 2 and row["ratio"] == (1.0, 1.0, 1.0)
 
 
 def test_without_a_peer_ours_is_what_a_run_has(monkeypatch):

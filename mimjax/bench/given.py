@@ -16,7 +16,9 @@ from mimjax.tokenizers.dvae import Encoder
 
 # A run's first updates, whose rates rise from 0. At the highest rate at once BEiT's
 # loss leaps, and which way is decided by rounding: nothing could be compared.
-ALWAYS = {"steps": "10000", "optim.warmup_steps": "100"}
+WARMUP = {"optim.warmup_steps": "100"}
+# There are no images to count epochs by, and any warm-up has to be shorter.
+LENGTH = {"steps": "1000000", "epochs": "0", "optim.warmup_epochs": "0"}
 # What is drawn by chance beside the masks, or is done another way there.
 ALIKE = {
     "encoder.drop_path": 0.0,
@@ -47,9 +49,8 @@ def settle(spec: dict[str, Any]) -> tuple[Config, jax.sharding.Mesh, train.Plan]
 
 def resolved(spec: dict[str, Any], more: list[tuple[str, str]]) -> Config:
     """The config of a measurement, `more` changes on top."""
-    told = {name.replace("epochs", "steps") for name, _ in spec["changes"]}
-    always = [change for change in ALWAYS.items() if change[0] not in told]
-    changes = [*always, *map(tuple, spec["changes"]), *more]
+    told = map(tuple, spec["changes"])
+    changes = [*WARMUP.items(), *told, *LENGTH.items(), *more]
     return config.resolve(spec["config"], changes, None, with_data=False)
 
 

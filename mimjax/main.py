@@ -61,7 +61,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     parser.add_argument(
         "--compile",
         metavar="DEVICES",
-        help="only compile the step, for cpu:8 or a TPU topology such as v5e:4x4",
+        help="only compile the step, for cpu:8, TPUs as v5e:4x4 or GPUs as h100:8",
     )
     flags, rest = parser.parse_known_args(arguments)
     changes = changes_of(parser, rest)
@@ -114,9 +114,13 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             # JAX says so when it compiles, or only when it runs.
-            from mimjax.run.setup import too_large
+            from mimjax.run.memory import too_large
 
             print(too_large(str(error)), file=sys.stderr)
+            return BAD_CONFIG
+        if "cuDNN not found" in str(error):
+            told = "is not installed (`pip install nvidia-cudnn-cu13`); xla needs none"
+            print(f"config.encoder.attention: cudnn {told}", file=sys.stderr)
             return BAD_CONFIG
         traceback.print_exc()
         return INTERNAL

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-# Numbers kept for each parameter that is trained, beside itself.
-MOMENTS = {"adamw": 2, "sgd": 1, "lars": 1}
+NAMES = "adamw", "sgd", "lars"
 
 SCHEDULES = ("cosine", "linear", "cosine_beit", "cosine_simmim", "multistep_simmim")
 
@@ -116,8 +115,8 @@ def decays(optim: Optim, path: tuple[Any, ...]) -> bool:
 def problems(optim: Optim) -> list[str]:
     """What cannot work, one line each."""
     found = []
-    if optim.name not in MOMENTS:
-        found.append(f"name: {optim.name!r} is none of {', '.join(MOMENTS)}")
+    if optim.name not in NAMES:
+        found.append(f"name: {optim.name!r} is none of {', '.join(NAMES)}")
     if optim.schedule not in SCHEDULES:
         found.append(f"schedule: {optim.schedule!r} is none of {', '.join(SCHEDULES)}")
     for name in ("base_lr", "eps", "trust"):

@@ -124,6 +124,12 @@ def for_platform(
     return (cpu if device.platform == "cpu" else default)(*given)
 
 
+def on_gpu() -> bool:
+    """Whether the mesh in force, if there is one, is of GPUs."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device is not None and device.platform == "gpu"
+
+
 def tensors_are_whole() -> bool:
     """Whether nothing is cut over the axis "tensor", so that axes may be merged."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -45,7 +45,7 @@ LAYERS = [
     "__init__.py schema.py patches.py masking.py mixing.py posembed.py meshes.py "
     "sharding.py cores.py flops.py frozen.py orders.py reductions.py trees.py "
     "metrics.py hosts/ report/page.py report/progress.py report/curves.py "
-    "run/__init__.py run/heap.py run/stop.py convert/__init__.py "
+    "run/__init__.py run/heap.py run/memory.py run/stop.py convert/__init__.py "
     "convert/pickles.py convert/archives.py convert/states.py convert/files.py "
     "convert/names.py convert/resize.py convert/tables.py convert/schemes.py "
     "convert/writing.py convert/plain.py convert/own.py",

@@ -270,15 +270,15 @@ def test_the_step_compiles_for_devices_that_are_not_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "spec", ["cpu:0", "cpu:many", "h100:8", "v5e:0x4", "", "v5e:1x1x1x1"]
+    "spec",
+    ["cpu:0", "cpu:many", "h100:0", "gtx:8", "v5e:0x4", "", "v5e:1x1x1x1"],
 )
 def test_devices_that_cannot_be_are_one_line(spec, tmp_path, capsys):
     if spec != "v5e:1x1x1x1":
         assert main.main([f"--config={CONFIG}", f"--compile={spec}"]) == 78
         (line,) = capsys.readouterr().err.splitlines()
-        why = (
-            "must be" if spec.startswith("cpu") else "is neither cpu:COUNT nor a slice"
-        )
+        known = spec.startswith(("cpu", "h100"))
+        why = "must be" if known else "is neither cpu:COUNT, a slice"
         assert line.startswith(f"--compile: {spec!r} {why}")
         return
     program = Program(tmp_path, f"--config={CONFIG}", f"--compile={spec}")

@@ -165,6 +165,7 @@ def test_updates_under_way_are_no_part_of_what_is_looked_at():
     session.looks.side_effect = lambda step: step in (0, 2)
     session.signals.agreed.return_value = False
     session.checkpoints.steps.return_value = []
+    session.batches.late.return_value = False
     pause = session.meter.pause.return_value.__enter__
     pause.side_effect = lambda: happened.append("pause")
 
@@ -183,6 +184,27 @@ def test_updates_under_way_are_no_part_of_what_is_looked_at():
 
     loop.advance(session, update, state, 0)
     assert happened == ["pause", "pause", 2, "pause", 1, "pause"]
+
+
+def test_data_is_waited_for_only_once_devices_have_nothing_to_do():
+    happened, session = [], unittest.mock.MagicMock()
+    session.plan = train.Plan(2, 0, np.zeros(3), np.ones(3))
+    session.config.run.log_every = session.config.run.checkpoint_every = 0
+    session.due.side_effect = lambda period, step: False
+    session.looks.side_effect = lambda step: False
+    session.signals.agreed.return_value = False
+    session.checkpoints.steps.return_value = []
+    late = iter([True, True, True, False])
+    session.batches.late.side_effect = lambda: next(late)
+    waits = session.meter.waiting.return_value.__enter__
+    waits.side_effect = lambda: happened.append("waits")
+    loss = unittest.mock.MagicMock()
+    loss.is_ready.side_effect = lambda: happened.append("asked")
+    state = unittest.mock.MagicMock(bad_streak=0)
+    loop.advance(session, lambda *_: (state, {"loss": loss}), state, 0)
+    # Before the first update there is nothing under way; the second batch comes late,
+    # but before the first update is done.
+    assert happened == ["waits", "asked", "asked", "asked", "waits"]
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])

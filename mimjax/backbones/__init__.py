@@ -15,8 +15,7 @@ stands for; and `problems(fields)`, what cannot work, one line each. An encoder 
   what embeds, then counted from 1, one more than all of them for what follows; of a
   stack an array, that of each;
 - `image_size`, `patch_size`, `channels`, `grid` and `num_tokens` of the embeddings,
-  `layer_widths` (none where no layer can be chosen), `head_counts`, `remat`, `unroll`,
-  `dtype`.
+  `layer_widths` (none where no layer can be chosen), `remat`, `unroll`, `dtype`.
 """
 
 import importlib

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from mimjax import reductions
 from mimjax.reductions import wide
-from mimjax.sharding import by_sample, for_platform
+from mimjax.sharding import by_sample, for_platform, on_gpu
 
 
 def joined(q: Float[Array, "A h"], v: Float[Array, "A h"]) -> Float[Array, "3 A h"]:
@@ -46,13 +46,24 @@ def shares_of(
     q, k, _ = qkv.transpose(2, 0, 3, 1, 4)
     scores = _batched("baqh,bakh->baqk", q * q.dtype.type(q.shape[-1] ** -0.5), k)
     if bias is not None:
+        scores, bias = _stored(scores), _stored(bias)
         groups = scores.reshape(-1, *bias.shape) + bias
         scores = groups.reshape(scores.shape)
     if allowed is not None:
         lowest = jnp.finfo(scores.dtype).min
         scores = jnp.where(allowed[:, None], scores, lowest)
     shares = jnp.exp(scores - scores.max(axis=-1, keepdims=True)).astype(qkv.dtype)
+    shares = _stored(shares)
     return shares, reductions.sum_of_last(shares)
+
+
+def _stored(x: Array) -> Array:
+    """On GPU made once, and read from memory wherever it is used.
+
+    Else XLA there adds the bias to the scores in a kernel of its own, and in place of
+    shares keeps and reads scores, which are twice as large.
+    """
+    return jax.lax.optimization_barrier(x) if on_gpu() else x
 
 
 def _batched(axes: str, x: Array, y: Array) -> Array:

@@ -63,8 +63,8 @@ class Blocks(nn.Module):
 
     `drop_path` is that of the first and of the last, a line between. `remat` names what
     the backward pass recomputes (REMAT); `unroll` is how many layers the compiler sees
-    at once: all of them is faster on CPU, one compiles faster. Neither changes the
-    parameters. `first` is the number of the first layer, where layers start by it.
+    at once: all of them is faster, one compiles faster. Neither changes the parameters.
+    `first` is the number of the first layer, where layers start by it.
 
     Where the collection STILL holds a `count`, the first layers are run by themselves
     and their parameters are constants, so no gradient goes there unless something

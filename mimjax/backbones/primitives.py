@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from mimjax import reductions
+from mimjax import reductions, sharding
 from mimjax.reductions import wide
 
 # The name of what `linear` gives.
@@ -55,6 +55,10 @@ def _linear(
     if merges:
         x, kernel, bias, axes = *_merged(x, kernel, bias, axes), 1
     y = product(x, kernel.astype(x.dtype), range(x.ndim - axes, x.ndim), range(axes))
+    if rounds and sharding.on_gpu():
+        # There XLA adds a bias that is a row of a stack in a kernel of its own, between
+        # which and the product y would go through memory in float32.
+        y = wide(y.astype(x.dtype))
     y = y if bias is None else y + bias
     y = y.astype(x.dtype) if rounds else y
     # What blocks.REMAT keeps.

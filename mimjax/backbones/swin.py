@@ -100,11 +100,6 @@ class Encoder(nn.Module, backbones.Patched):
         return tuple(np.repeat([*widths], self.depths).tolist())
 
     @property
-    def head_counts(self) -> tuple[int, ...]:
-        """The different numbers of heads."""
-        return self.heads
-
-    @property
     def cell(self) -> tuple[int, int]:
         """The pixels, down and across, that a token coming out stands for."""
         times = 2 ** (len(self.depths) - 1)

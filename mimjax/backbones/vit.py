@@ -77,7 +77,7 @@ class Encoder(nn.Module, backbones.Patched):
     `dtype` is that of matrix products and of what flows between layers (as in vit_jax;
     under PyTorch's autocast the sums of the residual stream stay float32); parameters,
     norm statistics, scores and softmax are float32. `unroll` 0 leaves it to the
-    program: all layers on CPU, one elsewhere.
+    program: one layer on TPU or with `remat`, else all.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -110,11 +110,6 @@ class Encoder(nn.Module, backbones.Patched):
     def layer_widths(self) -> tuple[int, ...]:
         """Width of a token coming out of each layer."""
         return (self.width,) * self.depth
-
-    @property
-    def head_counts(self) -> tuple[int, ...]:
-        """The different numbers of heads."""
-        return (self.heads,)
 
     @property
     def out_width(self) -> int:

@@ -99,5 +99,6 @@ def growth(platform: str) -> dict[str, list[Row]]:
         ],
         "depth": deep(),
     }
-    # A CPU compiles every layer by itself, unless it is told not to.
-    return found | ({"depth, scanned": deep(unroll="1")} if cpu else {})
+    # Only for a TPU are layers scanned without being told.
+    tpu = platform == "tpu"
+    return found | ({} if tpu else {"depth, scanned": deep(unroll="1")})

@@ -1,25 +1,101 @@
 """Compiling the step for devices that are not here: does it fit, how large is it.
 
 With libtpu installed (`pip install -e '.[tpu]'` in the checkout) the real TPU compiler
-runs on any machine; nothing is executed and no data is needed.
+runs on any machine, and with JAX's CUDA plugin (`pip install 'jax[cuda13-local]'`) that
+for NVIDIA GPUs, without timing kernels to choose among them; nothing is executed and no
+data is needed.
 """
 
+import dataclasses
 import importlib.util
 import os
 import re
 from typing import Any
 
+from mimjax.run import memory
 from mimjax.schema import ConfigError
 
 # Length of an epoch where there is no data to count: ImageNet-1k's training set.
 EPOCH_IMAGES = 1_281_167
 
+# The share of a GPU's memory that JAX takes unless this variable says another.
+TAKEN, SHARE = 0.75, "XLA_PYTHON_CLIENT_MEM_FRACTION"
+
+TPU = r"(v|tpu)\d\w*:[1-9]\d*(x[1-9]\d*)+(_\w+)?"
+KINDS = "cpu:COUNT, a slice of TPUs such as v5e:4x4 or GPUs such as h100:8"
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """NVIDIA's data sheet of a GPU, as far as its compiler asks.
+
+    Compute capability, multiprocessors, GHz at most, GB of memory and its GB/s, and MiB
+    of L2 cache.
+    """
+
+    capability: tuple[int, int]
+    cores: int
+    clock: float
+    memory: int
+    bandwidth: int
+    cache: int
+
+    def target(self, name: str) -> str:
+        """That as the text which XLA calls a GpuTargetConfigProto.
+
+        Limits of a multiprocessor are those of its compute capability (CUDA C++
+        Programming Guide, table "Technical Specifications per Compute Capability").
+        """
+        major, minor = self.capability
+        small = self.capability in ((8, 6), (8, 9))
+        shared = 100 if small else 164 if major == 8 else 228
+        sizes = {
+            "threads_per_block_limit": 1024,
+            "threads_per_warp": 32,
+            "threads_per_core_limit": 1536 if small else 2048,
+            "shared_memory_per_block": 48 * 2**10,
+            "shared_memory_per_block_optin": (shared - 1) * 2**10,
+            "shared_memory_per_core": shared * 2**10,
+            "registers_per_block_limit": 2**16,
+            "registers_per_core_limit": 2**16,
+            "block_dim_limit_x": 2**31 - 1,
+            "block_dim_limit_y": 2**16 - 1,
+            "block_dim_limit_z": 2**16 - 1,
+            "fpus_per_core": 64 if self.capability == (8, 0) else 128,
+            "core_count": self.cores,
+            "clock_rate_ghz": self.clock,
+            "device_memory_size": self.memory * 10**9,
+            "memory_bandwidth": self.bandwidth * 10**9,
+            "l2_cache_size": self.cache * 2**20,
+        }
+        told = " ".join(f"{field}: {size}" for field, size in sizes.items())
+        capability = f"cuda_compute_capability {{ major: {major} minor: {minor} }}"
+        kind = f'platform_name: "CUDA" device_description_str: "NVIDIA {name}"'
+        return f"gpu_device_info {{ {told} {capability} }} {kind}"
+
+
+GPUS = {
+    "a100": Gpu((8, 0), 108, 1.41, 40, 1555, 40),
+    "a100-80": Gpu((8, 0), 108, 1.41, 80, 2039, 40),
+    "a6000": Gpu((8, 6), 84, 1.80, 48, 768, 6),
+    "rtx3090": Gpu((8, 6), 82, 1.70, 24, 936, 6),
+    "rtx4090": Gpu((8, 9), 128, 2.52, 24, 1008, 72),
+    "l4": Gpu((8, 9), 58, 2.04, 24, 300, 48),
+    "l40s": Gpu((8, 9), 142, 2.52, 48, 864, 96),
+    "h100": Gpu((9, 0), 132, 1.98, 80, 3350, 50),
+    "h200": Gpu((9, 0), 132, 1.98, 141, 4800, 50),
+    "b200": Gpu((10, 0), 148, 1.97, 180, 7700, 126),
+}
+
 
 def devices_named(spec: str) -> list[Any]:
-    """The devices of "cpu:8" or of a TPU topology such as "v5e:16x16".
+    """The devices of "cpu:8", of a TPU topology ("v5e:16x16") or GPUs ("h100:2x8").
 
-    Raises ConfigError where there is no such topology or no TPU compiler.
+    Raises ConfigError where there is no such topology or no compiler for it.
     """
+    # Nothing is run on what this machine has, and its compiler's notes tell nothing.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Neither a cloud's metadata server nor a TPU is to be looked for.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
@@ -27,26 +103,47 @@ def devices_named(spec: str) -> list[Any]:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     import jax
 
-    kind, _, shape = spec.partition(":")
+    kind, _, shape = spec.lower().partition(":")
     if kind == "cpu":
         if not shape.isdigit() or int(shape) < 1:
             raise ConfigError([f"--compile: {spec!r} must be cpu:COUNT, from cpu:1 on"])
         jax.config.update("jax_num_cpu_devices", int(shape))
         return jax.devices("cpu")
-    from jax.experimental import topologies
-
-    if not re.fullmatch(r"(v|tpu)\d\w*:[1-9]\d*(x[1-9]\d*)+(_\w+)?", spec.lower()):
-        what = "is neither cpu:COUNT nor a slice of TPUs such as v5e:4x4"
-        raise ConfigError([f"--compile: {spec!r} {what}; for a GPU, compile on it"])
+    if kind in GPUS:
+        return gpus(spec, kind, shape)
+    if not re.fullmatch(TPU, spec.lower()):
+        known = ", ".join(GPUS)
+        raise ConfigError([f"--compile: {spec!r} is neither {KINDS} (of {known})"])
     # As on a TPU v4 itself, both cores of a chip are one device.
     cores = {"chip_config_name": "megacore"} if kind == "v4" else {}
-    named = {"platform": "tpu", "topology_name": spec}
+    return topology(spec, "tpu", "libtpu", "-e '.[tpu]'", topology_name=spec, **cores)
+
+
+def gpus(spec: str, kind: str, shape: str) -> list[Any]:
+    """So many GPUs, or hosts times GPUs of each."""
+    if not re.fullmatch(r"([1-9]\d{0,4}x)?[1-9]\d{0,4}", shape):
+        told = f"must be {kind}:COUNT or {kind}:HOSTSxCOUNT, such as {kind}:8"
+        raise ConfigError([f"--compile: {spec!r} {told}"])
+    hosts, _, count = shape.rpartition("x")
+    given = {
+        "topology": f"1x{hosts or 1}x{count}",
+        "target_config": GPUS[kind].target(kind.upper()),
+    }
+    return topology(spec, "cuda", "jax_plugins", "'jax[cuda13-local]'", **given)
+
+
+def topology(
+    spec: str, platform: str, package: str, install: str, **given: Any
+) -> list[Any]:
+    """Its devices; ConfigError where there is none, or no compiler in a package."""
+    from jax.experimental import topologies
+
     try:
-        return topologies.get_topology_desc(**named, **cores).devices
+        return topologies.get_topology_desc(platform=platform, **given).devices
     except Exception as error:
         text = " ".join(str(error).split())[:200]
-        if importlib.util.find_spec("libtpu") is None:
-            text += "; its compiler is `pip install -e '.[tpu]'` in mimjax's checkout"
+        if importlib.util.find_spec(package) is None:
+            text += f"; its compiler is `pip install {install}`"
         raise ConfigError([f"--compile: {spec!r}: {text}"]) from error
 
 
@@ -64,5 +161,12 @@ def report(path: str, changes: list[tuple[str, str]], spec: str) -> int:
     progress = Progress(plan.steps)
     state = train.abstract_state(resolved, mesh)
     progress.note(setup.sizes(resolved, state))
-    setup.compile_step(resolved, plan, mesh, progress)
+    step, _ = setup.compile_step(resolved, plan, mesh, progress)
+    kind = spec.lower().partition(":")[0]
+    if kind in GPUS:  # whose compiler does not look whether it fits
+        used = memory.held(step, devices[0].platform)
+        share = float(os.environ.get(SHARE, TAKEN))
+        if used > share * GPUS[kind].memory * 10**9:
+            told = f"{used / 2**30:.2f} GiB of {share:.0%} of {GPUS[kind].memory} GB"
+            raise ConfigError([f"{memory.lacks(told)}; or {SHARE}=.95"])
     return 0

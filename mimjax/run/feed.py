@@ -66,6 +66,10 @@ class Feed:
             return True
         return False
 
+    def late(self) -> bool:
+        """Whether the next batch is not there yet."""
+        return self.ready.empty()
+
     def next(self, asked: Callable[[], bool]) -> dict[str, jax.Array] | None:
         """The next batch, on the devices; None if we are asked to stop first."""
         while True:

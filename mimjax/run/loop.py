@@ -139,6 +139,8 @@ def advance(
             if streak >= train.BAD_LIMIT:
                 return give_up(session, step, streak), step
             return end(session, state, step, streak, done=ends and seen), step
+        while waiting and session.batches.late() and not waiting[-1].is_ready():
+            time.sleep(0.001)  # devices are at work: nobody waits for data yet
         with session.meter.waiting():
             batch = session.batches.next(session.signals.asked)
         if batch is None:

@@ -153,7 +153,6 @@ class Encoder(nn.Module, backbones.Patched):
     takes_pixels = True
     # Nothing here is a scanned stack or cut by heads.
     remat, unroll = "none", 1
-    head_counts = ()
 
     @property
     def patch_size(self) -> tuple[int, int]:

@@ -90,23 +90,32 @@ def _linear_back(
 
 
 def _kernel_gradient(x: Array, dy: Array, lead: int) -> Array:
-    """The product of x and dy over their leading axes, in the form XLA on CPU likes.
+    """The product of x and dy over their leading axes, in the form XLA likes.
 
     Of float32 that is one over a single axis. Of bfloat16 it is one over several: of
-    those it first turns the axes of the left factor, x, or dy where that has less to
-    turn: then the gradient is turned as well.
+    those XLA on CPU first turns the axes of the left factor, x, or dy where that has
+    less to turn: then the gradient is turned as well.
     """
     both = range(lead), range(lead)
     if x.dtype != jnp.bfloat16:
         x, dy = (y.reshape(-1, *y.shape[lead:]) for y in (x, dy))
         return product(x, dy, (0,), (0,))
-    flat = x.ndim == lead + 1 == dy.ndim
-    turned = dy.size + x.shape[-1] * dy.shape[-1]
-    if flat and turned < x.size and x.shape[-1] % 2 == 0:
+
+    def plainly(x: Array, dy: Array) -> Array:
+        return product(x, dy, *both)
+
+    def turned(x: Array, dy: Array) -> Array:
         # In halves, or XLA would swap the factors back.
         halves = x.reshape(*x.shape[:-1], 2, -1)
-        return jnp.moveaxis(product(dy, halves, *both), 0, 2)
-    return product(x, dy, *both)
+        found = jnp.moveaxis(product(dy, halves, *both), 0, 2)
+        return found.reshape(x.shape[-1], dy.shape[-1])
+
+    flat = x.ndim == lead + 1 == dy.ndim
+    less = dy.size + x.shape[-1] * dy.shape[-1] < x.size
+    if not (flat and less and x.shape[-1] % 2 == 0):
+        return plainly(x, dy)
+    # Elsewhere a gradient that was turned is not cut while it is added up over devices.
+    return sharding.for_platform(x, dy, cpu=turned, default=plainly)
 
 
 linear.defvjp(_linear, _linear_back)

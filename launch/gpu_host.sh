@@ -18,7 +18,7 @@ set -euo pipefail
 # Without a working CUDA build JAX would quietly train on the CPU: make it an error.
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cuda,cpu}"
 # JAX takes 75 % of the memory unless told otherwise; nobody else is on this machine.
-export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}"
+export XLA_CLIENT_MEM_FRACTION="${XLA_CLIENT_MEM_FRACTION:-0.92}"
 
 nvidia-smi -L
 cd "$(dirname "$0")/.."

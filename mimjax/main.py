@@ -8,6 +8,7 @@ import argparse
 import gc
 import os
 import pathlib
+import re
 import signal
 import sys
 import traceback
@@ -118,8 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(too_large(str(error)), file=sys.stderr)
             return BAD_CONFIG
-        if "cuDNN not found" in str(error):
-            told = "is not installed (`pip install nvidia-cudnn-cu13`); xla needs none"
+        if re.search("cuDNN( is)? not (found|detected)", str(error)):
+            told = "is not installed; xla needs none"
             print(f"config.encoder.attention: cudnn {told}", file=sys.stderr)
             return BAD_CONFIG
         traceback.print_exc()

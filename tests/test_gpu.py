@@ -131,6 +131,6 @@ def test_a_step_that_does_not_fit_is_one_line(monkeypatch, capsys):
     assert main.main([f"--config={CONFIG}", "--compile=a100:1"]) == 78
     *_, line = capsys.readouterr().err.splitlines()
     assert line.startswith("config.batch_size: a device has not enough memory (30.00")
-    assert line.endswith("; or XLA_PYTHON_CLIENT_MEM_FRACTION=.95")
+    assert line.endswith("; or XLA_CLIENT_MEM_FRACTION=.95")
     monkeypatch.setenv(aot.SHARE, ".95")
     assert main.main([f"--config={CONFIG}", "--compile=a100:1"]) == 0

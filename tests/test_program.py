@@ -225,6 +225,11 @@ def test_the_flags_are_read_without_the_libraries():
         (StorageError("cannot save step 4: full"), 74, "cannot save step 4: full\n"),
         (OSError(28, "No space left"), 74, "[Errno 28] No space left\n"),
         (
+            RuntimeError("cuDNN is not detected."),
+            78,
+            "config.encoder.attention: cudnn is not installed; xla needs none\n",
+        ),
+        (
             MemoryError("Unable to allocate 3.6 TiB"),
             78,
             "this machine has not enough memory: Unable to allocate 3.6 TiB\n",

@@ -100,22 +100,24 @@ def _kernel_gradient(x: Array, dy: Array, lead: int) -> Array:
     if x.dtype != jnp.bfloat16:
         x, dy = (y.reshape(-1, *y.shape[lead:]) for y in (x, dy))
         return product(x, dy, (0,), (0,))
-
-    def plainly(x: Array, dy: Array) -> Array:
-        return product(x, dy, *both)
-
-    def turned(x: Array, dy: Array) -> Array:
-        # In halves, or XLA would swap the factors back.
-        halves = x.reshape(*x.shape[:-1], 2, -1)
-        found = jnp.moveaxis(product(dy, halves, *both), 0, 2)
-        return found.reshape(x.shape[-1], dy.shape[-1])
-
     flat = x.ndim == lead + 1 == dy.ndim
     less = dy.size + x.shape[-1] * dy.shape[-1] < x.size
     if not (flat and less and x.shape[-1] % 2 == 0):
-        return plainly(x, dy)
+        return product(x, dy, *both)
     # Elsewhere a gradient that was turned is not cut while it is added up over devices.
-    return sharding.for_platform(x, dy, cpu=turned, default=plainly)
+    return sharding.for_platform(x, dy, cpu=_turned, default=_straight)
+
+
+def _straight(x: Array, dy: Array) -> Array:
+    lead = range(x.ndim - 1)
+    return product(x, dy, lead, lead)
+
+
+def _turned(x: Array, dy: Array) -> Array:
+    # In halves, or XLA would swap the factors back.
+    lead, halves = range(x.ndim - 1), x.reshape(*x.shape[:-1], 2, -1)
+    found = jnp.moveaxis(product(dy, halves, lead, lead), 0, 2)
+    return found.reshape(x.shape[-1], dy.shape[-1])
 
 
 linear.defvjp(_linear, _linear_back)

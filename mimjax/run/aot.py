@@ -1,9 +1,9 @@
 """Compiling the step for devices that are not here: does it fit, how large is it.
 
 With libtpu installed (`pip install -e '.[tpu]'` in the checkout) the real TPU compiler
-runs on any machine, and with JAX's CUDA plugin (`pip install 'jax[cuda13-local]'`) that
-for NVIDIA GPUs, without timing kernels to choose among them; nothing is executed and no
-data is needed.
+runs on any machine, and with JAX's CUDA plugin and what of CUDA it needs (`pip install
+'jax[cuda13-local]' nvidia-cuda-nvcc`) that for NVIDIA GPUs, without timing kernels to
+choose among them; nothing is executed and no data is needed.
 """
 
 import dataclasses
@@ -18,8 +18,13 @@ from mimjax.schema import ConfigError
 # Length of an epoch where there is no data to count: ImageNet-1k's training set.
 EPOCH_IMAGES = 1_281_167
 
-# The share of a GPU's memory that JAX takes unless this variable says another.
-TAKEN, SHARE = 0.75, "XLA_PYTHON_CLIENT_MEM_FRACTION"
+# The share of a GPU's memory that JAX takes unless this variable, or as it was called
+# before, says another.
+TAKEN, SHARE = 0.75, "XLA_CLIENT_MEM_FRACTION"
+FORMER = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+
+# What of CUDA its compiler needs: the plugin, and ptxas with its library.
+CUDA = "'jax[cuda13-local]' nvidia-cuda-nvcc"
 
 TPU = r"(v|tpu)\d\w*:[1-9]\d*(x[1-9]\d*)+(_\w+)?"
 KINDS = "cpu:COUNT, a slice of TPUs such as v5e:4x4 or GPUs such as h100:8"
@@ -129,7 +134,7 @@ def gpus(spec: str, kind: str, shape: str) -> list[Any]:
         "topology": f"1x{hosts or 1}x{count}",
         "target_config": GPUS[kind].target(kind.upper()),
     }
-    return topology(spec, "cuda", "jax_plugins", "'jax[cuda13-local]'", **given)
+    return topology(spec, "cuda", "jax_plugins", CUDA, **given)
 
 
 def topology(
@@ -161,11 +166,17 @@ def report(path: str, changes: list[tuple[str, str]], spec: str) -> int:
     progress = Progress(plan.steps)
     state = train.abstract_state(resolved, mesh)
     progress.note(setup.sizes(resolved, state))
-    step, _ = setup.compile_step(resolved, plan, mesh, progress)
+    try:
+        step, _ = setup.compile_step(resolved, plan, mesh, progress)
+    except Exception as error:
+        if "No PTX compilation provider" not in str(error):
+            raise
+        told = f"there is no ptxas of CUDA's (`pip install {CUDA}`)"
+        raise ConfigError([f"--compile: {spec!r}: {told}"]) from None
     kind = spec.lower().partition(":")[0]
     if kind in GPUS:  # whose compiler does not look whether it fits
         used = memory.held(step, devices[0].platform)
-        share = float(os.environ.get(SHARE, TAKEN))
+        share = float(os.environ.get(SHARE) or os.environ.get(FORMER) or TAKEN)
         if used > share * GPUS[kind].memory * 10**9:
             told = f"{used / 2**30:.2f} GiB of {share:.0%} of {GPUS[kind].memory} GB"
             raise ConfigError([f"{memory.lacks(told)}; or {SHARE}=.95"])

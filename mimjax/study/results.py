@@ -106,8 +106,8 @@ def lengths(runs: Iterable[Run]) -> list[str]:
     configs = [read_json(run.folder / "config.json") for run in runs]
     facts = [outcome.facts(run) for run in runs]
     steps = {known["steps"] for known in facts}
-    batch = {given["batch_size"] for given in configs}
-    seeds = {given["seed"] for given in configs}
+    batch = {given["batch_size"] for given in configs if given}
+    seeds = {given["seed"] for given in configs if given}
     return [", ".join(map(str, sorted(found))) for found in (steps, batch, seeds)]
 
 

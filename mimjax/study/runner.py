@@ -110,7 +110,7 @@ def note(
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = {"runs": {}, "seconds": 0.0, **read_json(path), "command": command}
         before = record["runs"].get(run.name, {})
-        if before.get("started") == started:
+        if before.get("started", started) == started:
             took += before.get("seconds", 0.0)
         ended = {"status": status, "seconds": took, "started": started}
         record["runs"][run.name] = ended

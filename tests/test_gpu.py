@@ -1,5 +1,6 @@
 """What is done otherwise for a GPU, as far as that is seen without one."""
 
+import importlib.util
 import types
 
 import jax
@@ -99,15 +100,17 @@ def test_it_is_told_as_its_compiler_asks(monkeypatch, capsys):
         raise RuntimeError("no\nsuch compiler")
 
     monkeypatch.setattr(topologies, "get_topology_desc", none)
+    here = importlib.util.find_spec("jax_plugins") is not None
+    why = "no such compiler" if here else "its compiler is not installed (`pip install"
     for spec in ("h100:8", "RTX4090:2x4"):
         assert main.main([f"--config={CONFIG}", f"--compile={spec}"]) == 78
         told = capsys.readouterr().err
-        assert told.startswith(f"--compile: {spec!r}: no such compiler")
+        assert told.startswith(f"--compile: {spec!r}: {why}")
         assert told.count("\n") == 1
     assert [x["topology"] for x in asked] == ["1x1x8", "1x2x4"]
     assert {x["platform"] for x in asked} == {"cuda"}
     text = asked[0]["target_config"]
-    assert "core_count: 132 " in text and "device_memory_size: 80000000000 " in text
+    assert "core_count: 132 " in text and "device_memory_size: 84932" in text
     assert "cuda_compute_capability { major: 9 minor: 0 }" in text
     assert 'device_description_str: "NVIDIA RTX4090"' in asked[1]["target_config"]
 
@@ -130,7 +133,19 @@ def test_a_step_that_does_not_fit_is_one_line(monkeypatch, capsys):
     capsys.readouterr()
     assert main.main([f"--config={CONFIG}", "--compile=a100:1"]) == 78
     *_, line = capsys.readouterr().err.splitlines()
-    assert line.startswith("config.batch_size: a device has not enough memory (30.00")
+    start = (
+        "config.batch_size: a device has not enough memory (30.00 of 29.55 GiB, 75% of"
+    )
+    assert line.startswith(start)
     assert line.endswith("; or XLA_CLIENT_MEM_FRACTION=.95")
+    assert main.main([f"--config={CONFIG}", "--compile=l4:1"]) == 78
+    assert not capsys.readouterr().err.strip().endswith("=.95")  # for it would not help
     monkeypatch.setenv(aot.SHARE, ".95")
     assert main.main([f"--config={CONFIG}", "--compile=a100:1"]) == 0
+
+
+def test_a_share_that_is_none_is_told(monkeypatch, capsys):
+    monkeypatch.setenv(aot.SHARE, "95")
+    assert main.main([f"--config={CONFIG}", "--compile=h100:1"]) == 78
+    told = capsys.readouterr().err
+    assert told == "XLA_CLIENT_MEM_FRACTION: '95' must be above 0 and at most 1\n"

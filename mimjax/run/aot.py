@@ -34,14 +34,14 @@ KINDS = "cpu:COUNT, a slice of TPUs such as v5e:4x4 or GPUs such as h100:8"
 class Gpu:
     """NVIDIA's data sheet of a GPU, as far as its compiler asks.
 
-    Compute capability, multiprocessors, GHz at most, GB of memory and its GB/s, and MiB
-    of L2 cache.
+    Compute capability, multiprocessors, GHz at most, GiB of memory as the driver gives
+    them and its GB/s, and MiB of L2 cache.
     """
 
     capability: tuple[int, int]
     cores: int
     clock: float
-    memory: int
+    memory: float
     bandwidth: int
     cache: int
 
@@ -69,7 +69,7 @@ class Gpu:
             "fpus_per_core": 64 if self.capability == (8, 0) else 128,
             "core_count": self.cores,
             "clock_rate_ghz": self.clock,
-            "device_memory_size": self.memory * 10**9,
+            "device_memory_size": int(self.memory * 2**30),
             "memory_bandwidth": self.bandwidth * 10**9,
             "l2_cache_size": self.cache * 2**20,
         }
@@ -80,16 +80,16 @@ class Gpu:
 
 
 GPUS = {
-    "a100": Gpu((8, 0), 108, 1.41, 40, 1555, 40),
-    "a100-80": Gpu((8, 0), 108, 1.41, 80, 2039, 40),
-    "a6000": Gpu((8, 6), 84, 1.80, 48, 768, 6),
-    "rtx3090": Gpu((8, 6), 82, 1.70, 24, 936, 6),
-    "rtx4090": Gpu((8, 9), 128, 2.52, 24, 1008, 72),
-    "l4": Gpu((8, 9), 58, 2.04, 24, 300, 48),
-    "l40s": Gpu((8, 9), 142, 2.52, 48, 864, 96),
-    "h100": Gpu((9, 0), 132, 1.98, 80, 3350, 50),
-    "h200": Gpu((9, 0), 132, 1.98, 141, 4800, 50),
-    "b200": Gpu((10, 0), 148, 1.97, 180, 7700, 126),
+    "a100": Gpu((8, 0), 108, 1.41, 39.4, 1555, 40),
+    "a100-80": Gpu((8, 0), 108, 1.41, 79.2, 2039, 40),
+    "a6000": Gpu((8, 6), 84, 1.80, 47.5, 768, 6),
+    "rtx3090": Gpu((8, 6), 82, 1.70, 23.6, 936, 6),
+    "rtx4090": Gpu((8, 9), 128, 2.52, 23.5, 1008, 72),
+    "l4": Gpu((8, 9), 58, 2.04, 22, 300, 48),
+    "l40s": Gpu((8, 9), 142, 2.52, 44.5, 864, 96),
+    "h100": Gpu((9, 0), 132, 1.98, 79.1, 3350, 50),
+    "h200": Gpu((9, 0), 132, 1.98, 140, 4800, 50),
+    "b200": Gpu((10, 0), 148, 1.97, 178, 7700, 126),
 }
 
 
@@ -129,6 +129,7 @@ def gpus(spec: str, kind: str, shape: str) -> list[Any]:
     if not re.fullmatch(r"([1-9]\d{0,4}x)?[1-9]\d{0,4}", shape):
         told = f"must be {kind}:COUNT or {kind}:HOSTSxCOUNT, such as {kind}:8"
         raise ConfigError([f"--compile: {spec!r} {told}"])
+    share()  # JAX would not say what is wrong with it
     hosts, _, count = shape.rpartition("x")
     given = {
         "topology": f"1x{hosts or 1}x{count}",
@@ -148,7 +149,7 @@ def topology(
     except Exception as error:
         text = " ".join(str(error).split())[:200]
         if importlib.util.find_spec(package) is None:
-            text += f"; its compiler is `pip install {install}`"
+            text = f"its compiler is not installed (`pip install {install}`)"
         raise ConfigError([f"--compile: {spec!r}: {text}"]) from error
 
 
@@ -175,9 +176,23 @@ def report(path: str, changes: list[tuple[str, str]], spec: str) -> int:
         raise ConfigError([f"--compile: {spec!r}: {told}"]) from None
     kind = spec.lower().partition(":")[0]
     if kind in GPUS:  # whose compiler does not look whether it fits
-        used = memory.held(step, devices[0].platform)
-        share = float(os.environ.get(SHARE) or os.environ.get(FORMER) or TAKEN)
-        if used > share * GPUS[kind].memory * 10**9:
-            told = f"{used / 2**30:.2f} GiB of {share:.0%} of {GPUS[kind].memory} GB"
-            raise ConfigError([f"{memory.lacks(told)}; or {SHARE}=.95"])
+        used = memory.held(step, devices[0].platform) / 2**30
+        whole, part = GPUS[kind].memory, share()
+        if used > part * whole:
+            told = f"{used:.2f} of {part * whole:.2f} GiB, {part:.0%} of it"
+            more = f"; or {SHARE}=.95" if used <= 0.95 * whole else ""
+            raise ConfigError([memory.lacks(told) + more])
     return 0
+
+
+def share() -> float:
+    """The share of a GPU's memory that JAX takes."""
+    name = SHARE if os.environ.get(SHARE) else FORMER
+    given = os.environ.get(name) or str(TAKEN)
+    try:
+        found = float(given)
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= 1:
+        raise ConfigError([f"{name}: {given!r} must be above 0 and at most 1"])
+    return found

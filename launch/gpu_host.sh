@@ -18,7 +18,10 @@ set -euo pipefail
 # Without a working CUDA build JAX would quietly train on the CPU: make it an error.
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cuda,cpu}"
 # JAX takes 75 % of the memory unless told otherwise; nobody else is on this machine.
-export XLA_CLIENT_MEM_FRACTION="${XLA_CLIENT_MEM_FRACTION:-0.92}"
+# As it was called before; JAX takes one of both.
+former="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}"
+export XLA_CLIENT_MEM_FRACTION="${XLA_CLIENT_MEM_FRACTION:-$former}"
+unset XLA_PYTHON_CLIENT_MEM_FRACTION
 
 nvidia-smi -L
 cd "$(dirname "$0")/.."

@@ -96,21 +96,16 @@ def _kernel_gradient(x: Array, dy: Array, lead: int) -> Array:
     those XLA on CPU first turns the axes of the left factor, x, or dy where that has
     less to turn: then the gradient is turned as well.
     """
-    both = range(lead), range(lead)
+    straight = functools.partial(product, over_x=range(lead), over_y=range(lead))
     if x.dtype != jnp.bfloat16:
         x, dy = (y.reshape(-1, *y.shape[lead:]) for y in (x, dy))
         return product(x, dy, (0,), (0,))
     flat = x.ndim == lead + 1 == dy.ndim
     less = dy.size + x.shape[-1] * dy.shape[-1] < x.size
     if not (flat and less and x.shape[-1] % 2 == 0):
-        return product(x, dy, *both)
+        return straight(x, dy)
     # Elsewhere a gradient that was turned is not cut while it is added up over devices.
-    return sharding.for_platform(x, dy, cpu=_turned, default=_straight)
-
-
-def _straight(x: Array, dy: Array) -> Array:
-    lead = range(x.ndim - 1)
-    return product(x, dy, lead, lead)
+    return sharding.for_platform(x, dy, cpu=_turned, default=straight)
 
 
 def _turned(x: Array, dy: Array) -> Array:

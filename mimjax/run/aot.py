@@ -177,17 +177,17 @@ def report(path: str, changes: list[tuple[str, str]], spec: str) -> int:
     kind = spec.lower().partition(":")[0]
     if kind in GPUS:  # whose compiler does not look whether it fits
         used = memory.held(step, devices[0].platform) / 2**30
-        whole, part = GPUS[kind].memory, share()
+        whole, (name, part) = GPUS[kind].memory, share()
         if used > part * whole:
             told = f"{used:.2f} of {part * whole:.2f} GiB, {part:.0%} of it"
-            more = f"; or {SHARE}=.95" if used <= 0.95 * whole else ""
+            more = f"; or {name}=.95" if used <= 0.95 * whole else ""
             raise ConfigError([memory.lacks(told) + more])
     return 0
 
 
-def share() -> float:
-    """The share of a GPU's memory that JAX takes."""
-    name = SHARE if os.environ.get(SHARE) else FORMER
+def share() -> tuple[str, float]:
+    """The variable that says which share of a GPU's memory JAX takes, and the share."""
+    name = FORMER if os.environ.get(FORMER) else SHARE
     given = os.environ.get(name) or str(TAKEN)
     try:
         found = float(given)
@@ -195,4 +195,4 @@ def share() -> float:
         found = 0.0
     if not 0 < found <= 1:
         raise ConfigError([f"{name}: {given!r} must be above 0 and at most 1"])
-    return found
+    return name, found

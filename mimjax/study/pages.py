@@ -133,9 +133,8 @@ def laws_told(found: dict[str, Fit]) -> list[str]:
 def numbers(fit: Fit) -> dict[str, float | int | str | None]:
     """A law for JSON, without numbers where it is not determined."""
     told = dataclasses.asdict(fit)
-    lost = [n for n, x in told.items() if isinstance(x, float) and not math.isfinite(x)]
-    if fit.why:
-        lost = [name for name, x in told.items() if isinstance(x, float)]
+    figures = {name: x for name, x in told.items() if isinstance(x, float)}
+    lost = [name for name, x in figures.items() if fit.why or not math.isfinite(x)]
     return told | dict.fromkeys(lost)
 
 

@@ -1,6 +1,7 @@
 """What cannot work in a config, in any group and across them, one line each."""
 
 import dataclasses
+import os
 import pathlib
 
 from mimjax import data as data_module
@@ -38,7 +39,7 @@ def problems(
 
 def inside_problems(config: Config, workdir: str) -> list[str]:
     """Whether what the run writes would be among its own images."""
-    place = pathlib.Path(workdir).resolve()
+    place = pathlib.Path(os.path.realpath(workdir))  # in spite of links in a circle
     for data in (config.data, config.probed):
         for folder in sources.folders(data):
             if place.is_relative_to(folder.resolve()):

@@ -3,8 +3,9 @@
 Model FLOPs utilisation as in PaLM (arXiv 2204.02311, appendix B): matrix products only,
 one multiply-add counted as two, no recomputation. Counted is the loss and its gradient,
 which takes two products more for each one of the forward pass, and none where no
-gradient is asked for, as in a frozen tokenizer. Attention is counted as computed, with
-no discount for a causal mask.
+gradient is asked for, as in a frozen encoder. Not counted is the model of another run
+that an objective asks, a tokenizer or teacher: it is told apart. Attention is counted
+as computed, with no discount for a causal mask.
 
 Peaks are the dense bfloat16 figures of the vendors' datasheets (float16 where a device
 has no bfloat16), without sparsity and with float32 accumulation: Google Cloud's TPU
@@ -21,6 +22,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jax.interpreters import partial_eval
 
+from mimjax.frozen import SCOPE
 from mimjax.reductions import NO_PRODUCT
 
 # FLOP/s of one device by words of its device_kind; the longest entry that fits wins.
@@ -88,7 +90,7 @@ def peak_flops(device: Device) -> float | None:
     return PEAKS[max(fits, key=len)] if fits else None
 
 
-def matmul_flops(fn: Callable[..., Any], *args: Any) -> int:
+def matmul_flops(fn: Callable[..., Any], *args: Any, whole: bool = False) -> int:
     """FLOPs of all matrix products and convolutions in one call of `fn`.
 
     A product of [M, K] and [K, N] counts 2 M N K. The trace of `fn` is followed into
@@ -100,26 +102,30 @@ def matmul_flops(fn: Callable[..., Any], *args: Any) -> int:
     Args:
       fn: traced, not run.
       *args: pytrees of arrays or of jax.ShapeDtypeStruct.
+      whole: with what the models of other runs take.
     """
-    return of_trace(jax.make_jaxpr(fn)(*args).jaxpr)
+    return of_trace(jax.make_jaxpr(fn)(*args).jaxpr, whole)
 
 
-def of_trace(jaxpr: Jaxpr) -> int:
+def of_trace(jaxpr: Jaxpr, whole: bool = False) -> int:
     """The same of a function that is traced already."""
     # Without what no result needs, as the compiler leaves it out.
     used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return _count(used)
+    return _count(used, (NO_PRODUCT,) if whole else (NO_PRODUCT, SCOPE))
 
 
-def _count(jaxpr: Jaxpr) -> int:
-    return sum(_equation(eqn) for eqn in jaxpr.eqns)
+def _count(jaxpr: Jaxpr, apart: tuple[str, ...]) -> int:
+    """What is not in a scope called so."""
+    return sum(
+        _equation(eqn, apart)
+        for eqn in jaxpr.eqns
+        if not any(name in str(eqn.source_info.name_stack) for name in apart)
+    )
 
 
-def _equation(eqn: JaxprEqn) -> int:
+def _equation(eqn: JaxprEqn, apart: tuple[str, ...]) -> int:
     name, params = eqn.primitive.name, eqn.params
     if name == "dot_general":
-        if NO_PRODUCT in str(eqn.source_info.name_stack):
-            return 0
         left, out = _shape(eqn.invars[0]), _shape(eqn.outvars[0])
         (contracted, _), _ = params["dimension_numbers"]
         return 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
@@ -131,7 +137,7 @@ def _equation(eqn: JaxprEqn) -> int:
         return 2 * math.prod(out) * (math.prod(kernel) // outputs) // spread
     if name == "while":
         return 0
-    inner = [_count(jaxpr) for jaxpr in _inner(params)]
+    inner = [_count(jaxpr, apart) for jaxpr in _inner(params)]
     if name == "cond":
         return min(inner)
     return sum(inner) * (params["length"] if name == "scan" else 1)

@@ -17,6 +17,8 @@ from jaxtyping import Array, Float
 
 # The collection of variables.
 COLLECTION = "frozen"
+# What such a model computes is traced in a scope of this name.
+SCOPE = "another_run_s_model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,4 +58,5 @@ class Model:
         The variables are those the Flax module holds under that name.
         """
         variables = module.get_variable(COLLECTION, name)
-        return self.objective.apply(variables, *args, method=method)
+        with jax.named_scope(SCOPE):
+            return self.objective.apply(variables, *args, method=method)

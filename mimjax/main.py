@@ -8,18 +8,13 @@ import argparse
 import gc
 import os
 import pathlib
-import re
 import signal
 import sys
-import traceback
 from typing import NoReturn
 
 from mimjax import __version__
-from mimjax.hosts import INTERNAL
-from mimjax.run import stop
+from mimjax.run import endings, stop
 from mimjax.schema import ConfigError
-
-STORAGE, BAD_CONFIG = 74, 78
 
 # Of this command and the others, before JAX or TensorFlow is imported: the chatter of
 # their start, and of a CPU program that is loaded, is not the user's.
@@ -105,26 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         flags, changes = parse(given)
         return start(flags, changes, given)
-    except ConfigError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        return BAD_CONFIG
-    except MemoryError as error:
-        print(f"this machine has not enough memory: {error}", file=sys.stderr)
-        return BAD_CONFIG
     except Exception as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
-            # JAX says so when it compiles, or only when it runs.
-            from mimjax.run.memory import too_large
-
-            print(too_large(str(error)), file=sys.stderr)
-            return BAD_CONFIG
-        if re.search("cuDNN( is)? not (found|detected)", str(error)):
-            told = "is not installed; xla needs none"
-            print(f"config.encoder.attention: cudnn {told}", file=sys.stderr)
-            return BAD_CONFIG
-        traceback.print_exc()
-        return INTERNAL
+        return endings.tell(error)
 
 
 def start(
@@ -136,8 +113,6 @@ def start(
 
         return aot.report(flags.config, changes, flags.compile)
     from mimjax import config
-    from mimjax.checkpoint import StorageError
-    from mimjax.data.faults import BadDataError
     from mimjax.run import compiled, loop, setup
 
     # Before any host or device is touched; what depends on their number comes after.
@@ -148,29 +123,14 @@ def start(
         hosts.join(flags.distributed)
     import jax
 
-    try:
-        setup.settle()
-        count = jax.device_count()
-    except (RuntimeError, AssertionError) as error:  # of a backend that is not there
-        if flags.distributed:
-            raise
-        told = " ".join(str(error).split()) or "no such device is here"
-        where = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r}"
-        raise ConfigError([f"JAX cannot start ({where}): {told[:300]}"]) from error
-    config.fit(resolved, count)
+    setup.settle()
+    config.fit(resolved, jax.device_count())
     workdir = pathlib.Path(flags.workdir)
     # One of several processes that finds its program while others compile theirs may
     # wait for them, or they for it: all have to find the same.
     compiled.keep(workdir.absolute() / "compiled" if jax.process_count() > 1 else None)
     command = [sys.executable, "-m", "mimjax.main", *given]
-    try:
-        return loop.run(resolved, workdir, command)
-    except (StorageError, OSError) as error:
-        print(error, file=sys.stderr)
-        return STORAGE
-    except BadDataError as error:
-        print(error, file=sys.stderr)
-        return BAD_CONFIG
+    return loop.run(resolved, workdir, command)
 
 
 def console() -> None:

@@ -2,7 +2,7 @@
 
 Draws what the encoder of a run sees, and what the run predicts: attention, components,
 nearest neighbours, the loss of each patch, predictions from more and less of an image.
-Exit status: 0 done, 74 storage, 78 what cannot be drawn.
+Exit status: 0 done, 70 internal error, 74 storage, 78 what cannot be drawn.
 """
 
 import argparse
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mimjax.main import BAD_CONFIG, STORAGE, Parser
+from mimjax.main import Parser
+from mimjax.run import endings
 from mimjax.schema import ConfigError
 
 SHOWN = "shown"
@@ -55,10 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         return show(parser.parse_args(given))
-    except ConfigError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        return BAD_CONFIG
+    except Exception as error:
+        return endings.tell(error)
 
 
 def show(flags: argparse.Namespace) -> int:
@@ -66,7 +65,6 @@ def show(flags: argparse.Namespace) -> int:
     # What is wrong with the images is told before anything slow is imported.
     files = files_of(flags.images)
     from mimjax import report, settings
-    from mimjax.checkpoint import StorageError
     from mimjax.run import compiled, setup
 
     workdir, out = pathlib.Path(flags.workdir), pathlib.Path(flags.out or flags.workdir)
@@ -75,18 +73,18 @@ def show(flags: argparse.Namespace) -> int:
         out = workdir / SHOWN  # the run's own pictures stay
     if not settings.holds_model(flags.workdir):
         raise ConfigError([f"--workdir: {workdir} holds no checkpoint of a run"])
-    if out.exists() and not out.is_dir():
-        raise ConfigError([f"--out: {out} is a file; name a folder"])
+    try:
+        if out.exists() and not out.is_dir():
+            raise ConfigError([f"--out: {out} is a file; name a folder"])
+    except OSError as error:
+        told = f"--out: cannot look at {out}: {error.strerror}"
+        raise ConfigError([told]) from None
     setup.settle()
     compiled.keep()
-    try:
-        model, batch = loaded(workdir, files)
-        when = f"step {model.step}" if trained else "converted"
-        folder = draw(model, batch, out, when)
-        report.report(workdir, out, whose(files))
-    except (OSError, StorageError) as error:
-        print(error, file=sys.stderr)
-        return STORAGE
+    model, batch = loaded(workdir, files)
+    when = f"step {model.step}" if trained else "converted"
+    folder = draw(model, batch, out, when)
+    report.report(workdir, out, whose(files))
     names = ", ".join(sorted(path.name for path in folder.iterdir()))
     print(f"{len(batch['label'])} images, {when}: {names}, in {folder}")
     print(f"all on one page: {out / report.REPORT}")
@@ -113,7 +111,7 @@ def whose(files: list[pathlib.Path]) -> str:
     """The images of some files in words, by their folders."""
     if not files:
         return "held-out images"
-    folders = sorted({str(file.resolve().parent) for file in files})
+    folders = sorted({str(file.parent.resolve()) for file in files})
     more = f" and {len(folders) - 3} folders more" if len(folders) > 3 else ""
     return f"the images in {', '.join(folders[:3])}{more}"
 

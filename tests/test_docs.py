@@ -18,6 +18,7 @@ from mimjax.convert import layouts
 from mimjax.evaluate import knn
 from mimjax.export import __main__ as export
 from mimjax.export import folder
+from mimjax.run import endings
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -138,7 +139,7 @@ def test_commands_on_weights_lack_the_weights_alone(
     found = [words for page in (*PAGES, README) for words in commands(page, module)]
     assert len(found) > 1
     for words in found:
-        assert command.main(words[3:]) == main.BAD_CONFIG
+        assert command.main(words[3:]) == endings.BAD_CONFIG
         (line,) = capsys.readouterr().err.splitlines()
         assert "does not exist" in line, line
 
@@ -148,7 +149,7 @@ def test_commands_that_show_lack_the_run_alone(tmp_path, monkeypatch, capsys):
     found = [words for page in (*PAGES, README) for words in commands(page, "show")]
     assert len(found) > 1
     for words in found:
-        assert show.main(words[3:]) == main.BAD_CONFIG
+        assert show.main(words[3:]) == endings.BAD_CONFIG
         (line,) = capsys.readouterr().err.splitlines()
         assert line.endswith("holds no checkpoint of a run"), line
 

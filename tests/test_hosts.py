@@ -33,14 +33,16 @@ total = jax.jit(jnp.sum, out_shardings=jax.sharding.NamedSharding(mesh, jax.P())
 print(jax.process_index(), jax.process_count(), jax.device_count(), float(total))
 """
 
-# What a run asks: is the workdir one, what is saved, can all read it, do all stop?
+# What a run asks: are workdir and config one, what is saved, can all read it, do all
+# stop?
 AGREE = """
 import json, os, pathlib, signal, sys, time
 import jax
 import jax.numpy as jnp
-from mimjax import checkpoint, hosts
+from mimjax import checkpoint, config, hosts
 from mimjax.hosts.agree import one_workdir
 from mimjax.run import stop
+from mimjax.run.alike import one_run
 from mimjax.schema import ConfigError
 from mimjax.train import State
 
@@ -55,6 +57,16 @@ try:
     one_workdir(own)
 except ConfigError as error:
     told["own"] = str(error)
+
+def given(name, *values):
+    changes = [("data.source", "synthetic"), (name, values[jax.process_index()])]
+    return config.resolve(sys.argv[3], changes, None, with_data=False)
+
+one_run(given("data.workers", "1", "2"), top)
+try:
+    one_run(given("optim.base_lr", "1e-3", "2e-3"), top)
+except ConfigError as error:
+    told["runs"] = error.problems
 
 mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 cut = jax.sharding.NamedSharding(mesh, jax.P("data"))
@@ -155,7 +167,8 @@ def test_two_processes_join_and_a_sum_agrees():
 
 
 def test_two_processes_agree_on_folders_checkpoints_and_signals(tmp_path):
-    first, second = (json.loads(line) for line, _ in both(AGREE, tmp_path))
+    given = tmp_path, ROOT / "configs" / "quickstart.py"
+    first, second = (json.loads(line) for line, _ in both(AGREE, *given))
     assert first.pop("remarks") == [
         "checkpoint 5001 is not usable: another process cannot read it"
     ]
@@ -163,6 +176,10 @@ def test_two_processes_agree_on_folders_checkpoints_and_signals(tmp_path):
     line = "/own_0 must be one folder that all hosts see, on a file system they share"
     assert line in first["own"]
     assert first.pop("own") == second.pop("own").replace("own_1", "own_0")
+    for told, value in ((first, "0.001"), (second, "0.002")):
+        line, more = told.pop("runs")
+        assert line == f"config.optim.base_lr: {value} is not what all were told"
+        assert "start all processes by one command" in more
     assert first == second
     assert (first["value"], first["steps"]) == (5000.0, [5000])
     assert first["asked"] == 1, "a signal before the first step is not lost"

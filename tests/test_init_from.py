@@ -13,7 +13,7 @@ import tiny
 from mimjax import config, main, warmstart
 from mimjax.convert import resize, tables, weights, workdirs
 from mimjax.report.progress import Progress
-from mimjax.run import start
+from mimjax.run import endings, start
 from mimjax.trees import named_leaves, nested
 
 VIT = {
@@ -206,7 +206,7 @@ def test_a_bad_file_is_told_in_one_line(tmp_path, capsys, content):
     (tmp_path / "bad.pth").write_bytes(content)
     flags = [f"--config={tiny.CONFIG}:mae", f"--workdir={tmp_path / 'run'}"]
     flags.append(f"--config.init_from={tmp_path / 'bad.pth'}")
-    assert main.main(flags) == main.BAD_CONFIG
+    assert main.main(flags) == endings.BAD_CONFIG
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"config.init_from: {tmp_path / 'bad.pth'}")
 

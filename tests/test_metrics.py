@@ -323,14 +323,17 @@ def test_the_whole_update_has_the_flops_of_its_gradient(objective, changes):
     assert (flops.of_trace(traced.jaxpr.jaxpr) > wanted) == remat
 
 
-def test_flops_of_a_step_count_no_gradient_of_a_teacher_and_no_remat():
+def test_flops_of_a_step_count_a_teacher_once_and_apart_and_no_remat():
     def counted(objective, **changes):
         given = tiny.resolve(objective, **changes)
-        plan = setup.make_plan(given, given.data.num_images)
-        return given, setup.step_flops(given, plan, tiny.mesh_of())
+        how = setup.make_plan(given, given.data.num_images), tiny.mesh_of()
+        both = (setup.step_flops(given, *how, whole=x) for x in (False, True))
+        return given, *both
 
-    assert counted("mae", encoder__remat="full")[1] == counted("mae")[1]
-    given, whole = counted("beit")
+    for remat in ("none", "full"):
+        _, own, whole = counted("mae", encoder__remat=remat)
+        assert own == whole == counted("mae")[1]
+    given, own, whole = counted("beit")
     objective, params = given.objective, train.abstract_state(given, tiny.mesh_of())
     teacher = given.objective.teacher.objective
     view = jax.ShapeDtypeStruct((8, *given.view_size, 3), jnp.float32)
@@ -343,7 +346,8 @@ def test_flops_of_a_step_count_no_gradient_of_a_teacher_and_no_remat():
     forward = flops.matmul_flops(predict, {"params": params.params}, image, hidden)
     # No gradient is asked for of the image, which the first product would give.
     embed = 2 * 8 * 16 * (4 * 4 * 3) * 64
-    assert whole == 3 * forward - embed + once
+    assert own == 3 * forward - embed
+    assert whole == own + once
 
 
 def test_flops_of_convolutions_custom_rules_and_branches():

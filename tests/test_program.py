@@ -117,7 +117,8 @@ def test_a_finished_run_says_so_and_is_left_alone(quickstart):
     assert again.status() == 0, again.stderr()
     (_, resumed, last) = again.stderr().splitlines()
     assert resumed == "resumed at step 6"
-    assert last == f"finished before; see {quickstart.workdir / 'report.html'}"
+    told = "finished before, as its config.json says"
+    assert last == f"{told}; see {quickstart.workdir / 'report.html'}"
     after = {p: p.stat().st_mtime_ns for p in quickstart.workdir.rglob("*")}
     changed = {p.name for p in after if after[p] != before.get(p)}
     assert changed <= {"config.json", "quickstart", ".lock"}, changed

@@ -19,12 +19,12 @@ from PIL import Image
 from program import ROOT
 from sklearn.decomposition import PCA
 
-from mimjax import batches, evaluate, main, models, objectives, patches, show, train
+from mimjax import batches, evaluate, models, objectives, patches, show, train
 from mimjax.convert import weights, workdirs
 from mimjax.data.given import prepared
 from mimjax.evaluate import components, maps, neighbours
 from mimjax.report import heat, sights
-from mimjax.run import drawing, insight, setup
+from mimjax.run import drawing, endings, insight, setup
 
 MEAN, STD = np.zeros(3, np.float32), np.ones(3, np.float32)
 
@@ -318,7 +318,7 @@ def test_of_another_project_s_encoder_the_encoder_is_drawn(tmp_path, pictures, c
         weights.convert([tmp_path / "mae.npz"], "mae", changes), tmp_path / "w"
     )
     where = f"--workdir={tmp_path / 'w'}"
-    assert show.main([where]) == main.BAD_CONFIG
+    assert show.main([where]) == endings.BAD_CONFIG
     assert (
         capsys.readouterr().err == "--images: there is no run with images; name some\n"
     )
@@ -347,7 +347,7 @@ def test_what_cannot_be_drawn_is_told_in_a_line(tmp_path, capsys):
         "unrecognized arguments: --step=3": [workdir, "--step=3"],
     }
     for told, flags in wrong.items():
-        assert show.main(flags) == main.BAD_CONFIG
+        assert show.main(flags) == endings.BAD_CONFIG
         assert told in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -357,7 +357,7 @@ def test_files_for_an_encoder_of_other_channels_are_refused(tmp_path, capsys):
     (tmp_path / "run" / "config.json").write_text(json.dumps(given.values))
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     flags = [f"--workdir={tmp_path / 'run'}", "--images", str(tmp_path / "a.png")]
-    assert show.main(flags) == main.BAD_CONFIG
+    assert show.main(flags) == endings.BAD_CONFIG
     told = "--images: pictures have 1 or 3 channels, config.encoder.channels is 4\n"
     assert capsys.readouterr().err == told
     pixels = np.zeros((16, 16, 4), np.uint8)
@@ -381,7 +381,7 @@ def test_images_of_one_s_own_leave_the_pictures_of_the_run(tmp_path, monkeypatch
     workdir = pathlib.Path(tiny.workdir_of("mae"))
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     for flags in (["--images", str(tmp_path)], []):
-        assert show.main([f"--workdir={workdir}", *flags]) == main.STORAGE
+        assert show.main([f"--workdir={workdir}", *flags]) == endings.STORAGE
     assert given == ["settled", workdir / "shown", "settled", workdir]
 
 
@@ -392,10 +392,10 @@ def test_images_are_looked_at_before_the_model(tmp_path, capsys):
     shutil.copy(pathlib.Path(tiny.workdir_of("mae")) / "config.json", tmp_path / "run")
     (tmp_path / "images" / "torn.png").write_bytes(b"\x89PNG")
     flags = [f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}", "--images"]
-    assert show.main([*flags, str(tmp_path / "none")]) == main.BAD_CONFIG
+    assert show.main([*flags, str(tmp_path / "none")]) == endings.BAD_CONFIG
     told = f"--images: there is no image in {tmp_path / 'none'}\n"
     assert capsys.readouterr().err == told
-    assert show.main([*flags, str(tmp_path / "images")]) == main.BAD_CONFIG
+    assert show.main([*flags, str(tmp_path / "images")]) == endings.BAD_CONFIG
     _, told = capsys.readouterr().err.splitlines()
     assert told == "--images: there is no image that can be used"
     imports = [sys.executable, "-X", "importtime", "-m", "mimjax.show"]
@@ -406,7 +406,7 @@ def test_images_are_looked_at_before_the_model(tmp_path, capsys):
         text=True,
         check=False,
     )
-    assert done.returncode == main.BAD_CONFIG
+    assert done.returncode == endings.BAD_CONFIG
     loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
     assert "mimjax.data.folder" in loaded and "jax" not in loaded
 
@@ -488,9 +488,10 @@ def test_what_is_not_finite_is_told_and_left_out(tmp_path, monkeypatch, capsys, 
     why = "no picture, for not all is finite"
     what = "attention of layer 1", "attention of layer 2", "components", "neighbours"
     assert capsys.readouterr().err.splitlines() == [
-        f"{name}: {why}" for name in (*what, "losses")
+        f"{name}: {why}" for name in (*what, "losses", "ratios")
     ]
-    assert names(tmp_path, 7) == []
+    assert names(tmp_path, 7) == [] and drawn == {}
+    drawing.Drawing(*how, lambda: batch).show(state.params, state.frozen, 7, "now")
     # Of 16 patches 90 % are not whole ones.
     assert [*drawn] == [15 / 16]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import html
 import json
 import types
 from typing import Any, cast
@@ -128,7 +129,8 @@ def test_a_run_that_its_data_ends_says_so_in_its_record(tmp_path):
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["status"] == 78
     assert "unreadable" in run["reason"] or "could not be read" in run["reason"]
-    assert "bad data" in (tmp_path / "run" / "report.html").read_text()
+    told = html.escape(f"status 78: {run['reason']}")
+    assert told in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_finished_run_that_lost_its_report_is_given_one(tmp_path):

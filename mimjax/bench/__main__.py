@@ -13,7 +13,8 @@ import sys
 from typing import Any
 
 from mimjax.bench import grow, pages, rows, step
-from mimjax.main import BAD_CONFIG, INTERNAL, STORAGE, Parser, changes_of
+from mimjax.main import Parser, changes_of
+from mimjax.run.endings import BAD_CONFIG, INTERNAL, STORAGE
 from mimjax.schema import ConfigError
 
 SLOW = {"ways": step.WAYS, "seconds": 10.0}

@@ -52,7 +52,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
             update, lambda x: x.block_until_ready(), spec["seconds"], device.platform
         )
     size, stats = config.run.batch_size, device.memory_stats() or {}
-    traced = setup.step_flops(config, plan, mesh)
+    own, whole = (setup.step_flops(config, plan, mesh, whole=x) for x in (False, True))
     formula = work.training(config)
     return {
         **times,
@@ -61,10 +61,10 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "memory": stats.get("peak_bytes_in_use") or child.resident(),
         "batch": size,
         "dtype": config.encoder.dtype,
-        # By the formulas; as traced, which counts a tokenizer, where there is none.
-        "flops": formula * size if formula else traced,
-        "traced": traced,
-        "apart": traced - (work.traced(config) or 0) * size if formula else 0,
+        # By the formulas; as traced where there is none.
+        "flops": formula * size if formula else own,
+        "traced": own,
+        "apart": whole - own,
         "peak": flops.peak_flops(device),
         "probe": probe(config.encoder.dtype),
     }

@@ -83,7 +83,9 @@ def remarks(found: dict[str, Any]) -> list[str]:
     text = [f"{each:.2f} GFLOP an image, {one['dtype']}, batch {one['batch']}."]
     if one["apart"]:
         apart = one["apart"] / one["batch"] / 1e9
-        text.append(f"A frozen tokenizer takes {apart:.2f} GFLOP more, not counted.")
+        text.append(
+            f"A frozen tokenizer or teacher takes {apart:.2f} GFLOP more, not counted."
+        )
     if "ratio" in found:
         middle, low, high = found["ratio"]
         text += [

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -44,12 +45,18 @@ def ask(module: str, spec: dict[str, Any], **environment: str) -> Answer:
     )
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
-        words = [line for line in done.stderr.splitlines() if line.strip()]
-        raise FailedError((words or [f"status {done.returncode}"])[-1][:300])
+        raise FailedError(last_words(done.stderr) or f"status {done.returncode}")
     found = json.loads(lines[-1])
     if "problems" in found:
         raise ConfigError(found["problems"])
     return found
+
+
+def last_words(text: str) -> str:
+    """What a process died of: JAX adds a note of its own below the error."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return (errors or lines or [""])[-1][:300]
 
 
 def tell(text: str) -> None:

@@ -159,7 +159,7 @@ def training(given: Config) -> int | None:
 
 
 def traced(given: Config) -> int | None:
-    """The same as flops.py counts it in the program, without a tokenizer.
+    """The same as flops.py counts it in the program.
 
     It differs in the patch embedding alone: MAE embeds the patches kept, and no image
     has a gradient, which is one product less.

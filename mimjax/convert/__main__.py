@@ -11,7 +11,8 @@ import pathlib
 import sys
 from typing import Any
 
-from mimjax.main import BAD_CONFIG, STORAGE, Parser, changes_of, new_folder
+from mimjax.main import Parser, changes_of, new_folder
+from mimjax.run.endings import BAD_CONFIG, STORAGE
 from mimjax.schema import ConfigError
 
 ENOUGH = 8  # names of a list that are shown

@@ -8,7 +8,8 @@ import argparse
 import os
 import sys
 
-from mimjax.main import BAD_CONFIG, INTERNAL, STORAGE, Parser, new_folder
+from mimjax.main import Parser, new_folder
+from mimjax.run.endings import BAD_CONFIG, INTERNAL, STORAGE
 from mimjax.schema import ConfigError
 
 TOLD = 500  # characters of what a library says

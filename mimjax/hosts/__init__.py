@@ -5,6 +5,7 @@ aborts the process from C++. So the processes first meet by themselves (meeting.
 """
 
 import os
+import re
 
 from mimjax.hosts.meeting import JoinError, Place, meet, say
 from mimjax.schema import ConfigError
@@ -59,7 +60,8 @@ def parse(spec: str) -> Place:
     address, *numbers = spec.split(",")
     host, _, port = address.rpartition(":")
     numbers = [port, *numbers]
-    if not host or len(numbers) != 3 or not all(n.isdecimal() for n in numbers):
+    plain = all(re.fullmatch("[0-9]{1,9}", n) for n in numbers)
+    if not host or len(numbers) != 3 or not plain:
         raise ConfigError([f"--distributed: {spec!r} must be {FORM}"])
     place = Place(host, *map(int, numbers))
     problems = []
@@ -107,5 +109,8 @@ def detect(limit: float) -> Place | None:
                 f"job here; must be {FORM}"
             ]
         )
-    host, _, port = address.rpartition(":")
-    return Place(host, int(port), count, index)
+    try:
+        return parse(f"{address},{count},{index}")
+    except ConfigError:
+        told = f"the address of the first process, {address!r}, must be HOST:PORT"
+        raise ConfigError([f"--distributed: {told}"]) from None

@@ -2,6 +2,9 @@
 
 import pathlib
 import secrets
+import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +29,26 @@ def same(number: int) -> bool:
 
     every = multihost_utils.process_allgather(np.array(number, np.uint32))
     return bool(np.all(every == every[0]))
+
+
+def unlike(told: Mapping[str, Any]) -> list[str]:
+    """Names of what is not the same in all processes, or that not all of them have."""
+    if jax.process_count() == 1:
+        return []
+    from jax.experimental import multihost_utils
+
+    def known(text: str) -> int:
+        return zlib.crc32(text.encode())
+
+    names = sorted(told)
+    mine = {known(name): known(repr(told[name])) for name in names}
+    size = np.array(len(mine), np.int32)
+    most = int(multihost_utils.process_allgather(size).max())
+    table = np.zeros((most, 2), np.uint32)  # as many rows in every process
+    table[: len(mine)] = list(mine.items())
+    every = multihost_utils.process_allgather(table)
+    seen = [{tuple(row) for row in rows.tolist()} for rows in every]
+    return [n for n in names if any((known(n), mine[known(n)]) not in x for x in seen)]
 
 
 def first_says(answer: bool) -> bool:

@@ -22,6 +22,10 @@ ACCURACIES = (
     ("eval/linear", "linear probe", "#1f5fa8"),
     ("eval/knn", "kNN", "#d9822b"),
 )
+# What every run records is no metric of its objective.
+EVERY_RUN = {"step", "loss", "lr", "grad_norm", "skipped"}
+EVERY_RUN |= {"images_per_sec", "step_time", "data_wait", "mfu"}
+EVERY_RUN |= {"eval/loss", "eval/rate", *(key for key, _, _ in ACCURACIES)}
 
 
 def series(
@@ -38,10 +42,14 @@ def series(
 
 def smooth(values: Float[np.ndarray, " n"], span: int) -> Float[np.ndarray, " n"]:
     """Centred mean of up to `span` values; fewer near the ends, where none lags."""
-    places = np.arange(len(values))
-    half = np.minimum(span // 2, np.minimum(places, places[::-1]))
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    return (sums[places + half + 1] - sums[places - half]) / (2 * half + 1)
+    if not len(values):
+        return values
+    half = min(span // 2, (len(values) - 1) // 2)
+    # Not by sums over all: behind one huge value their differences are nothing.
+    middle = np.convolve(values, np.full(2 * half + 1, 1 / (2 * half + 1)), "valid")
+    first = [values[: 2 * i + 1].mean() for i in range(half)]
+    last = [values[::-1][: 2 * i + 1].mean() for i in reversed(range(half))]
+    return np.concatenate([first, middle, last])
 
 
 def loss_curve(
@@ -141,11 +149,9 @@ def metric_curves(records: Sequence[Record], path: Path) -> bool:
     Returns:
       False, with nothing drawn, where the objective measures nothing else.
     """
-    held_out = {key for record in records for key in record if key.startswith("eval/")}
-    # What every run has as well is no metric of the objective.
-    common = {"eval/loss", "eval/rate", *(key for key, _, _ in ACCURACIES)}
-    own = (key for key in held_out - common if not DETAIL.fullmatch(key))
-    names = sorted(key.removeprefix("eval/") for key in own)
+    told = {key for record in records for key in record} - EVERY_RUN
+    own = (key for key in told if not DETAIL.fullmatch(key))
+    names = sorted({key.removeprefix("eval/") for key in own})
     if not names:
         return False
     rows = -(-len(names) // 2)
@@ -154,7 +160,8 @@ def metric_curves(records: Sequence[Record], path: Path) -> bool:
     for axes, name in zip(panels, names, strict=False):
         axes.plot(*series(records, name), color="#1f5fa8", lw=1.2, label="training")
         points = series(records, f"eval/{name}")
-        axes.plot(*points, "o", color="#d9822b", ms=4, label="held out")
+        if len(points[0]):
+            axes.plot(*points, "o", color="#d9822b", ms=4, label="held out")
         _tidy(axes, name.replace("_", " "))
         axes.set_xlabel("step")
     panels[0].legend(frameon=False)

@@ -14,10 +14,11 @@ from mimjax.report.progress import duration
 # What an exit status says of a run, and more of it.
 ENDINGS = {
     0: ("done", ""),
+    70: ("failed", "status 70"),
     74: ("storage failed", "status 74; the same command resumes"),
     75: ("stopped", "status 75; the same command resumes"),
-    77: ("not finite", "status 77; the last good checkpoint is kept"),
-    78: ("bad data", "status 78"),
+    77: ("not finite", "status 77; a good checkpoint, if there is one, is kept"),
+    78: ("ended early", "status 78"),
 }
 RECENT = 10  # log lines over which the last loss is averaged; of few a quarter
 
@@ -43,7 +44,8 @@ def figures(
 ) -> Iterator[tuple[str, str, str]]:
     """The figures at a glance: (name, value, remark)."""
     if run.get("status") in ENDINGS:
-        yield "ended", *ENDINGS[run["status"]]
+        how, more = ENDINGS[run["status"]]
+        yield "ended", how, f"{more}: {why}" if (why := run.get("reason")) else more
     losses = curves.series(records, "loss")[1]
     losses = losses[np.isfinite(losses)]
     if len(losses):

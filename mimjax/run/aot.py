@@ -26,6 +26,7 @@ FORMER = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 # What of CUDA its compiler needs: the plugin, and ptxas with its library.
 CUDA = "'jax[cuda13-local]' nvidia-cuda-nvcc"
 
+COUNT = r"[1-9][0-9]{0,4}"
 TPU = r"(v|tpu)\d\w*:[1-9]\d*(x[1-9]\d*)+(_\w+)?"
 KINDS = "cpu:COUNT, a slice of TPUs such as v5e:4x4 or GPUs such as h100:8"
 
@@ -99,7 +100,7 @@ def devices_named(spec: str) -> list[Any]:
     Raises ConfigError where there is no such topology or no compiler for it.
     """
     # Nothing is run on what this machine has, and its compiler's notes tell nothing.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Neither a cloud's metadata server nor a TPU is to be looked for.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -110,7 +111,7 @@ def devices_named(spec: str) -> list[Any]:
 
     kind, _, shape = spec.lower().partition(":")
     if kind == "cpu":
-        if not shape.isdigit() or int(shape) < 1:
+        if not re.fullmatch(COUNT, shape):
             raise ConfigError([f"--compile: {spec!r} must be cpu:COUNT, from cpu:1 on"])
         jax.config.update("jax_num_cpu_devices", int(shape))
         return jax.devices("cpu")
@@ -126,7 +127,7 @@ def devices_named(spec: str) -> list[Any]:
 
 def gpus(spec: str, kind: str, shape: str) -> list[Any]:
     """So many GPUs, or hosts times GPUs of each."""
-    if not re.fullmatch(r"([1-9]\d{0,4}x)?[1-9]\d{0,4}", shape):
+    if not re.fullmatch(f"({COUNT}x)?{COUNT}", shape):
         told = f"must be {kind}:COUNT or {kind}:HOSTSxCOUNT, such as {kind}:8"
         raise ConfigError([f"--compile: {spec!r} {told}"])
     share()  # JAX would not say what is wrong with it

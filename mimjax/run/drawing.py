@@ -205,12 +205,19 @@ class Drawing:
             if other.problems():
                 continue
             panels = self.asking(other, "panels")(params, frozen, self.rows(FEW))
-            found[other.share_hidden] = {
-                n: pictures.to_uint8(x, *self.constants) for n, x in panels.items()
-            }
-        if found and jax.process_index() == 0:
+            found[other.share_hidden] = panels
+        if not found or jax.process_index():
+            return
+        flat = [x.ravel() for panels in found.values() for x in panels.values()]
+        if drawable(np.concatenate(flat), "ratios"):
             sights.ratios(
-                found,
+                {
+                    share: {
+                        n: pictures.to_uint8(x, *self.constants)
+                        for n, x in panels.items()
+                    }
+                    for share, panels in found.items()
+                },
                 folder / "ratios.png",
                 title=f"predictions from more and less of the image, {when}",
                 note=f"trained with {objective.share_hidden:.0%} hidden; "

@@ -13,11 +13,10 @@ import jax
 
 from mimjax import checkpoint, metrics, report, train
 from mimjax.config import Config
-from mimjax.data.faults import BadDataError
 from mimjax.evaluate import Interrupted
-from mimjax.hosts.agree import first_says, one_workdir
+from mimjax.hosts.agree import first_says
 from mimjax.report.progress import Progress, duration, held_out
-from mimjax.run import profile, setup, source, stop, workdir
+from mimjax.run import alike, endings, profile, setup, source, stop, workdir
 from mimjax.run.drawing import Drawing
 from mimjax.run.judge import Judge
 from mimjax.run.session import Session
@@ -40,13 +39,11 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         stack.callback(signals.close)
         if first:
             stack.enter_context(workdir.claim(config, folder))
-        one_workdir(folder)
+        alike.one_run(config, folder)
         config, mesh = setup.place(config)
         stack.enter_context(jax.set_mesh(mesh))
         found = source.accepted(config, folder)
         plan = setup.make_plan(config, found["length"])
-        if first:
-            workdir.take(config, folder)
         progress = Progress(plan.steps, silent=not first)
         stack.callback(progress.close)
         keep = config.run.keep_last, config.run.keep_every
@@ -56,11 +53,10 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         state, start = first_state(config, mesh, checkpoints, progress)
         judge = Judge(config, plan, mesh, folder, signals.asked)
         drawing = Drawing(config, plan, mesh, folder, signals.asked, lambda: judge.test)
-        if start == plan.steps and complete(config, judge, drawing):
-            if not (folder / report.REPORT).exists():
-                drawing.report()
-            progress.note(f"finished before; see {folder / report.REPORT}")
+        if start == plan.steps and complete(judge, drawing, progress):
             return DONE
+        if first:
+            workdir.take(config, folder)
         batches = setup.make_feed(config, mesh, plan, start, folder)
         stack.callback(batches.close)
         step, traced = setup.compile_step(config, plan, mesh, progress)
@@ -68,7 +64,9 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         writer: Any = metrics.Silent()
         record = None
         if first:
-            writer = metrics.Writer(folder, resume_step=start or -1)
+            writer = metrics.Writer(
+                folder, resume_step=start if checkpoints.steps() else -1
+            )
             facts = setup.run_facts(config, plan, mesh, state, found, cost, command)
             record = workdir.Record(folder, facts, start)
         stack.callback(writer.close)
@@ -99,22 +97,28 @@ def failing(record: workdir.Record | None, drawing: Drawing) -> Iterator[None]:
     """Writes down why a run ends where it fails."""
     try:
         yield
-    except (BadDataError, checkpoint.StorageError, OSError) as error:
+    except Exception as error:
         # With a full disk this may fail too, and the first failure is what to say.
-        with contextlib.suppress(OSError, checkpoint.StorageError):
+        with contextlib.suppress(Exception):
             if record:
-                bad = isinstance(error, BadDataError)
-                record.finish(status=78 if bad else 74, reason=str(error))
+                status, lines = endings.of(error)
+                record.finish(status=status, reason=" ".join(lines) or repr(error))
                 drawing.report()
         raise
 
 
-def complete(config: Config, judge: Judge, drawing: Drawing) -> bool:
-    """Whether all of the last step is there, where wanted, and said to be."""
-    last, wanted = drawing.plan.steps, config.run
+def complete(judge: Judge, drawing: Drawing, progress: Progress) -> bool:
+    """Whether all of the last step is there, where wanted, and said to be; tells it."""
+    last, wanted = drawing.plan.steps, drawing.config.run
     evaluated = not wanted.eval_every or judge.evaluated(last)
     drawn = not wanted.picture_every or drawing.drawn(last)
-    return evaluated and drawn and first_says(workdir.finished(judge.workdir))
+    page = judge.workdir / report.REPORT
+    if not (evaluated and drawn and first_says(workdir.finished(judge.workdir))):
+        return False
+    if not page.exists():
+        drawing.report()
+    progress.note(f"finished before, as its config.json says; see {page}")
+    return True
 
 
 def advance(

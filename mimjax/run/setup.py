@@ -32,7 +32,7 @@ BYTES = 4
 def settle(platform: str = "") -> None:
     """What is said to JAX for updates on a platform, by default the one there is.
 
-    Before the first use of a device.
+    Before the first use of a device. Raises ConfigError where there is none.
 
     On a CPU what makes them faster. On others float32 is then float32 in products too:
     by themselves they round the factors to bfloat16 (TPU) or TensorFloat-32 (NVIDIA).
@@ -40,7 +40,15 @@ def settle(platform: str = "") -> None:
     # There is nothing to run ahead of; and so one thread takes and gives back what an
     # update needs, which it can then keep.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    if (platform or jax.default_backend()) == "cpu":
+    try:
+        platform = platform or jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # of a backend that is not there
+        if jax.distributed.is_initialized():
+            raise
+        told = " ".join(str(error).split()) or "no such device is here"
+        where = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r}"
+        raise ConfigError([f"JAX cannot start ({where}): {told[:300]}"]) from error
+    if platform == "cpu":
         heap.keep()
     elif "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
         jax.config.update("jax_default_matmul_precision", "float32")
@@ -169,25 +177,30 @@ def make_meter(
 
 
 def step_flops(
-    config: Config, plan: train.Plan, mesh: jax.sharding.Mesh, traced: Any = None
+    config: Config,
+    plan: train.Plan,
+    mesh: jax.sharding.Mesh,
+    traced: Any = None,
+    whole: bool = False,
 ) -> int:
     """FLOPs of the loss and its gradient for a batch, without what remat repeats.
 
     Where nothing is, and all is by XLA, those of the update if it is `traced` already.
+    What a tokenizer or teacher takes is in the `whole` alone.
     """
-    whole = config.by_xla()  # the products of other kernels are not seen
-    if whole.encoder.remat != "none":
-        whole = whole.with_encoder(remat="none")
-    if traced and whole is config:
-        return flops.of_trace(traced.jaxpr.jaxpr)
-    gradient = gradients.make(whole, plan.mean, plan.std)
+    plain = config.by_xla()  # the products of other kernels are not seen
+    if plain.encoder.remat != "none":
+        plain = plain.with_encoder(remat="none")
+    if traced and plain is config:
+        return flops.of_trace(traced.jaxpr.jaxpr, whole)
+    gradient = gradients.make(plain, plan.mean, plan.std)
     state, batch = (
         train.abstract_state(config, mesh),
         train.abstract_batch(config, mesh),
     )
     keys = jax.eval_shape(lambda: train.streams(0, 0))
     given = state.params, state.frozen, state.step, batch, keys, {}
-    return flops.matmul_flops(gradient, *given)
+    return flops.matmul_flops(gradient, *given, whole=whole)
 
 
 def run_facts(

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,13 +88,14 @@ def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
 
 
 def take(config: Config, workdir: pathlib.Path) -> None:
-    """Writes down the config whose run it is now; of one not begun nothing is left."""
+    """Writes down the config whose run it is now; of one not saved nothing is left."""
     path, source, before = workdir / "config.json", config.data.source, None
-    if not begun(workdir):
-        (workdir / RECORD).unlink(missing_ok=True)
-    elif has_checkpoint(str(workdir)):
+    if has_checkpoint(str(workdir)):
         there = flat(read(path)) if path.exists() else {}
         before = there.get("data.source", source)
+    else:
+        shutil.rmtree(workdir / "pictures", ignore_errors=True)
+        (workdir / RECORD).unlink(missing_ok=True)
     faults.begin(workdir, before, source)
     write(path, config.values)
 
@@ -237,10 +239,8 @@ def versions() -> dict[str, str]:
     found = {"mimjax": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         for wheel in (name, f"{name}-cpu"):
-            try:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 found[name] = importlib.metadata.version(wheel)
-            except importlib.metadata.PackageNotFoundError:
-                continue
     return found
 
 

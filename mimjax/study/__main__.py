@@ -13,8 +13,8 @@ import shlex
 import signal
 import sys
 
-from mimjax.main import BAD_CONFIG, STORAGE, Parser
-from mimjax.run import stop
+from mimjax.main import Parser
+from mimjax.run import endings, stop
 from mimjax.schema import ConfigError
 
 
@@ -43,13 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help=told)
     try:
         return start(parser.parse_args(given), given)
-    except ConfigError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        return BAD_CONFIG
-    except OSError as error:
-        print(error, file=sys.stderr)
-        return STORAGE
+    except Exception as error:
+        return endings.tell(error)
 
 
 def start(flags: argparse.Namespace, given: list[str]) -> int:

@@ -13,9 +13,9 @@ from concurrent import futures
 from types import FrameType
 
 from mimjax import cores
-from mimjax.main import BAD_CONFIG
 from mimjax.metrics import read_json
 from mimjax.report.progress import duration
+from mimjax.run.endings import BAD_CONFIG
 from mimjax.run.stop import STOPPED
 from mimjax.run.workdir import write
 from mimjax.study import outcome, problems

@@ -201,6 +201,15 @@ def test_our_process_needs_no_tensorflow(tmp_path):
     assert found["losses"][0] > found["losses"][-1] > 0
 
 
+def test_the_last_words_are_the_error_s():
+    """Not the note that JAX leaves below it."""
+    said = "Traceback\n  File x\njax.errors.JaxRuntimeError: RESOURCE: much\n"
+    note = "---------\nFor simplicity, JAX has removed its internal frames\n"
+    assert step.last_words(said + note) == "jax.errors.JaxRuntimeError: RESOURCE: much"
+    assert step.last_words("killed\n\n") == "killed"
+    assert step.last_words("") == ""
+
+
 def test_ours_is_compiled_with_the_options_asked_for():
     options = {"xla_no_such_option": "1"}
     spec = step.spec_of(f"{tiny.CONFIG}:mae", [], 0.0, options=options)

@@ -322,6 +322,9 @@ def test_auto_reads_slurm(no_cluster, monkeypatch):
     for name, value in job.items():
         monkeypatch.setenv(name, value)
     assert hosts.detect(1) == Place("node003", 61441, 3, 2)
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "node003")
+    with pytest.raises(ConfigError, match="'node003', must be HOST:PORT"):
+        hosts.detect(1)
     monkeypatch.setenv("SLURM_NTASKS", "three")
     with pytest.raises(JoinError, match="cannot find the others: ValueError"):
         hosts.detect(1)

@@ -120,6 +120,11 @@ def test_smoothing_is_a_centred_mean_without_lag():
     spike[10] = 1
     expected = np.where(abs(np.arange(21) - 10) <= 2, 0.2, 0)
     np.testing.assert_allclose(curves.smooth(spike, 5), expected, atol=1e-12)
+    huge = np.full(60, 0.5)
+    huge[0] = 1e18
+    np.testing.assert_allclose(curves.smooth(huge, 5)[3:], 0.5)
+    for count in range(4):
+        assert len(curves.smooth(huge[:count], 5)) == count
 
 
 def run_records():

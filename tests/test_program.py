@@ -277,7 +277,17 @@ def test_the_step_compiles_for_devices_that_are_not_there(tmp_path):
 
 @pytest.mark.parametrize(
     "spec",
-    ["cpu:0", "cpu:many", "h100:0", "gtx:8", "v5e:0x4", "", "v5e:1x1x1x1"],
+    [
+        "cpu:0",
+        "cpu:many",
+        "cpu:\u00b2",
+        "cpu:999999",
+        "h100:0",
+        "gtx:8",
+        "v5e:0x4",
+        "",
+        "v5e:1x1x1x1",
+    ],
 )
 def test_devices_that_cannot_be_are_one_line(spec, tmp_path, capsys):
     if spec != "v5e:1x1x1x1":
@@ -290,6 +300,14 @@ def test_devices_that_cannot_be_are_one_line(spec, tmp_path, capsys):
     program = Program(tmp_path, f"--config={CONFIG}", f"--compile={spec}")
     assert program.status() == 78
     assert f"--compile: {spec!r}: " in program.stderr().splitlines()[-1]
+
+
+def test_what_the_environment_says_of_devices_is_not_what_is_compiled_for(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    program = Program(tmp_path, f"--config={CONFIG}:classify", "--compile=cpu:1")
+    assert program.status() == 0, program.stderr()
 
 
 def test_float32_is_float32_in_products_where_it_is_not_by_itself(monkeypatch):

@@ -385,6 +385,15 @@ def test_images_of_one_s_own_leave_the_pictures_of_the_run(tmp_path, monkeypatch
     assert given == ["settled", workdir / "shown", "settled", workdir]
 
 
+def test_what_cannot_be_looked_at_is_one_line(tmp_path, capsys):
+    workdir = f"--workdir={tiny.workdir_of('mae')}"
+    assert show.main([workdir, f"--out={tmp_path / ('x' * 300)}"]) == 78
+    assert capsys.readouterr().err.startswith("--out: cannot look at ")
+    loop = tmp_path / "a.png"
+    loop.symlink_to(loop)
+    assert show.whose([loop]) == f"the images in {tmp_path}"
+
+
 def test_images_are_looked_at_before_the_model(tmp_path, capsys):
     """What is wrong with them is told, not what is wrong with a checkpoint."""
     for name in ("images", "none", "run/checkpoints/1"):

@@ -180,6 +180,14 @@ def test_what_was_killed_before_it_had_begun_is_no_run(tmp_path):
         claimed(tmp_path, seed=3)
 
 
+def test_of_a_run_that_was_not_saved_no_picture_stays(tmp_path):
+    """Another source may be named then, whose images they would not be."""
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "step_00000000.png").write_text("")
+    claimed(tmp_path)
+    assert not (tmp_path / "pictures").exists()
+
+
 def test_a_field_that_is_new_since_must_have_its_default(tmp_path):
     """An older version wrote a config.json without it."""
     claim = functools.partial(claimed, tmp_path)

@@ -51,6 +51,7 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         stack.callback(checkpoints.close)
         progress.note(source.told(config, plan, found["length"]))
         state, start = first_state(config, mesh, checkpoints, progress)
+        kept = start if checkpoints.steps() else -1  # asked by all processes together
         judge = Judge(config, plan, mesh, folder, signals.asked)
         drawing = Drawing(config, plan, mesh, folder, signals.asked, lambda: judge.test)
         if start == plan.steps and complete(judge, drawing, progress):
@@ -64,9 +65,7 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
         writer: Any = metrics.Silent()
         record = None
         if first:
-            writer = metrics.Writer(
-                folder, resume_step=start if checkpoints.steps() else -1
-            )
+            writer = metrics.Writer(folder, resume_step=kept)
             facts = setup.run_facts(config, plan, mesh, state, found, cost, command)
             record = workdir.Record(folder, facts, start)
         stack.callback(writer.close)

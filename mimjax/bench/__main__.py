@@ -18,7 +18,7 @@ from mimjax.run.endings import BAD_CONFIG, INTERNAL, STORAGE
 from mimjax.schema import ConfigError
 
 SLOW = {"ways": step.WAYS, "seconds": 10.0}
-# So that a list takes less than ten minutes.
+# On an accelerator most of the time goes to compiling.
 QUICK = {"ways": ("compile-sdpa",), "seconds": 3.0}
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 
 from mimjax.data import randaugment
 from mimjax.data.quiet import tf
+from mimjax.data.sources import GREY
 
 ATTEMPTS = 10
 _FLIP = 4 * ATTEMPTS
@@ -22,8 +23,6 @@ _ORDER = slice(_APPLY + 5, _APPLY + 9)
 RANDAUGMENT = slice(_APPLY + 9, _APPLY + 9 + randaugment.NUM_UNIFORMS)
 # What is added at the end leaves what was drawn before as it was.
 NUM_UNIFORMS = RANDAUGMENT.stop
-# Luma weights of ITU-R BT.601, as in Pillow's conversion to grey.
-GREY = (0.299, 0.587, 0.114)
 
 
 class Box(NamedTuple):

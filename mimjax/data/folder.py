@@ -16,11 +16,12 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
+from mimjax.data import Part
 from mimjax.data.faults import Unusable
 
 TRAIN_NAMES = ("train", "training")
@@ -90,7 +91,7 @@ class Folder(NamedTuple):
         raise AssertionError("unreachable")
 
 
-def scan(path: str, part: Literal["train", "test"], holdout_fraction: float) -> Folder:
+def scan(path: str, part: Part, holdout_fraction: float) -> Folder:
     """Find the images of a part; the order is that of the sorted paths."""
     train, test = _parts(path, holdout_fraction)
     return test if part == "test" else train

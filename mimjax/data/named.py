@@ -15,12 +15,12 @@ import resource
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from mimjax.data import Data, folder, order
+from mimjax.data import Data, Part, folder, order
 from mimjax.data.faults import BadDataError, Unusable
 from mimjax.data.prepared import Prepared, find
 from mimjax.data.quiet import graph, reading, tf
@@ -162,7 +162,7 @@ def parse(prepared: Prepared, record: bytes) -> tuple[bytes, int]:
         raise Unusable("unreadable") from error
 
 
-def open_records(data: Data, part: Literal["train", "test"]) -> Numbered | InOrder:
+def open_records(data: Data, part: Part) -> Numbered | InOrder:
     """The records of a part of a prepared data set."""
     prepared = find(data.source, data.tfds_dir)
     builder = _builder(prepared)

@@ -4,15 +4,16 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
-from mimjax.data import Data, digits, folder, masks, prepared, synthetic
+from mimjax.data import Data, Part, digits, folder, masks, prepared, synthetic
 
-Part = Literal["train", "test"]
 DIGITS_VERSION = 1
+# Luma weights of ITU-R BT.601, as in Pillow's conversion to grey.
+GREY = (0.299, 0.587, 0.114)
 
 
 @runtime_checkable
@@ -129,7 +130,7 @@ def to_channels(
     """RGB as it is, or grey with the weights of ITU-R BT.601."""
     if channels == 3:
         return images
-    weights = np.asarray([0.299, 0.587, 0.114], np.float32)
+    weights = np.asarray(GREY, np.float32)
     return np.rint(images @ weights).astype(np.uint8)[..., None]
 
 

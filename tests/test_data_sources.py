@@ -594,7 +594,7 @@ def test_a_failing_store_is_asked_again(tmp_path, monkeypatch):
         return open(path, mode)
 
     monkeypatch.setattr(folder, "open", failing, raising=False)
-    monkeypatch.setattr(folder, "RETRY_SECONDS", (0.0,) * 4)
+    monkeypatch.setattr(faults, "RETRY_SECONDS", (0.0,) * 4)
     assert found.read(1) == (jpeg(1), -1)
     failures.extend([OSError(5, "Input/output error")] * 9)
     with pytest.raises(faults.Unusable, match="unreadable"):

@@ -12,7 +12,6 @@ import errno
 import functools
 import hashlib
 import os
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 from jaxtyping import Int
 
 from mimjax.data import Part
-from mimjax.data.faults import Unusable
+from mimjax.data.faults import Unusable, persistent
 
 TRAIN_NAMES = ("train", "training")
 HELD_OUT_NAMES = ("val", "valid", "validation", "test")
@@ -50,7 +49,6 @@ NO_FOLDERS = (
     "system volume information",
 )
 MAX_BYTES = 100_000_000  # a larger file counts as bad
-RETRY_SECONDS = (0.05, 0.2, 0.8, 2.0)
 SIZES_HASHED = 100_000
 # Errors of a link whose target is gone or closed to us.
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG)
@@ -75,20 +73,24 @@ class Folder(NamedTuple):
         return os.fsdecode(self.names[start : int(self.ends[index])])
 
     def read(self, index: int) -> tuple[bytes, int]:
-        """Content and label; a failing store is asked again before giving up."""
+        """Content and label; raises Unusable."""
         path = os.path.join(self.root, self.path(index))
-        for pause in (*RETRY_SECONDS, None):
-            try:
-                with open(path, "rb") as file:
-                    # No more of a file of any size than shows that it is too large.
-                    return file.read(MAX_BYTES + 1), int(self.labels[index])
-            except (FileNotFoundError, IsADirectoryError) as error:
-                raise Unusable("missing") from error
-            except OSError as error:
-                if pause is None or error.errno in GONE:
-                    raise Unusable("unreadable") from error
-                time.sleep(pause)
-        raise AssertionError("unreachable")
+        return persistent(lambda: content_of(path), OSError), int(self.labels[index])
+
+
+def content_of(path: str) -> bytes:
+    """All of a file, or of one that is too large as much as shows it."""
+    try:
+        with open(path, "rb") as file:
+            # To ask for the most there may be would allocate it for every image.
+            large = os.fstat(file.fileno()).st_size > MAX_BYTES
+            return file.read(MAX_BYTES + 1 if large else -1)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise Unusable("missing") from error
+    except OSError as error:
+        if error.errno in GONE:
+            raise Unusable("unreadable") from error
+        raise
 
 
 def scan(path: str, part: Part, holdout_fraction: float) -> Folder:

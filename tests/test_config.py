@@ -420,6 +420,11 @@ def test_a_run_is_not_kept_among_its_images(tmp_path):
     (images / "train").mkdir()
     shutil.copy(images / "0.png", images / "train")
     config.resolve(MAE, change, 8, workdir=str(images / "run"))
+    # What it has written and drawn there changes nothing.
+    (images / "run" / "pictures").mkdir(parents=True)
+    (images / "run" / "config.json").write_text("{}")
+    shutil.copy(images / "0.png", images / "run" / "pictures")
+    config.resolve(MAE, change, 8, workdir=str(images / "run"))
 
 
 def test_a_config_may_lie_at_a_place_with_a_colon(tmp_path):

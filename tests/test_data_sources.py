@@ -23,6 +23,7 @@ from mimjax.data import (
     faults,
     folder,
     letters,
+    listing,
     named,
     order,
     prepared,
@@ -252,11 +253,17 @@ def test_train_and_val_folders_are_kept_apart(tmp_path):
     assert files(settings, "test") == {"a/3.jpg": 0, "b/4.jpg": 1}
 
 
+# What a run leaves in its workdir.
+RUN = "runs/x/config.json runs/x/pictures/1.png runs/x/checkpoints/5/manifest.ocdbt"
+
+
 @pytest.mark.parametrize(
     ("given", "train", "test"),
     [
-        ("train/a/1 train/b/2 car/3", "car/3:0 train/a/1:1 train/b/2:1", ""),
-        ("train/a/1 train/b/2 devkit/notes.txt", "a/1:0 b/2:1", ""),
+        ("train/a/1 train/b/2 car/3.JPG", "car/3.JPG:0 train/a/1:1 train/b/2:1", ""),
+        ("train/a/1 train/b/2 devkit/notes.txt devkit/LICENSE", "a/1:0 b/2:1", ""),
+        (f"train/a/1 train/b/2 {RUN} runs/study.json runs/laws.png", "a/1:0 b/2:1", ""),
+        ("train/a/1 train/b/2 config.json loss.png pictures/1.png", "a/1:0 b/2:1", ""),
         ("Training/a/1 Training/b/2 Test/a/4 Test/b/3", "a/1:0 b/2:1", "a/4:0 b/3:1"),
         ("a/1 b/2 README valprep.sh desktop.ini", "a/1:0 b/2:1", ""),
         ("a/1 b/2 @eaDir/3 lost+found/4 __MACOSX/a/5", "a/1:0 b/2:1", ""),
@@ -308,7 +315,7 @@ def test_links_are_followed_and_loops_are_not(tmp_path):
     (tmp_path / "top").mkdir()
     (tmp_path / "top" / "linked").symlink_to(tmp_path / "a")
     (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
-    assert list(folder.walk(tmp_path / "top")) == ["linked/x.jpg"]
+    assert list(listing.walk(tmp_path / "top")) == ["linked/x.jpg"]
 
 
 def test_links_to_what_cannot_be_read_are_images_that_cannot(tmp_path):

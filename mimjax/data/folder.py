@@ -3,9 +3,7 @@
 With `train/` (or `training/`) and one of `val/ valid/ validation/ test/` inside, those
 are the training and the held-out part; otherwise a hash of each file's relative path
 decides. The first level of sub-folders below names the class, unless images lie beside
-those folders or there is but one. Hidden files, and files whose names end as texts,
-tables, archives or raw photographs do, are no images; what the others are, their bytes
-say.
+those folders or there is but one. Which files are images says `listing.py`.
 """
 
 import errno
@@ -13,7 +11,6 @@ import functools
 import hashlib
 import os
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,32 +19,8 @@ from jaxtyping import Int
 
 from mimjax.data import Part
 from mimjax.data.faults import Unusable, persistent
+from mimjax.data.listing import IMAGES, part_folders, walk
 
-TRAIN_NAMES = ("train", "training")
-HELD_OUT_NAMES = ("val", "valid", "validation", "test")
-# fmt: off
-NOT_IMAGES = (
-    ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml",
-    ".html", ".pdf", ".py", ".log", ".npy", ".npz", ".mat", ".pkl", ".parquet", ".db",
-    ".ipynb", ".sh", ".m", ".ini", ".cfg", ".toml", ".lock", ".pth", ".pt", ".h5",
-    ".mp4", ".avi", ".mov", ".mkv", ".webm", ".wav", ".mp3", ".docx", ".xlsx", ".pptx",
-    ".zip", ".tar", ".gz", ".tgz", ".7z", ".bz2", ".xz", ".sha256", ".md5",
-    # Pillow would take their thumbnails for them.
-    ".nef", ".dng", ".cr2", ".arw", ".orf", ".rw2",
-)
-IMAGES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".avif",
-)
-# fmt: on
-# What systems and archivers leave behind, in lower case.
-NO_FOLDERS = (
-    "lost+found",
-    "@eadir",
-    "__macosx",
-    "$recycle.bin",
-    "system volume information",
-)
 MAX_BYTES = 100_000_000  # a larger file counts as bad
 SIZES_HASHED = 100_000
 # Errors of a link whose target is gone or closed to us.
@@ -168,51 +141,6 @@ def share(names: list[bytes], fraction: float) -> tuple[list[bytes], list[bytes]
     return [x for x in names if x not in apart], [x for x in names if x in apart]
 
 
-def walk(root: Path, inside: str = "", seen: tuple[str, ...] = ()) -> Iterator[str]:
-    """Relative paths, with `/`, of all files that may be images, sorted.
-
-    Links are followed; a folder linked into itself is entered once.
-    """
-    here = os.path.realpath(root / inside)
-    if here in seen:
-        return
-    for entry in visible(root / inside):
-        if is_folder(entry):
-            yield from walk(root, f"{inside}{entry.name}/", (*seen, here))
-        elif readable(entry) and not entry.name.lower().endswith(NOT_IMAGES):
-            yield inside + entry.name
-
-
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is one, or a link to one."""
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads round, or where nobody may look
-        return False
-
-
-def readable(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file, or a link to where one may have been: that is counted.
-
-    Reading from a pipe would wait for ever.
-    """
-    try:
-        return entry.is_file() or not os.path.exists(entry.path)
-    except OSError:
-        return True
-
-
-def visible(folder: Path) -> list[os.DirEntry[str]]:
-    """What a folder holds, sorted, but for what is hidden or a system's own."""
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    return [
-        entry
-        for entry in entries
-        if not entry.name.startswith(".") and entry.name.lower() not in NO_FOLDERS
-    ]
-
-
 def content_hash(folder: Folder) -> str:
     """SHA-256 of all paths, and of the sizes of up to 100,000 files evenly spaced."""
     digest = hashlib.sha256(folder.names)
@@ -232,20 +160,3 @@ def spread(length: int, limit: int) -> Int[np.ndarray, " n"]:
     """At most `limit` evenly spaced numbers out of [0, length)."""
     count = min(length, limit)
     return np.arange(count) * length // max(count, 1)
-
-
-def part_folders(top: Path) -> tuple[Path, Path | None]:
-    """Where the training images and, if they lie apart, the held-out ones are.
-
-    A class may be named train (PASCAL VOC and COCO have it): its folder is the part
-    only with a held-out one beside it, or where no other folder holds images.
-    """
-    inside = {e.name.lower(): Path(e.path) for e in visible(top) if is_folder(e)}
-    train, held = (
-        next((inside[name] for name in names if name in inside), None)
-        for names in (TRAIN_NAMES, HELD_OUT_NAMES)
-    )
-    others = (path for path in inside.values() if path != train)
-    if train and (held or all(next(walk(path), None) is None for path in others)):
-        return train, held
-    return top, None

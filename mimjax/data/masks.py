@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from mimjax.data import Part, folder
+from mimjax.data import Part, folder, listing
 from mimjax.data.faults import Unusable
 from mimjax.data.folder import Folder
 
@@ -76,7 +76,7 @@ def pairs(top: Path) -> list[tuple[Path, Path]]:
         across = [(top / a / n, top / b / n) for n in names for a, b in kinds]
         return [pair for pair in inside + across if all(map(Path.is_dir, pair))][:1]
 
-    train, held = of(*folder.TRAIN_NAMES), of(*folder.HELD_OUT_NAMES)
+    train, held = of(*listing.TRAIN_NAMES), of(*listing.HELD_OUT_NAMES)
     return train + held if train else of("")
 
 

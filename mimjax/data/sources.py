@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from mimjax.data import Data, Part, digits, folder, masks, prepared, synthetic
+from mimjax.data import Data, Part, digits, folder, listing, masks, prepared, synthetic
 
 DIGITS_VERSION = 1
 # Luma weights of ITU-R BT.601, as in Pillow's conversion to grey.
@@ -63,7 +63,7 @@ def folders(data: Data) -> list[Path]:
     if kind == "masks":
         return [images for images, _ in masks.pairs(top)]
     if kind == "folder":
-        return [part for part in folder.part_folders(top) if part]
+        return [part for part in listing.part_folders(top) if part]
     return []
 
 

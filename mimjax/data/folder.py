@@ -35,7 +35,7 @@ class Folder(NamedTuple):
     ends: Int[np.ndarray, " n"]  # where each of them ends
     labels: Int[np.ndarray, " n"]
     class_names: list[str]
-    aside: str = ""  # the folder of held-out images that is not used
+    aside: str = ""  # which held-out images are not used, in words
 
     @property
     def length(self) -> int:
@@ -78,14 +78,17 @@ def _parts(path: str, holdout_fraction: float) -> tuple[Folder, Folder]:
     train, held = part_folders(Path(os.path.expanduser(path)))
     found, others, aside = names(train), names(held) if held else [], ""
     classes = _classes(found)
-    if held is not None and bool(_classes(others)) != bool(classes):
-        # Labelled images cannot be judged on unlabelled ones.
-        aside, held = held.name, None
     found = _known(found, classes)
+    if held is not None and (why := _unfit(others, classes)):
+        aside = f"{held.name}/ is left aside and a share of {train.name}/ held out "
+        aside, held = f"{aside}(data.holdout_fraction), for {why}", None
     if held is None:
         found, others = share(found, holdout_fraction)
-    # A class that is not trained on cannot be judged.
-    others = _known(others, classes)
+    # A class without a folder to train on cannot be judged; one of which a share has
+    # held out every image has its number and stays.
+    fit = _known(others, classes)
+    if held and (left := len(others) - len(fit)):
+        aside = f"{left:,} in {held.name}/ left out: {train.name}/ lacks their class"
     numbers = {os.fsencode(name): number for number, name in enumerate(classes)}
 
     def part(root: Path, names: list[bytes]) -> Folder:
@@ -94,7 +97,17 @@ def _parts(path: str, holdout_fraction: float) -> tuple[Folder, Folder]:
             labels=np.asarray(labels, np.int32), class_names=classes, aside=aside
         )
 
-    return part(train, found), part(held or train, others)
+    return part(train, found), part(held or train, fit)
+
+
+def _unfit(others: list[bytes], classes: list[str]) -> str:
+    """Why held-out images cannot judge what is trained on those classes, if so."""
+    if not others:
+        return "it holds no image"
+    # Labelled images cannot be judged on unlabelled ones.
+    if bool(_classes(others)) != bool(classes):
+        return "one of them has class folders, not both"
+    return "" if _known(others, classes) else "they have no class in common"
 
 
 def names(root: Path) -> list[bytes]:

@@ -93,12 +93,7 @@ def left_aside(data: Data) -> str:
     kind, _, name = data.source.partition(":")
     if kind != "folder":
         return ""
-    found = folder.scan(name, "train", data.holdout_fraction)
-    if not found.aside:
-        return ""
-    train = os.path.basename(found.root)
-    told = f"{found.aside}/ is left aside and a share of {train}/ held out (data."
-    return f"{told}holdout_fraction), for one of them has class folders, not both"
+    return folder.scan(name, "train", data.holdout_fraction).aside
 
 
 def fingerprint(data: Data) -> dict[str, Any]:

@@ -200,6 +200,7 @@ def test_synthetic_images_are_held_out_from_a_run_of_any_seed(seed):
     for split in ("probe_train", "test"):
         images, _ = held(settings, split, image_size=(16, 16))
         assert not seen & {image.tobytes() for image in images}
+        seen |= {image.tobytes() for image in images}
 
 
 def test_synthetic_rows_are_those_of_the_global_batch():

@@ -299,6 +299,17 @@ def test_random_boxes_are_distributed_as_those_of_torchvision(height, width):
         assert abs(a.std() - b.std()) < 0.1 * b.std()
 
 
+@pytest.mark.parametrize(("height", "width"), [(8, 400), (400, 8)])
+def test_the_central_crop_of_a_strip_is_not_empty(height, width):
+    """Where the limits of the ratio leave less than half a pixel."""
+    u = np.full(augment.NUM_UNIFORMS, 0.7, np.float32)
+    shape = height / width
+    ratio = (0.75 / 32, 1.33 / 32) if shape < 1 else (0.75 * 32, 1.33 * 32)
+    box = augment.random_box(u, height, width, (0.2, 1.0), ratio)
+    assert box.height >= 1 and box.width >= 1
+    assert augment.cut(np.zeros((height, width, 3), np.uint8), box).size
+
+
 def test_a_whole_image_of_the_right_size_is_left_alone():
     u = np.full(augment.NUM_UNIFORMS, 0.7, np.float32)
     for height, width in ((32, 32), (32, 96)):

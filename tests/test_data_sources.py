@@ -364,6 +364,29 @@ def test_sides_of_held_out_images_are_rounded_as_by_torchvision(height, width):
     np.testing.assert_array_equal(scaled.centre_of_mask(mask, (224, 224)), wanted)
 
 
+@pytest.mark.parametrize("size", [(8, 400), (400, 8)])
+def test_a_long_strip_is_enlarged_in_its_middle_alone(monkeypatch, size):
+    """And shows what it shows where all of it is enlarged, be that by whole pixels."""
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    made, resize = [], scaled.resize
+
+    def resized(*given, **named):
+        made.append(resize(*given, **named))
+        return made[-1]
+
+    def shown():
+        centre = scaled.centre(image, (56, 56), Data())
+        return centre, scaled.centre_of_mask(image[..., 0], (56, 56))
+
+    monkeypatch.setattr(scaled, "resize", resized)
+    found = shown()
+    assert max(max(x.shape) for x in made) < 64 * 20
+    monkeypatch.setattr(scaled, "LONGEST", 10**6)
+    for ours, wanted in zip(found, shown(), strict=True):
+        np.testing.assert_array_equal(ours, wanted)
+    assert max(made[-1].shape) > 64 * 40
+
+
 @pytest.mark.parametrize("source", ["folder", "digits", "synthetic"])
 def test_held_out_images_come_in_blocks_too(tmp_path, source):
     """What cannot be read is left out of its block, be that all of it."""

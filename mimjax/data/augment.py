@@ -56,9 +56,9 @@ def random_box(
             return Box(top, left, h, w)
     w, h = width, height
     if width / height < ratio[0]:
-        h = round(w / ratio[0])
+        h = max(1, round(w / ratio[0]))
     elif width / height > ratio[1]:
-        w = round(h * ratio[1])
+        w = max(1, round(h * ratio[1]))
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 

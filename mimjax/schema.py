@@ -49,7 +49,11 @@ def load(path: str) -> dict[Place, Any]:
     _, config = called(path, "get_config")
     if not isinstance(config, ml_collections.ConfigDict):
         raise ConfigError([f"--config: get_config of {path} must return a ConfigDict"])
-    return flatten(config.to_dict())
+    try:
+        return flatten(config.to_dict())
+    except ml_collections.config_dict.RequiredValueError as error:
+        told = "leaves a field empty that it requires (config_dict.placeholder)"
+        raise ConfigError([f"--config: {path} {told}"]) from error
 
 
 # What a file is by the function in it.

@@ -530,6 +530,11 @@ def test_values_of_a_file_are_checked_too(written, text, expected):
         ("import sys\nsys.exit(3)\n", ", line 2: SystemExit: 3"),
         ("x = 1\n", " has no function get_config"),
         ("def get_config():\n    return {}\n", " must return a ConfigDict"),
+        (
+            "from ml_collections import ConfigDict, config_dict\ndef get_config():\n"
+            "    return ConfigDict({'seed': config_dict.required_placeholder(int)})\n",
+            "own.py leaves a field empty that it requires",
+        ),
         ("def get_config(size):\n    pass\n", ": TypeError: get_config() missing 1"),
     ],
 )

@@ -165,7 +165,10 @@ def of_workdir(workdir: str) -> Config:
     """The config of another run; ValueError saying why there is none."""
     path = pathlib.Path(workdir, "config.json")
     try:
-        return rebuilt(json.loads(path.read_text()))
+        values = json.loads(path.read_text())
+        if not isinstance(values, dict):
+            raise ValueError("it is no JSON object")
+        return rebuilt(values)
     except OSError:
         raise ValueError(f"{workdir} holds no run (no config.json)") from None
     except KeyError:
@@ -198,6 +201,10 @@ def rebuilt(values: dict[str, Any]) -> Config:
     if lines:
         raise ValueError(lines[0])
     found["encoder"]["name"], found["objective"]["name"] = names
+    normalise = found["data"]["normalise"]
+    if normalise not in data_module.CONSTANTS:
+        known = " or ".join(data_module.CONSTANTS)
+        raise ValueError(f"config.data.normalise: {normalise!r} must be {known}")
     return build(found, other_runs(found["objective"], needed=False)[0])
 
 

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import ml_collections
+from ml_collections import config_dict
 
 # Where numbers end on the device: int32 and float32.
 ENDS = {int: 2**31, float: 3e38}
@@ -49,7 +50,11 @@ def load(path: str) -> dict[Place, Any]:
     _, config = called(path, "get_config")
     if not isinstance(config, ml_collections.ConfigDict):
         raise ConfigError([f"--config: get_config of {path} must return a ConfigDict"])
-    return flatten(config.to_dict())
+    try:
+        return flatten(config.to_dict())
+    except config_dict.RequiredValueError as error:
+        told = "leaves a field empty that it requires (config_dict.placeholder)"
+        raise ConfigError([f"--config: {path} {told}"]) from error
 
 
 # What a file is by the function in it.

@@ -420,6 +420,11 @@ def test_a_run_is_not_kept_among_its_images(tmp_path):
     (images / "train").mkdir()
     shutil.copy(images / "0.png", images / "train")
     config.resolve(MAE, change, 8, workdir=str(images / "run"))
+    # What it has written and drawn there changes nothing.
+    (images / "run" / "pictures").mkdir(parents=True)
+    (images / "run" / "config.json").write_text("{}")
+    shutil.copy(images / "0.png", images / "run" / "pictures")
+    config.resolve(MAE, change, 8, workdir=str(images / "run"))
 
 
 def test_a_config_may_lie_at_a_place_with_a_colon(tmp_path):
@@ -525,6 +530,11 @@ def test_values_of_a_file_are_checked_too(written, text, expected):
         ("import sys\nsys.exit(3)\n", ", line 2: SystemExit: 3"),
         ("x = 1\n", " has no function get_config"),
         ("def get_config():\n    return {}\n", " must return a ConfigDict"),
+        (
+            "from ml_collections import ConfigDict, config_dict\ndef get_config():\n"
+            "    return ConfigDict({'seed': config_dict.required_placeholder(int)})\n",
+            "own.py leaves a field empty that it requires",
+        ),
         ("def get_config(size):\n    pass\n", ": TypeError: get_config() missing 1"),
     ],
 )

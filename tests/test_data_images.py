@@ -4,6 +4,7 @@ import io
 import math
 import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -60,6 +61,25 @@ def transparent_palette():
     return content, colours
 
 
+def chunk(name, content):
+    """Of a PNG."""
+    check = zlib.crc32(name + content)
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
+
+def grey_with_one_transparent(bits):
+    """A PNG of all greys of so many bits in a line; the second is transparent."""
+    count = 2**bits
+    line = int("".join(f"{n:0{bits}b}" for n in range(count)), 2)
+    header = struct.pack(">IIBBBBB", count, 1, bits, 0, 0, 0, 0)
+    content = b"\0" + line.to_bytes(count * bits // 8, "big")
+    chunks = chunk(b"IHDR", header) + chunk(b"tRNS", struct.pack(">H", 1))
+    chunks += chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
+    expected = np.rint(np.linspace(0, 255, count))[None]
+    expected[0, 1] = 255
+    return b"\x89PNG\r\n\x1a\n" + chunks, repeated(expected)
+
+
 def sixteen_bits(byte_order):
     values = np.linspace(0, 65535, 43 * 61).reshape(43, 61).astype(np.uint16)
     kind = "TIFF" if byte_order == ">" else "PNG"
@@ -104,6 +124,9 @@ KINDS = {
         repeated(255 * (GREY > 99)),
     ),
     "png 16 bits": lambda: sixteen_bits("<"),
+    "png 2 bits, one transparent": lambda: grey_with_one_transparent(2),
+    "png 4 bits, one transparent": lambda: grey_with_one_transparent(4),
+    "png 8 bits, one transparent": lambda: grey_with_one_transparent(8),
     "png alpha": lambda: (encoded(with_alpha(RGB), "PNG"), over_white(RGB, ALPHA)),
     "png grey and alpha": lambda: (
         encoded(with_alpha(GREY), "PNG"),
@@ -297,6 +320,17 @@ def test_random_boxes_are_distributed_as_those_of_torchvision(height, width):
     for a, b in zip(figures(got), figures(tries), strict=True):
         assert abs(a.mean() - b.mean()) < 0.1 * b.std()
         assert abs(a.std() - b.std()) < 0.1 * b.std()
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 400), (400, 8)])
+def test_the_central_crop_of_a_strip_is_not_empty(height, width):
+    """Where the limits of the ratio leave less than half a pixel."""
+    u = np.full(augment.NUM_UNIFORMS, 0.7, np.float32)
+    shape = height / width
+    ratio = (0.75 / 32, 1.33 / 32) if shape < 1 else (0.75 * 32, 1.33 * 32)
+    box = augment.random_box(u, height, width, (0.2, 1.0), ratio)
+    assert box.height >= 1 and box.width >= 1
+    assert augment.cut(np.zeros((height, width, 3), np.uint8), box).size
 
 
 def test_a_whole_image_of_the_right_size_is_left_alone():

@@ -23,6 +23,7 @@ from mimjax.data import (
     faults,
     folder,
     letters,
+    listing,
     named,
     order,
     prepared,
@@ -199,6 +200,7 @@ def test_synthetic_images_are_held_out_from_a_run_of_any_seed(seed):
     for split in ("probe_train", "test"):
         images, _ = held(settings, split, image_size=(16, 16))
         assert not seen & {image.tobytes() for image in images}
+        seen |= {image.tobytes() for image in images}
 
 
 def test_synthetic_rows_are_those_of_the_global_batch():
@@ -252,11 +254,17 @@ def test_train_and_val_folders_are_kept_apart(tmp_path):
     assert files(settings, "test") == {"a/3.jpg": 0, "b/4.jpg": 1}
 
 
+# What a run leaves in its workdir.
+RUN = "runs/x/config.json runs/x/pictures/1.png runs/x/checkpoints/5/manifest.ocdbt"
+
+
 @pytest.mark.parametrize(
     ("given", "train", "test"),
     [
-        ("train/a/1 train/b/2 car/3", "car/3:0 train/a/1:1 train/b/2:1", ""),
-        ("train/a/1 train/b/2 devkit/notes.txt", "a/1:0 b/2:1", ""),
+        ("train/a/1 train/b/2 car/3.JPG", "car/3.JPG:0 train/a/1:1 train/b/2:1", ""),
+        ("train/a/1 train/b/2 devkit/notes.txt devkit/LICENSE", "a/1:0 b/2:1", ""),
+        (f"train/a/1 train/b/2 {RUN} runs/study.json runs/laws.png", "a/1:0 b/2:1", ""),
+        ("train/a/1 train/b/2 config.json loss.png pictures/1.png", "a/1:0 b/2:1", ""),
         ("Training/a/1 Training/b/2 Test/a/4 Test/b/3", "a/1:0 b/2:1", "a/4:0 b/3:1"),
         ("a/1 b/2 README valprep.sh desktop.ini", "a/1:0 b/2:1", ""),
         ("a/1 b/2 @eaDir/3 lost+found/4 __MACOSX/a/5", "a/1:0 b/2:1", ""),
@@ -308,7 +316,7 @@ def test_links_are_followed_and_loops_are_not(tmp_path):
     (tmp_path / "top").mkdir()
     (tmp_path / "top" / "linked").symlink_to(tmp_path / "a")
     (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
-    assert list(folder.walk(tmp_path / "top")) == ["linked/x.jpg"]
+    assert list(listing.walk(tmp_path / "top")) == ["linked/x.jpg"]
 
 
 def test_links_to_what_cannot_be_read_are_images_that_cannot(tmp_path):
@@ -354,6 +362,29 @@ def test_sides_of_held_out_images_are_rounded_as_by_torchvision(height, width):
     grey = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
     wanted = np.asarray(grey.crop((left, top, left + 224, top + 224)))
     np.testing.assert_array_equal(scaled.centre_of_mask(mask, (224, 224)), wanted)
+
+
+@pytest.mark.parametrize("size", [(8, 400), (400, 8)])
+def test_a_long_strip_is_enlarged_in_its_middle_alone(monkeypatch, size):
+    """And shows what it shows where all of it is enlarged, be that by whole pixels."""
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    made, resize = [], scaled.resize
+
+    def resized(*given, **named):
+        made.append(resize(*given, **named))
+        return made[-1]
+
+    def shown():
+        centre = scaled.centre(image, (56, 56), Data())
+        return centre, scaled.centre_of_mask(image[..., 0], (56, 56))
+
+    monkeypatch.setattr(scaled, "resize", resized)
+    found = shown()
+    assert max(max(x.shape) for x in made) < 64 * 20
+    monkeypatch.setattr(scaled, "LONGEST", 10**6)
+    for ours, wanted in zip(found, shown(), strict=True):
+        np.testing.assert_array_equal(ours, wanted)
+    assert max(made[-1].shape) > 64 * 40
 
 
 @pytest.mark.parametrize("source", ["folder", "digits", "synthetic"])
@@ -594,7 +625,7 @@ def test_a_failing_store_is_asked_again(tmp_path, monkeypatch):
         return open(path, mode)
 
     monkeypatch.setattr(folder, "open", failing, raising=False)
-    monkeypatch.setattr(folder, "RETRY_SECONDS", (0.0,) * 4)
+    monkeypatch.setattr(faults, "RETRY_SECONDS", (0.0,) * 4)
     assert found.read(1) == (jpeg(1), -1)
     failures.extend([OSError(5, "Input/output error")] * 9)
     with pytest.raises(faults.Unusable, match="unreadable"):

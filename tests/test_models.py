@@ -322,6 +322,7 @@ FLOAT = COLOURS / np.float32(255)
         ([COLOURS.transpose(2, 0, 1)], {}, "image 0: the shape (3, 40, 50) is not"),
         ([COLOURS, "gone.png"], {}, "image 1 (gone.png): No such file or directory"),
         ([Image.fromarray(FLOAT[..., 0])], {}, "image 0: unsupported"),
+        ([COLOURS, Image.new("RGB", (0, 9))], {}, "image 1: empty"),
         ([__file__], {}, f"image 0 ({__file__}): not an image"),
         ([COLOURS], {"pool": "min"}, "pool: 'min' is none of"),
         ([COLOURS], {"layers": [3]}, "layers: (3,) must be from 1 to 2"),

@@ -22,7 +22,7 @@ from mimjax.schema import flatten
 
 def photos(folder, count, unreadable=()):
     """A folder of images in one class, some of which are none."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0)
     for n in range(count):
         path = folder / f"{n:02d}.png"
@@ -54,10 +54,12 @@ def test_a_first_image_that_cannot_be_read_refuses_no_run(tmp_path):
 
 
 def test_images_to_probe_with_of_which_none_is_held_out_are_one_line(tmp_path):
-    photos(tmp_path / "train" / "a", 3)
+    for name in ("train/a", "val/a"):
+        photos(tmp_path / name, 3)
     for name in ("train/a", "train/b", "val/c", "val/d"):
         photos(tmp_path / "other" / name, 3)
     asked = {"evaluate__source": f"folder:{tmp_path}/other", "eval_every": 5}
+    asked["data__holdout_fraction"] = 0.0
     with pytest.raises(ConfigError, match=r"config\.evaluate\.source: .* no held-out"):
         source.check_images(folder_config(tmp_path, **asked), 3)
 
@@ -119,6 +121,27 @@ def test_held_out_images_that_are_not_used_are_told(tmp_path):
         photos(tmp_path / "sorted" / name, 2)
     given = tiny.resolve("mae", data__source=f"folder:{tmp_path / 'sorted'}")
     assert "aside" not in source.told(given, plan, 4)
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        ("val", "val/ is left aside and a share of train/ held out (data.holdout_frac"),
+        ("val", "holdout_fraction), for it holds no image"),
+        ("val/x val/y", "holdout_fraction), for they have no class in common"),
+        ("val/a val/b val/c val/d", "; 4 in val/ left out: train/ lacks their class"),
+        ("val/a val/b", ""),
+    ],
+)
+def test_held_out_images_are_there_and_of_the_classes(tmp_path, held, told):
+    (tmp_path / "val").mkdir()
+    for name in ("train/a", "train/b", *held.split()):
+        photos(tmp_path / name, 2 * (name != "val"))
+    given = folder_config(tmp_path, eval_every=5)
+    source.check_images(given, 4)
+    said = source.told(given, tiny.setup.train.Plan(30, 0, (0.0,), (1.0,)), 4)
+    assert told in said
+    assert ("; " in said) == bool(told)
 
 
 def test_a_run_that_its_data_ends_says_so_in_its_record(tmp_path):

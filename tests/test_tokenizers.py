@@ -248,6 +248,14 @@ def test_a_tokenizer_that_is_not_there_or_none_is_one_line(tmp_path):
     (tmp_path / "torn" / "config.json").write_text("{")
     (line,) = lines(tmp_path / "torn")
     assert "torn/config.json cannot be read: " in line
+    (tmp_path / "torn" / "config.json").write_text("[]")
+    (line,) = lines(tmp_path / "torn")
+    assert line.endswith("torn/config.json cannot be read: it is no JSON object")
+    values = json.loads((copy / "config.json").read_text())
+    values["data"]["normalise"] = "of tomorrow"
+    (tmp_path / "torn" / "config.json").write_text(json.dumps(values))
+    (line,) = lines(tmp_path / "torn")
+    assert "torn/config.json cannot be read: config.data.normalise: 'of tom" in line
     mae = tmp_path / "mae"
     shutil.copytree(tiny.workdir_of("dvae"), mae)
     (mae / "config.json").write_text(json.dumps(tiny.resolve("mae").values))

@@ -44,6 +44,7 @@ CONSTANTS = {
 # The kinds of sources that have masks.
 WITH_MASKS = ("digits", "letters", "masks", "synthetic")
 
+Part = Literal["train", "test"]
 Split = Literal["probe_train", "test"]
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 
 from mimjax.data import randaugment
 from mimjax.data.quiet import tf
+from mimjax.data.sources import GREY
 
 ATTEMPTS = 10
 _FLIP = 4 * ATTEMPTS
@@ -22,8 +23,6 @@ _ORDER = slice(_APPLY + 5, _APPLY + 9)
 RANDAUGMENT = slice(_APPLY + 9, _APPLY + 9 + randaugment.NUM_UNIFORMS)
 # What is added at the end leaves what was drawn before as it was.
 NUM_UNIFORMS = RANDAUGMENT.stop
-# Luma weights of ITU-R BT.601, as in Pillow's conversion to grey.
-GREY = (0.299, 0.587, 0.114)
 
 
 class Box(NamedTuple):
@@ -57,9 +56,9 @@ def random_box(
             return Box(top, left, h, w)
     w, h = width, height
     if width / height < ratio[0]:
-        h = round(w / ratio[0])
+        h = max(1, round(w / ratio[0]))
     elif width / height > ratio[1]:
-        w = round(h * ratio[1])
+        w = max(1, round(h * ratio[1]))
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 

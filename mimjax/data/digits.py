@@ -8,14 +8,13 @@ They are combined by absolute difference as MNIST-M does (Ganin et al. 2016, arX
 """
 
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8, UInt64
 
-from mimjax.data import letters
+from mimjax.data import Part, letters
 
-Part = Literal["train", "test"]
 # The classes of each embedded source.
 CLASSES = {"digits": tuple("0123456789"), "letters": letters.CLASSES}
 TEST_FRACTION = 0.2

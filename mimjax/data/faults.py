@@ -2,14 +2,17 @@
 
 import collections
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from mimjax.metrics import replacing
 
 FILE_NAME = "data_errors.jsonl"
 # And the class behind it; the objective has fewer.
 UNKNOWN_CLASS = "mask of unknown class"
+RETRY_SECONDS = (0.05, 0.2, 0.8, 2.0)
 
 
 class Unusable(Exception):
@@ -22,6 +25,21 @@ class Unusable(Exception):
 
 class BadDataError(Exception):
     """Too many images are unreadable to go on; the message is one line for people."""
+
+
+def persistent(read: Callable[[], Any], failing: type[Exception]) -> Any:
+    """What `read` gives; a failing store is asked again before Unusable is raised."""
+    for pause in RETRY_SECONDS:
+        try:
+            return read()
+        except Unusable:
+            raise
+        except failing:
+            time.sleep(pause)
+    try:
+        return read()
+    except failing as error:
+        raise Unusable("unreadable") from error
 
 
 class Ledger:

@@ -3,53 +3,25 @@
 With `train/` (or `training/`) and one of `val/ valid/ validation/ test/` inside, those
 are the training and the held-out part; otherwise a hash of each file's relative path
 decides. The first level of sub-folders below names the class, unless images lie beside
-those folders or there is but one. Hidden files, and files whose names end as texts,
-tables, archives or raw photographs do, are no images; what the others are, their bytes
-say.
+those folders or there is but one. Which files are images says `listing.py`.
 """
 
 import errno
 import functools
 import hashlib
 import os
-import time
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from mimjax.data.faults import Unusable
+from mimjax.data import Part
+from mimjax.data.faults import Unusable, persistent
+from mimjax.data.listing import IMAGES, part_folders, walk
 
-TRAIN_NAMES = ("train", "training")
-HELD_OUT_NAMES = ("val", "valid", "validation", "test")
-# fmt: off
-NOT_IMAGES = (
-    ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml",
-    ".html", ".pdf", ".py", ".log", ".npy", ".npz", ".mat", ".pkl", ".parquet", ".db",
-    ".ipynb", ".sh", ".m", ".ini", ".cfg", ".toml", ".lock", ".pth", ".pt", ".h5",
-    ".mp4", ".avi", ".mov", ".mkv", ".webm", ".wav", ".mp3", ".docx", ".xlsx", ".pptx",
-    ".zip", ".tar", ".gz", ".tgz", ".7z", ".bz2", ".xz", ".sha256", ".md5",
-    # Pillow would take their thumbnails for them.
-    ".nef", ".dng", ".cr2", ".arw", ".orf", ".rw2",
-)
-IMAGES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".avif",
-)
-# fmt: on
-# What systems and archivers leave behind, in lower case.
-NO_FOLDERS = (
-    "lost+found",
-    "@eadir",
-    "__macosx",
-    "$recycle.bin",
-    "system volume information",
-)
 MAX_BYTES = 100_000_000  # a larger file counts as bad
-RETRY_SECONDS = (0.05, 0.2, 0.8, 2.0)
 SIZES_HASHED = 100_000
 # Errors of a link whose target is gone or closed to us.
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG)
@@ -63,7 +35,7 @@ class Folder(NamedTuple):
     ends: Int[np.ndarray, " n"]  # where each of them ends
     labels: Int[np.ndarray, " n"]
     class_names: list[str]
-    aside: str = ""  # the folder of held-out images that is not used
+    aside: str = ""  # which held-out images are not used, in words
 
     @property
     def length(self) -> int:
@@ -74,23 +46,27 @@ class Folder(NamedTuple):
         return os.fsdecode(self.names[start : int(self.ends[index])])
 
     def read(self, index: int) -> tuple[bytes, int]:
-        """Content and label; a failing store is asked again before giving up."""
+        """Content and label; raises Unusable."""
         path = os.path.join(self.root, self.path(index))
-        for pause in (*RETRY_SECONDS, None):
-            try:
-                with open(path, "rb") as file:
-                    # No more of a file of any size than shows that it is too large.
-                    return file.read(MAX_BYTES + 1), int(self.labels[index])
-            except (FileNotFoundError, IsADirectoryError) as error:
-                raise Unusable("missing") from error
-            except OSError as error:
-                if pause is None or error.errno in GONE:
-                    raise Unusable("unreadable") from error
-                time.sleep(pause)
-        raise AssertionError("unreachable")
+        return persistent(lambda: content_of(path), OSError), int(self.labels[index])
 
 
-def scan(path: str, part: Literal["train", "test"], holdout_fraction: float) -> Folder:
+def content_of(path: str) -> bytes:
+    """All of a file, or of one that is too large as much as shows it."""
+    try:
+        with open(path, "rb") as file:
+            # To ask for the most there may be would allocate it for every image.
+            large = os.fstat(file.fileno()).st_size > MAX_BYTES
+            return file.read(MAX_BYTES + 1 if large else -1)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise Unusable("missing") from error
+    except OSError as error:
+        if error.errno in GONE:
+            raise Unusable("unreadable") from error
+        raise
+
+
+def scan(path: str, part: Part, holdout_fraction: float) -> Folder:
     """Find the images of a part; the order is that of the sorted paths."""
     train, test = _parts(path, holdout_fraction)
     return test if part == "test" else train
@@ -102,14 +78,17 @@ def _parts(path: str, holdout_fraction: float) -> tuple[Folder, Folder]:
     train, held = part_folders(Path(os.path.expanduser(path)))
     found, others, aside = names(train), names(held) if held else [], ""
     classes = _classes(found)
-    if held is not None and bool(_classes(others)) != bool(classes):
-        # Labelled images cannot be judged on unlabelled ones.
-        aside, held = held.name, None
     found = _known(found, classes)
+    if held is not None and (why := _unfit(others, classes)):
+        aside = f"{held.name}/ is left aside and a share of {train.name}/ held out "
+        aside, held = f"{aside}(data.holdout_fraction), for {why}", None
     if held is None:
         found, others = share(found, holdout_fraction)
-    # A class that is not trained on cannot be judged.
-    others = _known(others, classes)
+    # A class without a folder to train on cannot be judged; one of which a share has
+    # held out every image has its number and stays.
+    fit = _known(others, classes)
+    if held and (left := len(others) - len(fit)):
+        aside = f"{left:,} in {held.name}/ left out: {train.name}/ lacks their class"
     numbers = {os.fsencode(name): number for number, name in enumerate(classes)}
 
     def part(root: Path, names: list[bytes]) -> Folder:
@@ -118,7 +97,17 @@ def _parts(path: str, holdout_fraction: float) -> tuple[Folder, Folder]:
             labels=np.asarray(labels, np.int32), class_names=classes, aside=aside
         )
 
-    return part(train, found), part(held or train, others)
+    return part(train, found), part(held or train, fit)
+
+
+def _unfit(others: list[bytes], classes: list[str]) -> str:
+    """Why held-out images cannot judge what is trained on those classes, if so."""
+    if not others:
+        return "it holds no image"
+    # Labelled images cannot be judged on unlabelled ones.
+    if bool(_classes(others)) != bool(classes):
+        return "one of them has class folders, not both"
+    return "" if _known(others, classes) else "they have no class in common"
 
 
 def names(root: Path) -> list[bytes]:
@@ -165,51 +154,6 @@ def share(names: list[bytes], fraction: float) -> tuple[list[bytes], list[bytes]
     return [x for x in names if x not in apart], [x for x in names if x in apart]
 
 
-def walk(root: Path, inside: str = "", seen: tuple[str, ...] = ()) -> Iterator[str]:
-    """Relative paths, with `/`, of all files that may be images, sorted.
-
-    Links are followed; a folder linked into itself is entered once.
-    """
-    here = os.path.realpath(root / inside)
-    if here in seen:
-        return
-    for entry in visible(root / inside):
-        if is_folder(entry):
-            yield from walk(root, f"{inside}{entry.name}/", (*seen, here))
-        elif readable(entry) and not entry.name.lower().endswith(NOT_IMAGES):
-            yield inside + entry.name
-
-
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is one, or a link to one."""
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads round, or where nobody may look
-        return False
-
-
-def readable(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file, or a link to where one may have been: that is counted.
-
-    Reading from a pipe would wait for ever.
-    """
-    try:
-        return entry.is_file() or not os.path.exists(entry.path)
-    except OSError:
-        return True
-
-
-def visible(folder: Path) -> list[os.DirEntry[str]]:
-    """What a folder holds, sorted, but for what is hidden or a system's own."""
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    return [
-        entry
-        for entry in entries
-        if not entry.name.startswith(".") and entry.name.lower() not in NO_FOLDERS
-    ]
-
-
 def content_hash(folder: Folder) -> str:
     """SHA-256 of all paths, and of the sizes of up to 100,000 files evenly spaced."""
     digest = hashlib.sha256(folder.names)
@@ -229,20 +173,3 @@ def spread(length: int, limit: int) -> Int[np.ndarray, " n"]:
     """At most `limit` evenly spaced numbers out of [0, length)."""
     count = min(length, limit)
     return np.arange(count) * length // max(count, 1)
-
-
-def part_folders(top: Path) -> tuple[Path, Path | None]:
-    """Where the training images and, if they lie apart, the held-out ones are.
-
-    A class may be named train (PASCAL VOC and COCO have it): its folder is the part
-    only with a held-out one beside it, or where no other folder holds images.
-    """
-    inside = {e.name.lower(): Path(e.path) for e in visible(top) if is_folder(e)}
-    train, held = (
-        next((inside[name] for name in names if name in inside), None)
-        for names in (TRAIN_NAMES, HELD_OUT_NAMES)
-    )
-    others = (path for path in inside.values() if path != train)
-    if train and (held or all(next(walk(path), None) is None for path in others)):
-        return train, held
-    return top, None

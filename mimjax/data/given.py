@@ -31,6 +31,8 @@ def prepared(
                 content, data.min_side, data.max_pixels, channels == 1
             )
         elif isinstance(image, Image.Image):
+            if 0 in image.size:
+                raise Unusable("empty")
             picture = upright.eight_bits_upright(image)
         else:
             array = np.asarray(image)

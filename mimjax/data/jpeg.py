@@ -19,7 +19,6 @@ class Header(NamedTuple):
 
     height: int
     width: int
-    channels: int
     orientation: int  # 1 to 8, as in Exif
 
 
@@ -60,7 +59,7 @@ def read_header(content: bytes) -> Header | None:
     # What the Exif block says comes first, as with Pillow.
     orientation = xmp if exif is None else exif
     known = 1 <= orientation <= 8
-    return Header(height, width, channels, orientation if known else 1)
+    return Header(height, width, orientation if known else 1)
 
 
 def _orientation(tiff: bytes) -> int | None:

@@ -7,10 +7,11 @@ that were never seen.
 """
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from mimjax.data import Part
 
 CLASSES = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 FONTS = {
@@ -46,7 +47,7 @@ POINTS = 128  # drawn larger than needed, then shrunk
 
 
 def glyphs(
-    part: Literal["train", "test"], side: int
+    part: Part, side: int
 ) -> tuple[Float[np.ndarray, "n s s"], Int[np.ndarray, " n"]]:
     """Ink in [0, 1] of every letter in every typeface of a part, and its class.
 

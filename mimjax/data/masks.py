@@ -9,9 +9,9 @@ import functools
 import hashlib
 import os
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from mimjax.data import folder
+from mimjax.data import Part, folder, listing
 from mimjax.data.faults import Unusable
 from mimjax.data.folder import Folder
 
@@ -40,7 +40,7 @@ class Masked(NamedTuple):
             raise Unusable(f"mask {error.reason}") from error
 
 
-def scan(path: str, part: Literal["train", "test"], holdout_fraction: float) -> Masked:
+def scan(path: str, part: Part, holdout_fraction: float) -> Masked:
     """Find the images of a part and name their masks, which need not be there."""
     train, test = _parts(path, holdout_fraction)
     return test if part == "test" else train
@@ -76,7 +76,7 @@ def pairs(top: Path) -> list[tuple[Path, Path]]:
         across = [(top / a / n, top / b / n) for n in names for a, b in kinds]
         return [pair for pair in inside + across if all(map(Path.is_dir, pair))][:1]
 
-    train, held = of(*folder.TRAIN_NAMES), of(*folder.HELD_OUT_NAMES)
+    train, held = of(*listing.TRAIN_NAMES), of(*listing.HELD_OUT_NAMES)
     return train + held if train else of("")
 
 

@@ -12,16 +12,15 @@ import hashlib
 import itertools
 import os
 import resource
-import time
 import warnings
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from mimjax.data import Data, folder, order
-from mimjax.data.faults import BadDataError, Unusable
+from mimjax.data import Data, Part, order
+from mimjax.data.faults import BadDataError, Unusable, persistent
 from mimjax.data.prepared import Prepared, find
 from mimjax.data.quiet import graph, reading, tf
 
@@ -50,18 +49,12 @@ class Numbered(NamedTuple):
         return f"{self.prepared.name}:{self.split}#{self.start + index}"
 
     def read(self, index: int) -> tuple[bytes, int]:
-        for pause in (*folder.RETRY_SECONDS, None):
-            try:
-                return parse(self.prepared, self.files[self.start + index])
-            except Unusable:
-                raise
-            except Exception as error:
-                # The reader has no errors of its own kind: damage and a failing store
-                # look alike, so both are tried again.
-                if pause is None:
-                    raise Unusable("unreadable") from error
-                time.sleep(pause)
-        raise AssertionError("unreachable")
+        def record() -> tuple[bytes, int]:
+            return parse(self.prepared, self.files[self.start + index])
+
+        # The reader has no errors of its own kind: damage and a failing store look
+        # alike, so both are tried again.
+        return persistent(record, Exception)
 
 
 class InOrder(NamedTuple):
@@ -162,7 +155,7 @@ def parse(prepared: Prepared, record: bytes) -> tuple[bytes, int]:
         raise Unusable("unreadable") from error
 
 
-def open_records(data: Data, part: Literal["train", "test"]) -> Numbered | InOrder:
+def open_records(data: Data, part: Part) -> Numbered | InOrder:
     """The records of a part of a prepared data set."""
     prepared = find(data.source, data.tfds_dir)
     builder = _builder(prepared)

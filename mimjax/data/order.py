@@ -25,21 +25,28 @@ BITS, MIXES = 8, 167
 
 
 def positions(
-    start_step: int, stop_step: int, batch_size: int, rows: Int[np.ndarray, " R"]
+    start_step: int,
+    stop_step: int,
+    batch_size: int,
+    rows: Int[np.ndarray, " R"],
+    group: int,
 ) -> Any:
-    """A tf.data.Dataset of the int64 positions this host supplies, in batch order.
+    """A tf.data.Dataset of the positions this host supplies, in batch order, int64 [n].
 
     Position = step * batch_size + row of the global batch; steps run from
-    `start_step` to `stop_step` - 1.
+    `start_step` to `stop_step` - 1. They come `group` at a time, a divisor of the rows,
+    for an element of a dataset costs as much as reading an image.
     """
     host_rows = tf.constant(rows, tf.int64)
     count = len(rows)
 
     @graph
     def position(i: Any) -> Any:
-        return (start_step + i // count) * batch_size + host_rows[i % count]
+        step = start_step + i // count
+        return step * batch_size + tf.gather(host_rows, i % count)
 
-    return tf.data.Dataset.range((stop_step - start_step) * count).map(position)
+    groups = tf.data.Dataset.range((stop_step - start_step) * count).batch(group)
+    return groups.map(position)
 
 
 def example(position: Any, seed: int, length: int) -> Any:

@@ -4,7 +4,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from mimjax.data import CONSTANTS, Data, digits, folder, masks, prepared
+from mimjax.data import CONSTANTS, Data, digits, listing, masks, prepared
 from mimjax.data.prepared import OWN_IMAGES
 
 EMBEDDED = {"tensorflow": "tensorflow", "sklearn": "scikit-learn", "PIL": "pillow"}
@@ -83,8 +83,8 @@ def _folder(kind: str, name: str) -> list[str]:
             ]
         root = found[0][0]
     else:
-        root = folder.part_folders(top)[0]
-    if next(folder.walk(root), None) is None:
+        root = listing.part_folders(top)[0]
+    if next(listing.walk(root), None) is None:
         return [f"there are no images in {root}; {OWN_IMAGES}"]
     return []
 

@@ -1,7 +1,8 @@
 """TensorFlow for the input pipeline: silent, on the CPU, imported on first use.
 
-Every other module of this package takes `tf` from here, so that no message reaches
-the terminal and no accelerator memory is taken from JAX.
+Every other module of this package takes `tf` from here, so that no message of its own
+reaches the terminal and no accelerator memory is taken from JAX. What decoders print of
+damaged files ("Corrupt JPEG data", and libtiff's under Pillow) they print past it.
 """
 
 import contextlib

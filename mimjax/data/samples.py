@@ -81,20 +81,21 @@ def from_digits(data: Data, wanted: Wanted, start_step: int, stop_step: int) -> 
 
     @graph
     def load(position: Any, u: Any) -> Any:
+        position = tf.reshape(position, [-1])
         index = order.example(position, wanted.seed, data.num_images)
-        return _group(wanted, draw, index, u)
+        return _group(wanted, draw, index, tf.reshape(u, [-1, u.shape[-1]]))
 
-    at = order.positions(start_step, stop_step, wanted.batch_size, wanted.rows)
-    drawn = at.map(_with_uniforms(wanted)).batch(len(wanted.rows))
-    return drawn.map(load, num_parallel_calls=workers(data))
+    at = order.positions(
+        start_step, stop_step, wanted.batch_size, wanted.rows, wanted.group
+    )
+    numbered = graph(lambda position: (position, _uniforms(wanted, position)))
+    groups = at.map(numbered, num_parallel_calls=workers(data))
+    whole = groups.batch(len(wanted.rows) // wanted.group)
+    return whole.map(load, num_parallel_calls=workers(data))
 
 
 def from_numbered(
-    data: Data,
-    wanted: Wanted,
-    start_step: int,
-    stop_step: int,
-    found: sources.Records,
+    data: Data, wanted: Wanted, start_step: int, stop_step: int, found: sources.Records
 ) -> Any:
     """Images of a source whose records are read by number."""
 
@@ -102,13 +103,14 @@ def from_numbered(
         return _fill(data, wanted, found.read, index, position, u, found)
 
     @graph
-    def load(position: Any, u: Any) -> Any:
+    def load(position: Any) -> Any:
         index = order.example(position, wanted.seed, found.length)
-        return _group(wanted, draw, position, index, u)
+        return _group(wanted, draw, position, index, _uniforms(wanted, position))
 
-    at = order.positions(start_step, stop_step, wanted.batch_size, wanted.rows)
-    drawn = at.map(_with_uniforms(wanted)).batch(wanted.group)
-    return drawn.map(load, num_parallel_calls=workers(data))
+    at = order.positions(
+        start_step, stop_step, wanted.batch_size, wanted.rows, wanted.group
+    )
+    return at.map(load, num_parallel_calls=workers(data))
 
 
 def from_stream(
@@ -134,14 +136,15 @@ def from_stream(
         return tf.constant(mine)[position % wanted.batch_size]
 
     @graph
-    def load(position: Any, numbered: Any, u: Any) -> Any:
+    def load(position: Any, numbered: Any) -> Any:
+        u = _uniforms(wanted, position)
         return _group(wanted, draw, position, *numbered, u)
 
     start = start_step * wanted.batch_size
     stream = found.stream(start, wanted.seed).enumerate(start).filter(is_mine)
     stream = stream.take((stop_step - start_step) * len(wanted.rows))
-    drawn = stream.map(_with_uniforms(wanted)).batch(wanted.group)
-    return drawn.map(load, num_parallel_calls=workers(data))
+    groups = stream.batch(wanted.group)
+    return groups.map(load, num_parallel_calls=workers(data))
 
 
 def workers(data: Data) -> int:
@@ -230,13 +233,11 @@ def _finish(
         images[0][row] = randaugment.changed(data, images[0][row], changes)
 
 
-def _with_uniforms(wanted: Wanted) -> Callable[..., Any]:
-    @graph
-    def add(position: Any, *rest: Any) -> Any:
-        u = order.uniforms(position, wanted.seed, augment.NUM_UNIFORMS)
-        return position, *rest, u
-
-    return add
+def _uniforms(wanted: Wanted, position: Any) -> Any:
+    """The random numbers of a group of positions, float32 [n, U]."""
+    alone = tf.unstack(position, wanted.group)
+    drawn = [order.uniforms(p, wanted.seed, augment.NUM_UNIFORMS) for p in alone]
+    return tf.stack(drawn)
 
 
 def _group(wanted: Wanted, draw: Callable[..., Drawn], *inputs: Any) -> Any:

@@ -8,6 +8,10 @@ from PIL import Image
 
 from mimjax.data import Data
 
+# So many times as long as the crop is what is resized for it, at most: far more than
+# any filter reaches.
+LONGEST = 16
+
 
 def resize(
     image: UInt8[np.ndarray, "h w C"],
@@ -54,6 +58,11 @@ def _middle(
     """The centre, sides and place rounded as torchvision's Resize and CenterCrop do."""
     (height, width), (h, w) = size, image.shape[:2]
     tall, wide = height * 256 // 224, width * 256 // 224
+    # Of a long strip the middle: all of it, enlarged, may be more than memory holds.
+    top = max(0, h - LONGEST * (tall * w // wide + 1)) // 2
+    left = max(0, w - LONGEST * (wide * h // tall + 1)) // 2
+    image = image[top : h - top, left : w - left]
+    h, w = image.shape[:2]
     whole = (tall, w * tall // h) if tall * w >= wide * h else (h * wide // w, wide)
     image = resize(image, whole, interpolation, antialias)
     top, left = round((whole[0] - height) / 2), round((whole[1] - width) / 2)

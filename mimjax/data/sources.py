@@ -4,15 +4,16 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
-from mimjax.data import Data, digits, folder, masks, prepared, synthetic
+from mimjax.data import Data, Part, digits, folder, listing, masks, prepared, synthetic
 
-Part = Literal["train", "test"]
 DIGITS_VERSION = 1
+# Luma weights of ITU-R BT.601, as in Pillow's conversion to grey.
+GREY = (0.299, 0.587, 0.114)
 
 
 @runtime_checkable
@@ -62,7 +63,7 @@ def folders(data: Data) -> list[Path]:
     if kind == "masks":
         return [images for images, _ in masks.pairs(top)]
     if kind == "folder":
-        return [part for part in folder.part_folders(top) if part]
+        return [part for part in listing.part_folders(top) if part]
     return []
 
 
@@ -92,12 +93,7 @@ def left_aside(data: Data) -> str:
     kind, _, name = data.source.partition(":")
     if kind != "folder":
         return ""
-    found = folder.scan(name, "train", data.holdout_fraction)
-    if not found.aside:
-        return ""
-    train = os.path.basename(found.root)
-    told = f"{found.aside}/ is left aside and a share of {train}/ held out (data."
-    return f"{told}holdout_fraction), for one of them has class folders, not both"
+    return folder.scan(name, "train", data.holdout_fraction).aside
 
 
 def fingerprint(data: Data) -> dict[str, Any]:
@@ -129,7 +125,7 @@ def to_channels(
     """RGB as it is, or grey with the weights of ITU-R BT.601."""
     if channels == 3:
         return images
-    weights = np.asarray([0.299, 0.587, 0.114], np.float32)
+    weights = np.asarray(GREY, np.float32)
     return np.rint(images @ weights).astype(np.uint8)[..., None]
 
 

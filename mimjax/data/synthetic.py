@@ -15,10 +15,16 @@ def draw(
     images = np.empty((len(keys), *image_size, channels), np.uint8)
     labels = np.empty(len(keys), np.int32)
     for row, key in enumerate(keys):
-        random = np.random.Generator(np.random.Philox(key=[seed, int(key)]))
+        random = np.random.Generator(numbers_of(seed, int(key)))
         labels[row] = random.integers(NUM_CLASSES)
         images[row] = random.integers(0, 256, images[row].shape, np.uint8)
     return images, labels
+
+
+def numbers_of(seed: int, key: int) -> np.random.Philox:
+    """The stream of one image."""
+    # Of a list numpy would make floats where the seed is 2^63 or more.
+    return np.random.Philox(key=np.asarray([seed, key], np.uint64))
 
 
 def draw_masks(
@@ -28,8 +34,7 @@ def draw_masks(
     masks = np.empty((len(keys), *image_size), np.uint8)
     for row, key in enumerate(keys):
         # Far behind the numbers that the image of the key is made of.
-        numbers = np.random.Philox(key=[seed, int(key)]).jumped()
-        random = np.random.Generator(numbers)
+        random = np.random.Generator(numbers_of(seed, int(key)).jumped())
         masks[row] = random.integers(0, values, image_size, np.uint8)
     return masks
 

@@ -4,12 +4,12 @@ import math
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from mimjax import cores
-from mimjax.data import Data, digits, folder, sources, synthetic
+from mimjax.data import Data, Part, Split, digits, folder, sources, synthetic
 from mimjax.data.faults import BadDataError, Ledger, Unusable, told
 
 # Of synthetic images; the seed of no run is so large, whose images would be these.
@@ -20,7 +20,7 @@ def images(
     data: Data,
     image_size: tuple[int, int],
     channels: int,
-    split: Literal["probe_train", "test"],
+    split: Split,
     limit: int,
     size: int,
     should_stop: Callable[[], bool],
@@ -28,7 +28,7 @@ def images(
     mask_values: int,
 ) -> Generator[tuple[np.ndarray, ...]]:
     """See mimjax.data.held_out."""
-    part: sources.Part = "train" if split == "probe_train" else "test"
+    part: Part = "train" if split == "probe_train" else "test"
     sizes = image_size, channels, mask_values
     if data.source == "synthetic" or data.source in digits.CLASSES:
         endless = part == "test" and data.source != "synthetic"
@@ -70,7 +70,7 @@ def _numbered(
 
 def _drawn(
     data: Data,
-    part: sources.Part,
+    part: Part,
     numbers: np.ndarray,
     image_size: tuple[int, int],
     channels: int,

@@ -3,7 +3,8 @@
 What a file is, its bytes say, not its name. The size is checked on the header, before a
 pixel is decoded. The Exif orientation is applied to every kind (baselines on ImageNet
 usually leave it), the first frame stands for an animation, alpha is laid over white,
-and 16-bit values are divided by 257.
+and 16-bit grey is divided by 257; of 16-bit colours, and of grey with alpha, Pillow has
+the high byte alone, and of one transparent colour among 16 bits nothing is left.
 """
 
 import io
@@ -21,8 +22,9 @@ EXIF_ORIENTATION = 0x0112
 # Of TIFF: BitsPerSample, and PhotometricInterpretation, where 0 is white at zero.
 BITS, PHOTOMETRIC = 258, 262
 GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
-# What Pillow multiplies a grey PNG of so many bits by.
+# What Pillow multiplies a grey PNG of so many bits by, but not the grey that is clear.
 SCALES = {2: 85, 4: 17}
+BITS_AT, KIND_AT = 24, 25  # of its header, which comes first
 # Our own limit is checked on the header, and may be set above Pillow's, which has no
 # value for one caller alone: this takes it from the whole process.
 Image.MAX_IMAGE_PIXELS = None
@@ -43,6 +45,9 @@ def read(
     image = _opened(content)
     check_size(image.height, image.width, min_side, max_pixels)
     try:
+        key = image.info.get("transparency")
+        if image.format == "PNG" and image.mode == "L" and isinstance(key, int):
+            image.info["transparency"] = key * SCALES.get(content[BITS_AT], 1)
         if luma and image.format in ("JPEG", "MPO"):
             image.draft("L", None)
         return eight_bits_upright(image)
@@ -179,9 +184,8 @@ def read_mask(
     if (image.height, image.width) != size:
         raise Unusable("mask of another size")
     found = np.asarray(image)
-    bits, is_grey = content[24], content[25] == 0  # of the header, which comes first
-    if is_grey:
-        found = found // SCALES.get(bits, 1)
+    if content[KIND_AT] == 0:  # grey
+        found = found // SCALES.get(content[BITS_AT], 1)
     most = int(found[found != IGNORED].max(initial=0))
     if most >= values:
         raise Unusable(f"{UNKNOWN_CLASS} {most}")

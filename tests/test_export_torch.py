@@ -193,6 +193,13 @@ MODELS += [("timm_vit", {**test_convert.LEARNED, "mlp_ratio": 2.68}, test_conver
 CUT = {**test_convert.SWIN, "mlp_ratio": 2.99}
 GAP = {**test_convert.FIVE, "pool": "gap"}
 MODELS += [("timm_swin", CUT, GAP), ("transformers_swin", CUT, GAP)]
+# Runs that multiply in bfloat16, as the recipes of full size do.
+HALF = [
+    (layout, {**encoder, "dtype": "bfloat16"}, objective)
+    for layout in ("timm_vit", "transformers_swin", "transformers_vit_mae")
+    for encoder, objective in test_convert.MODELS[layout][:1]
+]
+MODELS += HALF
 RELATIVE = 1e-5
 
 

@@ -191,7 +191,9 @@ def matching(
         left -= set(names)
     if not any(place[0] == "encoder" for place in parts):
         raise BadFileError(f"{path} holds nothing of a {layout} encoder")
-    strange = min(filter(inside(parts), left), default="")
+    beside = getattr(table, "BESIDE", ())
+    rest = (name for name in left if not name.startswith(beside))
+    strange = min(filter(inside(parts), rest), default="")
     if strange:
         raise BadFileError(
             f"{path} is no {layout} model: it has no place for {short(strange)}"

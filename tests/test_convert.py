@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 import official
 import pytest
@@ -15,7 +16,7 @@ import tiny
 
 from mimjax import config, models, trees
 from mimjax.convert import __main__ as command
-from mimjax.convert import files, layouts, resize, weights, writing
+from mimjax.convert import files, layouts, resize, shapes, tables, weights, writing
 from mimjax.convert.parts import UNFIT
 from mimjax.convert.plain import plainly
 
@@ -424,6 +425,20 @@ def test_weights_go_in_and_out_without_a_change(tmp_path, name):
             np.testing.assert_allclose(back[part], array, rtol=0, atol=1e-6)
         elif not part.endswith(ANEW):
             np.testing.assert_array_equal(back[part], array, err_msg=part)
+
+
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
+def test_a_fixed_table_of_few_bits_is_fixed(tmp_path, kind):
+    """Of the whole size, where many entries are rounded; learned it is another."""
+    table = tables.sincos((14, 14), 768, True)
+    assert shapes.is_sincos(table.astype(kind), (14, 14), True)
+    moved = table * (1 + 4 * float(ml_dtypes.finfo(kind).eps))
+    assert not shapes.is_sincos(moved.astype(kind), (14, 14), True)
+    arrays = {n: x.astype(kind) for n, x in golden("mae_normpix").items()}
+    changes = GOLDEN["mae_normpix"][2]
+    found = weights.convert([saved(tmp_path, arrays)], changes=changes)
+    assert found.config.encoder.position == "sincos"
+    assert found.read(("encoder", "patch", "kernel")).dtype == np.float32
 
 
 def test_an_encoder_alone_and_names_too_many_are_told(tmp_path, capsys):

@@ -601,6 +601,17 @@ def saved_in(
     (folder / "config.json").write_text(json.dumps(said))
 
 
+def test_colours_that_are_said_count_before_a_folder_s(tmp_path):
+    encoder, objective = MODELS["timm_vit"][0]
+    given = built(encoder, objective)
+    saved_in(tmp_path, "timm_vit", given, random_params(given))
+    named = (("data.normalise", "pixels"),)
+    told = (*named, ("data.mean", "(0, 0, 1)"), ("data.std", "(1, 1, 1)"))
+    for changes, mean in (((), (0.5,) * 3), (named, ()), (told, (0, 0, 1))):
+        found = weights.convert([tmp_path], changes=changes).config.data
+        assert found.mean == mean and len(found.std) == len(mean)
+
+
 @pytest.mark.parametrize("layout", ["timm_vit", "timm_swin"])
 def test_the_activation_that_a_folder_of_timm_tells(tmp_path, layout):
     encoder, objective = MODELS[layout][0]

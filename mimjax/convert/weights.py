@@ -140,6 +140,10 @@ def values_of(
     if all(np.shape(x) == (channels,) for x in colours.values()):
         values["data"] = values.get("data", {}) | colours
     own.add(values, said)
+    if "data.normalise" in asked:
+        # Numbers count before a name, and these are of the folder.
+        for name in ("mean", "std"):
+            values.get("data", {}).pop(name, None)
     for name, text in changes:
         if name == "encoder.size":
             raise ValueError(f"config.{name}: the file tells it, leave it out")

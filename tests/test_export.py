@@ -19,6 +19,7 @@ from mimjax.bench import __main__ as bench
 from mimjax.convert import __main__ as converting
 from mimjax.convert import layouts, shapes, weights, workdirs, writing
 from mimjax.convert.files import BadFileError, read
+from mimjax.convert.plain import plainly
 from mimjax.export import __main__ as command
 from mimjax.export import folder, program, verify
 from mimjax.objectives import beit
@@ -269,6 +270,34 @@ def test_an_official_folder_says_what_its_weights_do_not(tmp_path, capsys, layou
     capsys.readouterr()
     assert converting.main([str(out), f"--out={tmp_path / 'again'}"]) == 0
     assert "taken" not in capsys.readouterr().out
+
+
+PLAIN = {**test_convert.LEARNED, "qkv_bias": "qv", "heads": 2}
+# By their names they are of another layout, or of none.
+UNKNOWN = {
+    "dino": test_convert.MODELS["dino"][0],
+    "dinov2": test_convert.MODELS["dino"][0],
+    "simmim": (PLAIN, test_convert.MODELS["simmim"][0][1]),
+    "swin": (
+        {**test_convert.SWIN, "depths": (2,), "heads": (2,)},
+        test_convert.MODELS["swin"][0][1],
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", UNKNOWN)
+def test_an_official_folder_says_its_layout(tmp_path, layout):
+    out = exports.export(exports.workdir(tmp_path, *UNKNOWN[layout]), layout)
+    assert weights.recognised(plainly(read(out))) != layout
+    found = weights.convert([out])
+    assert (found.layout, found.missing, found.unexpected) == (layout, [], [])
+    ours = trees.named_leaves(models.load(tmp_path / "run").variables["params"])
+    theirs = trees.named_leaves(found.params)
+    assert theirs.keys() == {
+        n for n in ours if not layout.startswith("dino") or n[0] == "encoder"
+    }
+    for name, x in theirs.items():
+        np.testing.assert_array_equal(x, ours[name])
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ def of_arrays(
     changes: tuple[tuple[str, str], ...] = (),
 ) -> Converted:
     """The same of arrays by their plain names, and the configuration beside them."""
-    said, layout = own.tables(said), layout or recognised(arrays)
+    said, told = own.tables(said), said.get(own.LAYOUT)
+    layout = layout or (told if told in layouts.names() else recognised(arrays))
     if not layout:
         known = ", ".join(layouts.names())
         names = ", ".join(map(short, sorted(arrays)[:3]))

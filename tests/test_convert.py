@@ -441,6 +441,32 @@ def test_a_fixed_table_of_few_bits_is_fixed(tmp_path, kind):
     assert found.read(("encoder", "patch", "kernel")).dtype == np.float32
 
 
+@pytest.mark.parametrize("size", ["", "8,32", "12,12"])
+def test_fixed_positions_tell_their_sides(tmp_path, size):
+    """Of 2 x 8 patches, which are as many as 4 x 4."""
+    encoder, objective = MODELS["mae"][0]
+    given = built({**encoder, "image_size": (8, 32)}, objective)
+    arrays = weights.written(given.objective, random_params(given), "mae")
+    changes = changes_of("mae", encoder, objective)
+    changes = tuple(one for one in changes if one[0] != weights.SIZE)
+    changes += ((weights.SIZE, size),) if size else ()
+    found = weights.convert([saved(tmp_path, arrays)], changes=changes)
+    wanted = (12, 12) if size == "12,12" else (8, 32)
+    assert found.config.encoder.position == "sincos"
+    assert found.config.encoder.image_size == wanted
+    assert found.resized == found.unexpected == []
+
+
+def test_learned_positions_are_taken_for_a_square_s(tmp_path, capsys):
+    """What is asked for is another size then; the command says so."""
+    given = built({**LEARNED, "image_size": (8, 32)}, FIVE)
+    arrays = weights.written(given.objective, random_params(given), "timm_vit")
+    flags = [f"--out={tmp_path / 'out'}", FOUR, "--config.encoder.image_size=8,32"]
+    assert command.main([str(saved(tmp_path, arrays)), *flags]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "taken: positions in the file are of 4 x 4 patches" in said
+
+
 def test_an_encoder_alone_and_names_too_many_are_told(tmp_path, capsys):
     """As in a file without the decoder; the run that starts from it has its encoder."""
     arrays = {

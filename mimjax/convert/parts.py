@@ -56,6 +56,7 @@ class Converted:
         missing: names of ours that have no array there.
         unexpected: names of theirs that have no place here.
         how: how tables of positions are taken to another size (`tables.RESIZES`).
+        source: the encoder of the size that they are of.
     """
 
     path: pathlib.Path
@@ -65,6 +66,7 @@ class Converted:
     missing: list[str]
     unexpected: list[str]
     how: str
+    source: Any
 
     @property
     def matched(self) -> list[str]:

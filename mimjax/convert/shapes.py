@@ -117,7 +117,8 @@ def place(
 ) -> dict[str, Any]:
     """How positions are told, and the image size that goes with the tables.
 
-    That is a square, unless the size that is told goes with them.
+    That is a square, unless the size that is told goes with them, or they are fixed
+    ones of another grid.
     """
     patch, size = found["patch_size"], sized(said.get("image_size"))
     own = f"{names.blocks.format(0)}.{names.layer.table}"
@@ -134,8 +135,8 @@ def place(
     if names.position not in arrays:
         return {"position": "none", **({"image_size": size} if size else {})}
     table = arrays[names.position][0]
-    grid = grid_of(len(table) - found["cls"], patch, said)
-    fixed = is_sincos(table, grid, found["cls"])
+    fixed = fixed_grid(table, found["cls"])
+    grid = fixed or grid_of(len(table) - found["cls"], patch, said)
     size = grid[0] * patch[0], grid[1] * patch[1]
     return {"position": "sincos" if fixed else "learned", "image_size": size}
 
@@ -154,6 +155,16 @@ def sized(said: Any) -> tuple[int, int] | None:
     if isinstance(said, int):
         return said, said
     return tuple(said) if isinstance(said, list) and len(said) == 2 else None
+
+
+def fixed_grid(table: np.ndarray, cls: bool) -> tuple[int, int] | None:
+    """Rows and columns of a fixed table of positions; None where it is another."""
+    # They all begin alike.
+    if not is_sincos(table[: 1 + cls], (1, 1), cls):
+        return None
+    count = len(table) - cls
+    grids = ((n, count // n) for n in range(1, count + 1) if not count % n)
+    return next((grid for grid in grids if is_sincos(table, grid, cls)), None)
 
 
 def is_sincos(table: np.ndarray, grid: tuple[int, int], cls: bool) -> bool:

@@ -167,6 +167,7 @@ def matching(
     of, has another grid than that of `given`.
     """
     table, wanted = layouts.load(layout), shapes_of(given)
+    source = source or given.encoder
     left = {name for name in arrays if not name.endswith(BUFFERS)}
     left -= set(map(plain, layouts.constants_of(layout, given.objective)))
     parts, missing = {}, []
@@ -182,11 +183,10 @@ def matching(
         if absent:
             missing.append(entry.ours)
             continue
-        fit = None
-        pair = given.encoder, source or given.encoder
-        if place[0] == "encoder" and tables.differ(place, *pair):
+        fit, encoder = None, given.encoder
+        if place[0] == "encoder" and tables.differ(place, encoder, source):
             fit = functools.partial(
-                tables.fitted, place[1:], encoder=pair[0], how=how, source=pair[1]
+                tables.fitted, place[1:], encoder=encoder, how=how, source=source
             )
         part = Part(entry, wanted[place], arrays, fit)
         if entry.droppable and not fits(part):
@@ -203,7 +203,7 @@ def matching(
         raise BadFileError(
             f"{path} is no {layout} model: it has no place for {short(strange)}"
         )
-    return Converted(path, given, layout, parts, missing, sorted(left), how)
+    return Converted(path, given, layout, parts, missing, sorted(left), how, source)
 
 
 def inside(parts: dict[tuple[str, ...], Part]) -> Callable[[str], bool]:

@@ -15,7 +15,7 @@ DECODER_HEADS = 12
 """Of every released decoder (`modeling_vqkd.py`); the shapes do not tell."""
 FIELDS = schemes.fields(position=("learned",), qkv_bias=("qv",))
 BESIDE = ("teacher", "scaling", "loss")
-"""The teacher whole, and what prepares images for it: the official loader drops them."""
+"""The teacher whole, and what prepares its images: the official loader drops them."""
 
 
 def recognises(arrays: Arrays) -> bool:

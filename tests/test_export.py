@@ -124,6 +124,21 @@ def test_sizes_that_theirs_do_not_have_do_not_fit(layout, number, changes, wante
     assert wanted in layouts.load(layout).misfit(given.objective)
 
 
+@pytest.mark.parametrize(("number", "part"), [(0, "proj"), (3, "backbone.stem.conv")])
+def test_timm_is_told_the_layer_that_sees_the_channels(number, part):
+    """Of other than one or three none: older timm would not load it."""
+    encoder, objective = test_convert.MODELS["timm_vit"][number]
+    for channels in (1, 3, 4):
+        given = test_convert.built({**encoder, "channels": channels}, objective)
+        table, three = layouts.load("timm_vit"), (0.5,) * 3
+        said = table.package(given.objective, three, three)["config.json"]
+        name = said["pretrained_cfg"].get("first_conv")
+        assert name == (f"patch_embed.{part}" if channels < 4 else None)
+        if name:
+            theirs = {n for e in table.entries(given.objective) for n in e.theirs}
+            assert f"{name}.weight" in theirs
+
+
 @pytest.mark.parametrize("layout", ["mae", "transformers_vit_mae"])
 @pytest.mark.parametrize(
     "change", [{"mask_in_encoder": True}, {"tokenizer": beit.PUBLIC}]

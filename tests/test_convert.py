@@ -654,6 +654,17 @@ def test_the_activation_that_a_folder_of_timm_tells(tmp_path, layout):
             weights.convert([tmp_path])
 
 
+def test_a_swin_whose_norms_differ_is_told(tmp_path):
+    """In transformers those of patches and merges have 1e-5, whatever is told."""
+    given = built(*MODELS["transformers_swin"][1])
+    saved_in(tmp_path, "transformers_swin", given, random_params(given))
+    assert weights.convert([tmp_path]).config.encoder.norm_eps == 1e-5
+    said = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**said, "layer_norm_eps": 1e-6}))
+    with pytest.raises(files.BadFileError, match="its layer_norm_eps is 1e-06"):
+        weights.convert([tmp_path])
+
+
 def test_a_workdir_is_whole_or_not_there(tmp_path, capsys, monkeypatch):
     """The disk is full before the parameters are written, which make it one."""
     path, out = saved(tmp_path, golden("mae_normpix")), tmp_path / "out"

@@ -115,6 +115,7 @@ def test_a_head_of_another_mean_does_not_fit(layout):
         ("transformers_beit", 1, {"patch_size": (4, 8)}, "4 x 8 is no square"),
         ("transformers_swin", 0, {"image_size": (16, 32)}, "16 x 32 is no square"),
         ("transformers_swin", 1, {"window": 16}, "window: more than the last stage"),
+        ("transformers_swin", 1, {"norm_eps": 1e-6}, "norm_eps: 1e-06 is not 1e-05"),
         ("transformers_dinov2", 0, {"mlp_ratio": 2.5}, "mlp_ratio: 2.5 is no whole"),
     ],
 )

@@ -392,6 +392,16 @@ def test_a_backbone_and_its_probe_are_two_files(tmp_path, capsys):
         jax.tree.map(np.testing.assert_array_equal, model.variables[name], tree)
 
 
+@pytest.mark.parametrize("layout", ["aim", "aim_l3m"])
+def test_heads_that_a_folder_tells_count(tmp_path, layout):
+    """Those of AIM's sizes, of which none is as wide, are a guess."""
+    given = built(*MODELS[layout][0])
+    arrays = weights.written(given.objective, random_params(given), layout)
+    writing.write(tmp_path / "model.safetensors", arrays, arrays.__getitem__)
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 2}')
+    assert weights.convert([tmp_path]).config.encoder.heads == 2
+
+
 @pytest.mark.parametrize("layout", ["timm_vit", "transformers_vit"])
 def test_the_encoder_of_a_probe_goes_out_without_its_head(layout):
     """Libraries have no such head; their configuration promises no class."""

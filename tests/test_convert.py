@@ -477,6 +477,21 @@ def test_learned_positions_are_taken_for_a_square_s(tmp_path, capsys):
     assert "taken: positions in the file are of 4 x 4 patches" in said
 
 
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
+def test_layers_of_two_types_are_read_whole(tmp_path, kind):
+    """The first has few bits, in which the second would overflow or be rounded."""
+    arrays = golden("mae_normpix")
+    name = "blocks.{}.mlp.fc1.weight"
+    arrays[name.format(0)] = arrays[name.format(0)].astype(kind)
+    arrays[name.format(1)] = arrays[name.format(1)] * np.float32(1e6)
+    changes = GOLDEN["mae_normpix"][2]
+    found = weights.convert([saved(tmp_path, arrays)], changes=changes)
+    kernel = found.read(("encoder", "blocks", "layers", "mlp", "up", "kernel"))
+    assert kernel.dtype == np.float32
+    for i in range(2):
+        np.testing.assert_array_equal(kernel[i], arrays[name.format(i)].T)
+
+
 def test_an_encoder_alone_and_names_too_many_are_told(tmp_path, capsys):
     """As in a file without the decoder; the run that starts from it has its encoder."""
     arrays = {

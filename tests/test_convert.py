@@ -641,6 +641,19 @@ def test_a_grid_of_as_many_patches_is_another(tmp_path):
         assert found.resized == ["encoder/pos_embed"] * (grid != (4, 6))
 
 
+def test_why_a_table_is_not_resized_is_told(tmp_path):
+    """Of 2 x 2 patches, which have too few distances."""
+    encoder, objective = MODELS["timm_beit"][0]
+    given = built({**encoder, "image_size": (8, 8)}, objective)
+    path = saved(
+        tmp_path, weights.written(given.objective, random_params(given), "timm_beit")
+    )
+    found = weights.convert([path], changes=((weights.SIZE, "16"),))
+    told = r"does not make encoder/relative_table of .*: .* 3 distances .* the spline"
+    with pytest.raises(files.BadFileError, match=told):
+        found.read(("encoder", "relative_table"))
+
+
 def saved_in(
     folder: pathlib.Path, layout: str, given: config.Config, params: dict
 ) -> None:

@@ -82,9 +82,11 @@ class Converted:
             told = str(error).partition(" ")[0]
             names = part.entry.names()
             name = told if told in names else names[0]
+            # Why a table cannot be resized, its shape does not tell.
+            why = f": {error}" if part.resized else ""
             raise BadFileError(
                 f"{self.path}: {name} of {part.arrays[name].shape} does not make "
-                f"{part.entry.ours} of {part.like.shape}"
+                f"{part.entry.ours} of {part.like.shape}{why}"
             ) from None
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 import official
 import pytest
@@ -15,7 +16,7 @@ import tiny
 
 from mimjax import config, models, trees
 from mimjax.convert import __main__ as command
-from mimjax.convert import files, layouts, resize, weights, writing
+from mimjax.convert import files, layouts, resize, shapes, tables, weights, writing
 from mimjax.convert.parts import UNFIT
 from mimjax.convert.plain import plainly
 
@@ -391,6 +392,16 @@ def test_a_backbone_and_its_probe_are_two_files(tmp_path, capsys):
         jax.tree.map(np.testing.assert_array_equal, model.variables[name], tree)
 
 
+@pytest.mark.parametrize("layout", ["aim", "aim_l3m"])
+def test_heads_that_a_folder_tells_count(tmp_path, layout):
+    """Those of AIM's sizes, of which none is as wide, are a guess."""
+    given = built(*MODELS[layout][0])
+    arrays = weights.written(given.objective, random_params(given), layout)
+    writing.write(tmp_path / "model.safetensors", arrays, arrays.__getitem__)
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 2}')
+    assert weights.convert([tmp_path]).config.encoder.heads == 2
+
+
 @pytest.mark.parametrize("layout", ["timm_vit", "transformers_vit"])
 def test_the_encoder_of_a_probe_goes_out_without_its_head(layout):
     """Libraries have no such head; their configuration promises no class."""
@@ -424,6 +435,61 @@ def test_weights_go_in_and_out_without_a_change(tmp_path, name):
             np.testing.assert_allclose(back[part], array, rtol=0, atol=1e-6)
         elif not part.endswith(ANEW):
             np.testing.assert_array_equal(back[part], array, err_msg=part)
+
+
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
+def test_a_fixed_table_of_few_bits_is_fixed(tmp_path, kind):
+    """Of the whole size, where many entries are rounded; learned it is another."""
+    table = tables.sincos((14, 14), 768, True)
+    assert shapes.is_sincos(table.astype(kind), (14, 14), True)
+    moved = table * (1 + 4 * float(ml_dtypes.finfo(kind).eps))
+    assert not shapes.is_sincos(moved.astype(kind), (14, 14), True)
+    arrays = {n: x.astype(kind) for n, x in golden("mae_normpix").items()}
+    changes = GOLDEN["mae_normpix"][2]
+    found = weights.convert([saved(tmp_path, arrays)], changes=changes)
+    assert found.config.encoder.position == "sincos"
+    assert found.read(("encoder", "patch", "kernel")).dtype == np.float32
+
+
+@pytest.mark.parametrize("size", ["", "8,32", "12,12"])
+def test_fixed_positions_tell_their_sides(tmp_path, size):
+    """Of 2 x 8 patches, which are as many as 4 x 4."""
+    encoder, objective = MODELS["mae"][0]
+    given = built({**encoder, "image_size": (8, 32)}, objective)
+    arrays = weights.written(given.objective, random_params(given), "mae")
+    changes = changes_of("mae", encoder, objective)
+    changes = tuple(one for one in changes if one[0] != weights.SIZE)
+    changes += ((weights.SIZE, size),) if size else ()
+    found = weights.convert([saved(tmp_path, arrays)], changes=changes)
+    wanted = (12, 12) if size == "12,12" else (8, 32)
+    assert found.config.encoder.position == "sincos"
+    assert found.config.encoder.image_size == wanted
+    assert found.resized == found.unexpected == []
+
+
+def test_learned_positions_are_taken_for_a_square_s(tmp_path, capsys):
+    """What is asked for is another size then; the command says so."""
+    given = built({**LEARNED, "image_size": (8, 32)}, FIVE)
+    arrays = weights.written(given.objective, random_params(given), "timm_vit")
+    flags = [f"--out={tmp_path / 'out'}", FOUR, "--config.encoder.image_size=8,32"]
+    assert command.main([str(saved(tmp_path, arrays)), *flags]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "taken: positions in the file are of 4 x 4 patches" in said
+
+
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
+def test_layers_of_two_types_are_read_whole(tmp_path, kind):
+    """The first has few bits, in which the second would overflow or be rounded."""
+    arrays = golden("mae_normpix")
+    name = "blocks.{}.mlp.fc1.weight"
+    arrays[name.format(0)] = arrays[name.format(0)].astype(kind)
+    arrays[name.format(1)] = arrays[name.format(1)] * np.float32(1e6)
+    changes = GOLDEN["mae_normpix"][2]
+    found = weights.convert([saved(tmp_path, arrays)], changes=changes)
+    kernel = found.read(("encoder", "blocks", "layers", "mlp", "up", "kernel"))
+    assert kernel.dtype == np.float32
+    for i in range(2):
+        np.testing.assert_array_equal(kernel[i], arrays[name.format(i)].T)
 
 
 def test_an_encoder_alone_and_names_too_many_are_told(tmp_path, capsys):
@@ -575,6 +641,19 @@ def test_a_grid_of_as_many_patches_is_another(tmp_path):
         assert found.resized == ["encoder/pos_embed"] * (grid != (4, 6))
 
 
+def test_why_a_table_is_not_resized_is_told(tmp_path):
+    """Of 2 x 2 patches, which have too few distances."""
+    encoder, objective = MODELS["timm_beit"][0]
+    given = built({**encoder, "image_size": (8, 8)}, objective)
+    path = saved(
+        tmp_path, weights.written(given.objective, random_params(given), "timm_beit")
+    )
+    found = weights.convert([path], changes=((weights.SIZE, "16"),))
+    told = r"does not make encoder/relative_table of .*: .* 3 distances .* the spline"
+    with pytest.raises(files.BadFileError, match=told):
+        found.read(("encoder", "relative_table"))
+
+
 def saved_in(
     folder: pathlib.Path, layout: str, given: config.Config, params: dict
 ) -> None:
@@ -584,6 +663,17 @@ def saved_in(
     table = layouts.load(layout)
     said = table.package(given.objective, (0.5,) * 3, (0.5,) * 3)["config.json"]
     (folder / "config.json").write_text(json.dumps(said))
+
+
+def test_colours_that_are_said_count_before_a_folder_s(tmp_path):
+    encoder, objective = MODELS["timm_vit"][0]
+    given = built(encoder, objective)
+    saved_in(tmp_path, "timm_vit", given, random_params(given))
+    named = (("data.normalise", "pixels"),)
+    told = (*named, ("data.mean", "(0, 0, 1)"), ("data.std", "(1, 1, 1)"))
+    for changes, mean in (((), (0.5,) * 3), (named, ()), (told, (0, 0, 1))):
+        found = weights.convert([tmp_path], changes=changes).config.data
+        assert found.mean == mean and len(found.std) == len(mean)
 
 
 @pytest.mark.parametrize("layout", ["timm_vit", "timm_swin"])
@@ -600,6 +690,17 @@ def test_the_activation_that_a_folder_of_timm_tells(tmp_path, layout):
             continue
         with pytest.raises(files.BadFileError, match=f"its activation is .*{told}"):
             weights.convert([tmp_path])
+
+
+def test_a_swin_whose_norms_differ_is_told(tmp_path):
+    """In transformers those of patches and merges have 1e-5, whatever is told."""
+    given = built(*MODELS["transformers_swin"][1])
+    saved_in(tmp_path, "transformers_swin", given, random_params(given))
+    assert weights.convert([tmp_path]).config.encoder.norm_eps == 1e-5
+    said = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**said, "layer_norm_eps": 1e-6}))
+    with pytest.raises(files.BadFileError, match="its layer_norm_eps is 1e-06"):
+        weights.convert([tmp_path])
 
 
 def test_a_workdir_is_whole_or_not_there(tmp_path, capsys, monkeypatch):

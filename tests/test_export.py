@@ -19,6 +19,7 @@ from mimjax.bench import __main__ as bench
 from mimjax.convert import __main__ as converting
 from mimjax.convert import layouts, shapes, weights, workdirs, writing
 from mimjax.convert.files import BadFileError, read
+from mimjax.convert.plain import plainly
 from mimjax.export import __main__ as command
 from mimjax.export import folder, program, verify
 from mimjax.objectives import beit
@@ -114,6 +115,7 @@ def test_a_head_of_another_mean_does_not_fit(layout):
         ("transformers_beit", 1, {"patch_size": (4, 8)}, "4 x 8 is no square"),
         ("transformers_swin", 0, {"image_size": (16, 32)}, "16 x 32 is no square"),
         ("transformers_swin", 1, {"window": 16}, "window: more than the last stage"),
+        ("transformers_swin", 1, {"norm_eps": 1e-6}, "norm_eps: 1e-06 is not 1e-05"),
         ("transformers_dinov2", 0, {"mlp_ratio": 2.5}, "mlp_ratio: 2.5 is no whole"),
     ],
 )
@@ -121,6 +123,21 @@ def test_sizes_that_theirs_do_not_have_do_not_fit(layout, number, changes, wante
     encoder, objective = test_convert.MODELS[layout][number]
     given = test_convert.built({**encoder, **changes}, objective)
     assert wanted in layouts.load(layout).misfit(given.objective)
+
+
+@pytest.mark.parametrize(("number", "part"), [(0, "proj"), (3, "backbone.stem.conv")])
+def test_timm_is_told_the_layer_that_sees_the_channels(number, part):
+    """Of other than one or three none: older timm would not load it."""
+    encoder, objective = test_convert.MODELS["timm_vit"][number]
+    for channels in (1, 3, 4):
+        given = test_convert.built({**encoder, "channels": channels}, objective)
+        table, three = layouts.load("timm_vit"), (0.5,) * 3
+        said = table.package(given.objective, three, three)["config.json"]
+        name = said["pretrained_cfg"].get("first_conv")
+        assert name == (f"patch_embed.{part}" if channels < 4 else None)
+        if name:
+            theirs = {n for e in table.entries(given.objective) for n in e.theirs}
+            assert f"{name}.weight" in theirs
 
 
 @pytest.mark.parametrize("layout", ["mae", "transformers_vit_mae"])
@@ -269,6 +286,34 @@ def test_an_official_folder_says_what_its_weights_do_not(tmp_path, capsys, layou
     capsys.readouterr()
     assert converting.main([str(out), f"--out={tmp_path / 'again'}"]) == 0
     assert "taken" not in capsys.readouterr().out
+
+
+PLAIN = {**test_convert.LEARNED, "qkv_bias": "qv", "heads": 2}
+# By their names they are of another layout, or of none.
+UNKNOWN = {
+    "dino": test_convert.MODELS["dino"][0],
+    "dinov2": test_convert.MODELS["dino"][0],
+    "simmim": (PLAIN, test_convert.MODELS["simmim"][0][1]),
+    "swin": (
+        {**test_convert.SWIN, "depths": (2,), "heads": (2,)},
+        test_convert.MODELS["swin"][0][1],
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", UNKNOWN)
+def test_an_official_folder_says_its_layout(tmp_path, layout):
+    out = exports.export(exports.workdir(tmp_path, *UNKNOWN[layout]), layout)
+    assert weights.recognised(plainly(read(out))) != layout
+    found = weights.convert([out])
+    assert (found.layout, found.missing, found.unexpected) == (layout, [], [])
+    ours = trees.named_leaves(models.load(tmp_path / "run").variables["params"])
+    theirs = trees.named_leaves(found.params)
+    assert theirs.keys() == {
+        n for n in ours if not layout.startswith("dino") or n[0] == "encoder"
+    }
+    for name, x in theirs.items():
+        np.testing.assert_array_equal(x, ours[name])
 
 
 @pytest.mark.parametrize(

@@ -188,11 +188,19 @@ MODELS += [("timm_swin", test_convert.SWIN, {"name": "segment"})]
 # Of an image that is no square, and grey.
 GREY = {**test_convert.LEARNED, "image_size": (16, 24), "channels": 1}
 MODELS += [(name, GREY, test_convert.FIVE) for name in ("transformers_vit", "timm_vit")]
+MODELS += [("timm_vit", {**GREY, "channels": 4}, test_convert.FIVE)]
 # MLPs of a width that their libraries would cut off, and two stages whose both fit.
 MODELS += [("timm_vit", {**test_convert.LEARNED, "mlp_ratio": 2.68}, test_convert.FIVE)]
 CUT = {**test_convert.SWIN, "mlp_ratio": 2.99}
 GAP = {**test_convert.FIVE, "pool": "gap"}
 MODELS += [("timm_swin", CUT, GAP), ("transformers_swin", CUT, GAP)]
+# Runs that multiply in bfloat16, as the recipes of full size do.
+HALF = [
+    (layout, {**encoder, "dtype": "bfloat16"}, objective)
+    for layout in ("timm_vit", "transformers_swin", "transformers_vit_mae")
+    for encoder, objective in test_convert.MODELS[layout][:1]
+]
+MODELS += HALF
 RELATIVE = 1e-5
 
 

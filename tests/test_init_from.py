@@ -11,7 +11,7 @@ import test_convert
 import tiny
 
 from mimjax import config, main, warmstart
-from mimjax.convert import resize, tables, weights, workdirs
+from mimjax.convert import files, plain, resize, tables, weights, workdirs
 from mimjax.report.progress import Progress
 from mimjax.run import endings, start
 from mimjax.trees import named_leaves, nested
@@ -323,6 +323,24 @@ def test_a_file_of_another_kind_says_so(tmp_path, layout):
     (line,) = told.value.problems
     name = given.values["encoder"]["name"]
     assert line.endswith(f"fits this model (encoder.name is {name} there, vit here)")
+
+
+def test_a_damaged_file_is_read_once(tmp_path, monkeypatch):
+    """What is wrong with it no other number of heads mends."""
+    given, params = model_of({**VIT, "position": "learned"}, name="classify")
+    arrays = weights.written(given.objective, params, "timm_vit")
+    arrays["norm.bias"] = arrays["norm.bias"] * np.float32(np.nan)
+    np.savez(tmp_path / "weights.npz", **arrays)
+    reads = []
+
+    def read(path):
+        reads.append(path)
+        return files.read(path)
+
+    monkeypatch.setattr(plain, "read", read)
+    with pytest.raises(files.BadFileError, match=r"'norm\.bias' holds NaN"):
+        workdirs.origin_of(tmp_path / "weights.npz", given.encoder)
+    assert len(reads) == 1
 
 
 def test_a_place_that_cannot_be_looked_at_is_told(tmp_path):

@@ -89,6 +89,8 @@ VQKD |= {
     "quantize.embedding.embed_avg": zeros(24, 32),
     "quantize.cluster_size": zeros(24),
 }
+TEACHER = {f"teacher_model.{n}": x for n, x in vit().items()}
+TEACHER |= {f"scaling_layer.{name}": zeros(1, 3, 1, 1) for name in ("shift", "scale")}
 
 # What is released, the layout, fields that follow, and what is missing or left over.
 RELEASES = {
@@ -171,6 +173,15 @@ RELEASES = {
         "vqkd",
         {"num_codes": 24, "code_width": 32, "normalise": "inception"},
         (["decoder_pred/bias", "decoder_pred/kernel"], ["decode_task_layer.2.bias"]),
+    ),
+    "VQ-KD, taught by DINO": (
+        {**VQKD, **TEACHER},
+        "vqkd",
+        {"num_codes": 24, "code_width": 32, "normalise": "inception"},
+        (
+            ["decoder_pred/bias", "decoder_pred/kernel"],
+            ["decode_task_layer.2.bias", *TEACHER],
+        ),
     ),
 }
 

@@ -74,6 +74,10 @@ def convert(flags: argparse.Namespace, changes: tuple[tuple[str, str], ...]) -> 
             shown = ", ".join(itertools.islice(first, ENOUGH))
             shown += ", ..." * (len(names) > ENOUGH)
             print(f"{what}: {len(names)} ({shown})")
+    if "encoder/pos_embed" in found.resized:
+        # As many may be of a square, which is taken, or of other sides.
+        rows, columns = found.source.grid
+        print(f"taken: positions in the file are of {rows} x {columns} patches")
     given = {name for name, _ in changes}
     taken = [x for x in assumed(found) if x.partition("=")[0] not in given]
     if taken and own.NAME not in files.told(pathlib.Path(flags.files[0])):

@@ -53,7 +53,10 @@ class Entry:
         first = next(parts)
         if not self.layers:
             return np.array(first, order="C")
-        whole = np.empty((self.layers, *first.shape), first.dtype)
+        # One layer may be in fewer bits than the next, whose numbers it cannot hold.
+        kinds = {arrays[name].dtype for name in self.names()}
+        kind = first.dtype if len(kinds) == 1 else np.dtype(np.float32)
+        whole = np.empty((self.layers, *first.shape), kind)
         whole[0] = first
         for i, part in enumerate(parts, 1):
             if part.shape != first.shape:  # numpy would spread a single number

@@ -5,11 +5,16 @@ from typing import Any
 NAME = "mimjax"
 """The group of config.json."""
 
+LAYOUT = "mimjax_layout"
+"""What tells the layout of the weights beside it, for some have the names of others."""
+
 HOW = "attention", "float8", "remat", "unroll"
 """Fields of an encoder that say how it is computed, on the machine it is trained on."""
 
 
-def written(config: Any, mean: list[float], std: list[float]) -> dict[str, Any]:
+def written(
+    config: Any, layout: str, mean: list[float], std: list[float]
+) -> dict[str, Any]:
     """What the weights do not tell: the fields that make the model, and that read it.
 
     But for the runs that it was built on, whose arrays are not in the file.
@@ -20,7 +25,7 @@ def written(config: Any, mean: list[float], std: list[float]) -> dict[str, Any]:
     for name in HOW:
         groups["encoder"].pop(name, None)
     groups["data"] = {"mean": mean, "std": std}
-    return {NAME: judged(config)[NAME] | groups}
+    return {NAME: judged(config)[NAME] | groups, LAYOUT: layout}
 
 
 def judged(config: Any) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class Converted:
         missing: names of ours that have no array there.
         unexpected: names of theirs that have no place here.
         how: how tables of positions are taken to another size (`tables.RESIZES`).
+        source: the encoder of the size that they are of.
     """
 
     path: pathlib.Path
@@ -65,6 +66,7 @@ class Converted:
     missing: list[str]
     unexpected: list[str]
     how: str
+    source: Any
 
     @property
     def matched(self) -> list[str]:
@@ -80,9 +82,11 @@ class Converted:
             told = str(error).partition(" ")[0]
             names = part.entry.names()
             name = told if told in names else names[0]
+            # Why a table cannot be resized, its shape does not tell.
+            why = f": {error}" if part.resized else ""
             raise BadFileError(
                 f"{self.path}: {name} of {part.arrays[name].shape} does not make "
-                f"{part.entry.ours} of {part.like.shape}"
+                f"{part.entry.ours} of {part.like.shape}{why}"
             ) from None
 
     @property

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from mimjax import posembed
@@ -15,7 +16,7 @@ from mimjax.convert.pickles import short
 from mimjax.convert.schemes import TIMM, Vit
 
 FIXED_ATOL = 1e-5
-"""How far a file's sine-cosine table may be from ours, whose entries are up to 1."""
+"""How far a sine-cosine table may be computed from ours, whose entries are up to 1."""
 
 
 def count(arrays: Arrays, blocks: str) -> int:
@@ -116,7 +117,8 @@ def place(
 ) -> dict[str, Any]:
     """How positions are told, and the image size that goes with the tables.
 
-    That is a square, unless the size that is told goes with them.
+    That is a square, unless the size that is told goes with them, or they are fixed
+    ones of another grid.
     """
     patch, size = found["patch_size"], sized(said.get("image_size"))
     own = f"{names.blocks.format(0)}.{names.layer.table}"
@@ -133,8 +135,8 @@ def place(
     if names.position not in arrays:
         return {"position": "none", **({"image_size": size} if size else {})}
     table = arrays[names.position][0]
-    grid = grid_of(len(table) - found["cls"], patch, said)
-    fixed = is_sincos(table, grid, found["cls"])
+    fixed = fixed_grid(table, found["cls"])
+    grid = fixed or grid_of(len(table) - found["cls"], patch, said)
     size = grid[0] * patch[0], grid[1] * patch[1]
     return {"position": "sincos" if fixed else "learned", "image_size": size}
 
@@ -155,13 +157,24 @@ def sized(said: Any) -> tuple[int, int] | None:
     return tuple(said) if isinstance(said, list) and len(said) == 2 else None
 
 
+def fixed_grid(table: np.ndarray, cls: bool) -> tuple[int, int] | None:
+    """Rows and columns of a fixed table of positions; None where it is another."""
+    # They all begin alike.
+    if not is_sincos(table[: 1 + cls], (1, 1), cls):
+        return None
+    count = len(table) - cls
+    grids = ((n, count // n) for n in range(1, count + 1) if not count % n)
+    return next((grid for grid in grids if is_sincos(table, grid, cls)), None)
+
+
 def is_sincos(table: np.ndarray, grid: tuple[int, int], cls: bool) -> bool:
     """Whether a table of positions [T, D] is the fixed one of MAE and AIM."""
     if table.shape[1] % 4 or len(table) != grid[0] * grid[1] + cls:
         return False
-    return bool(
-        np.abs(table - tables.sincos(grid, table.shape[1], cls)).max() < FIXED_ATOL
-    )
+    # Below 1 a type of few bits rounds by up to a quarter of its eps.
+    atol = FIXED_ATOL + float(ml_dtypes.finfo(table.dtype).eps) / 4
+    gap = np.abs(table - tables.sincos(grid, table.shape[1], cls))
+    return bool(gap.max() < atol)
 
 
 def index(encoder: Any) -> np.ndarray:

@@ -56,7 +56,8 @@ def of_arrays(
     changes: tuple[tuple[str, str], ...] = (),
 ) -> Converted:
     """The same of arrays by their plain names, and the configuration beside them."""
-    said, layout = own.tables(said), layout or recognised(arrays)
+    said, told = own.tables(said), said.get(own.LAYOUT)
+    layout = layout or (told if told in layouts.names() else recognised(arrays))
     if not layout:
         known = ", ".join(layouts.names())
         names = ", ".join(map(short, sorted(arrays)[:3]))
@@ -140,6 +141,10 @@ def values_of(
     if all(np.shape(x) == (channels,) for x in colours.values()):
         values["data"] = values.get("data", {}) | colours
     own.add(values, said)
+    if "data.normalise" in asked:
+        # Numbers count before a name, and these are of the folder.
+        for name in ("mean", "std"):
+            values.get("data", {}).pop(name, None)
     for name, text in changes:
         if name == "encoder.size":
             raise ValueError(f"config.{name}: the file tells it, leave it out")
@@ -162,6 +167,7 @@ def matching(
     of, has another grid than that of `given`.
     """
     table, wanted = layouts.load(layout), shapes_of(given)
+    source = source or given.encoder
     left = {name for name in arrays if not name.endswith(BUFFERS)}
     left -= set(map(plain, layouts.constants_of(layout, given.objective)))
     parts, missing = {}, []
@@ -177,11 +183,10 @@ def matching(
         if absent:
             missing.append(entry.ours)
             continue
-        fit = None
-        pair = given.encoder, source or given.encoder
-        if place[0] == "encoder" and tables.differ(place, *pair):
+        fit, encoder = None, given.encoder
+        if place[0] == "encoder" and tables.differ(place, encoder, source):
             fit = functools.partial(
-                tables.fitted, place[1:], encoder=pair[0], how=how, source=pair[1]
+                tables.fitted, place[1:], encoder=encoder, how=how, source=source
             )
         part = Part(entry, wanted[place], arrays, fit)
         if entry.droppable and not fits(part):
@@ -191,12 +196,14 @@ def matching(
         left -= set(names)
     if not any(place[0] == "encoder" for place in parts):
         raise BadFileError(f"{path} holds nothing of a {layout} encoder")
-    strange = min(filter(inside(parts), left), default="")
+    beside = getattr(table, "BESIDE", ())
+    rest = (name for name in left if not name.startswith(beside))
+    strange = min(filter(inside(parts), rest), default="")
     if strange:
         raise BadFileError(
             f"{path} is no {layout} model: it has no place for {short(strange)}"
         )
-    return Converted(path, given, layout, parts, missing, sorted(left), how)
+    return Converted(path, given, layout, parts, missing, sorted(left), how, source)
 
 
 def inside(parts: dict[tuple[str, ...], Part]) -> Callable[[str], bool]:

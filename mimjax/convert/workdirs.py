@@ -7,7 +7,8 @@ from typing import Any
 from mimjax.convert import own, writing
 from mimjax.convert.files import BadFileError, told
 from mimjax.convert.parts import Converted
-from mimjax.convert.weights import convert
+from mimjax.convert.plain import together
+from mimjax.convert.weights import of_arrays
 from mimjax.objectives import MOVING
 from mimjax.origins import Origin, of_workdir, put
 from mimjax.run.workdir import write
@@ -43,10 +44,12 @@ def origin_of(source: pathlib.Path, encoder: Any) -> Origin:
     # not known either: the width is told then. An encoder of another kind may have no
     # such field, and fit nothing: its kind is the reason.
     tries = (("encoder.heads", str(heads)),), (), (("encoder.heads", "1"),)
+    # Read before, for what is wrong with the file no heads mend.
+    arrays = together([source])
     for changes in tries if says else ():
         with contextlib.suppress(BadFileError):
-            return origin(convert([source], changes=changes))
-    return origin(convert([source]))
+            return origin(of_arrays(source, arrays, said, changes=changes))
+    return origin(of_arrays(source, arrays, said))
 
 
 def save(found: Converted, workdir: pathlib.Path) -> None:

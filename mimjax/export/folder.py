@@ -162,7 +162,7 @@ def pack(model: models.Model, layout: str, out: pathlib.Path) -> dict[str, Any]:
         found = table.package(objective, mean, std)
         found["config.json"] |= own.judged(model.config)
     elif layout != "vit_jax":
-        found["config.json"] = own.written(model.config, mean, std)
+        found["config.json"] = own.written(model.config, layout, mean, std)
     for name, content in found.items():
         with replacing(out / name) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")

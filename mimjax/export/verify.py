@@ -71,6 +71,8 @@ def compare(
     family = layouts.family(layout)
     if family == "official":
         return reread(model, layout, folder)
+    # Theirs compute in float32, whatever a run was trained in.
+    model = dataclasses.replace(model, config=config.with_encoder(dtype="float32"))
     drawn = draw(model.config.objective)
     ours = {name: np.asarray(x) for name, x in answers(model, image, drawn).items()}
     theirs = PEERS[family](folder, image.transpose(0, 3, 1, 2), drawn)

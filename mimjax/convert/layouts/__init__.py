@@ -7,6 +7,7 @@ A layout has
   arrays and `said`, the configuration beside them, tell;
 - `entries(objective)`: the table of names of an objective;
 - `constants(objective)`: what their files hold that is no parameter here, if anything;
+- `BESIDE`: how names of other models in its files begin, if there are such;
 - `misfit(objective)`: why one cannot be written so, or "";
 - `resize(encoder, said)`: which of `tables.RESIZES` its code takes tables of positions
   to another size by; "bicubic" where there is none;

@@ -45,7 +45,8 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def trunk(arrays: Arrays, names: schemes.Vit, said: dict[str, Any]) -> dict[str, Any]:
     """The encoder; its positions are fixed, and not always kept."""
     found = shapes.vit(arrays, names=names, said=said)
-    heads = shapes.heads_of(found["width"], aim=True)
+    heads = said.get("num_attention_heads")
+    heads = heads or shapes.heads_of(found["width"], aim=True)
     return {**found, "heads": heads, "position": "sincos"}
 
 

@@ -221,9 +221,13 @@ def configuration(
         "mean": list(mean),
         "std": list(std),
         "num_classes": classes,
-        "first_conv": "patch_embed.proj",
         "classifier": head,
     }
+    if encoder.channels in (1, 3):
+        # Older timm takes what is named so for one of three channels, and leaves it
+        # as it starts where there are others.
+        stem = isinstance(encoder, hybrid.Encoder)
+        images["first_conv"] = f"{STEM}.stem.conv" if stem else "patch_embed.proj"
     said = {
         "architecture": name,
         "num_classes": classes,

@@ -37,6 +37,9 @@ def recognises(arrays: Arrays) -> bool:
 def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The config groups of the model."""
     encoder = swin.fields(arrays, said, "", NAMES)
+    if encoder["norm_eps"] not in swin.FIELDS["norm_eps"]:
+        told = f"its layer_norm_eps is {encoder['norm_eps']}"
+        raise ValueError(f"{told}, which not all of its norms take; here all do")
     if "decoder.0.weight" in arrays:
         return {"encoder": encoder, "objective": swin.masked(encoder)}
     objective = {"name": "classify", "pool": "gap", **transformers_vit.classes(arrays)}
@@ -45,7 +48,8 @@ def values(arrays: Arrays, said: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def misfit(objective: Any) -> str:
     """Why it cannot be written so, if it cannot."""
-    wrong = schemes.misfit(objective, ("swin",), (), {})
+    # What comes before the layers and merges between them has one eps there.
+    wrong = schemes.misfit(objective, ("swin",), (), swin.FIELDS)
     wrong = wrong or schemes.oblong(objective, "patch_size")
     if schemes.head_of(objective) == "simmim":  # it makes a square of the tokens
         wrong = wrong or schemes.oblong(objective, "image_size")

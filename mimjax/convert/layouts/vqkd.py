@@ -14,6 +14,8 @@ CODES = "quantize.embedding.weight"
 DECODER_HEADS = 12
 """Of every released decoder (`modeling_vqkd.py`); the shapes do not tell."""
 FIELDS = schemes.fields(position=("learned",), qkv_bias=("qv",))
+BESIDE = ("teacher", "scaling", "loss")
+"""The teacher whole, and what prepares its images: the official loader drops them."""
 
 
 def recognises(arrays: Arrays) -> bool:

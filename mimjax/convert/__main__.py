@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from mimjax.main import Parser, changes_of, new_folder
-from mimjax.run.endings import BAD_CONFIG, STORAGE
+from mimjax.run import endings
 from mimjax.schema import ConfigError
 
 ENOUGH = 8  # names of a list that are shown
@@ -38,10 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         flags, rest = parser.parse_known_args(given)
         return convert(flags, tuple(changes_of(parser, rest)))
-    except ConfigError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        return BAD_CONFIG
+    except Exception as error:
+        return endings.tell(error)
 
 
 def convert(flags: argparse.Namespace, changes: tuple[tuple[str, str], ...]) -> int:
@@ -64,7 +62,7 @@ def convert(flags: argparse.Namespace, changes: tuple[tuple[str, str], ...]) -> 
         raise ConfigError([str(error)]) from None
     except (OSError, StorageError) as error:
         print(f"cannot write {out}: {error}", file=sys.stderr)
-        return STORAGE
+        return endings.STORAGE
     print(f"{found.layout}: {len(found.matched)} parameters, in {out}")
     for what in ("resized", "missing", "unexpected"):
         names = getattr(found, what)

@@ -9,7 +9,7 @@ import os
 import sys
 
 from mimjax.main import Parser, new_folder
-from mimjax.run.endings import BAD_CONFIG, INTERNAL, STORAGE
+from mimjax.run import endings
 from mimjax.schema import ConfigError
 
 TOLD = 500  # characters of what a library says
@@ -42,19 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         return export(parser.parse_args(given))
-    except ConfigError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        return BAD_CONFIG
-    except OSError as error:
-        print(error, file=sys.stderr)
-        return STORAGE
+    except Exception as error:
+        return endings.tell(error)
 
 
 def export(flags: argparse.Namespace) -> int:
     """Loads, writes, and compares where that is asked for."""
     from mimjax import models
-    from mimjax.checkpoint import StorageError
     from mimjax.convert.files import BadFileError
     from mimjax.export import folder, verify
 
@@ -67,9 +61,6 @@ def export(flags: argparse.Namespace) -> int:
         left_out = folder.write(model, layout, out, flags.workdir)
     except (BadFileError, folder.NoLayoutError, ValueError) as error:
         raise ConfigError([str(error)]) from None
-    except StorageError as error:
-        print(error, file=sys.stderr)
-        return STORAGE
     print(f"{layout}: {out}, to be loaded as its README.md says")
     if left_out:
         print(f"left out, for it has no place there: {', '.join(left_out)}")
@@ -83,11 +74,11 @@ def export(flags: argparse.Namespace) -> int:
         # Whatever the libraries say of a folder that they do not load.
         told = " ".join(f"{type(error).__name__}: {error}".split())[:TOLD]
         print(f"--verify: {out} does not load: {told}", file=sys.stderr)
-        return INTERNAL
+        return endings.INTERNAL
     for line in verify.lines(found):
         print(line)
     folder.add_to_card(out, verify.lines(found))
-    return 0 if all(one.agrees for one in found) else INTERNAL
+    return 0 if all(one.agrees for one in found) else endings.INTERNAL
 
 
 if __name__ == "__main__":

@@ -116,11 +116,9 @@ def of_trace(jaxpr: Jaxpr, whole: bool = False) -> int:
 
 def _count(jaxpr: Jaxpr, apart: tuple[str, ...]) -> int:
     """What is not in a scope called so."""
-    return sum(
-        _equation(eqn, apart)
-        for eqn in jaxpr.eqns
-        if not any(name in str(eqn.source_info.name_stack) for name in apart)
-    )
+    scopes = ((eqn, str(eqn.source_info.name_stack)) for eqn in jaxpr.eqns)
+    counted = (eqn for eqn, scope in scopes if not any(n in scope for n in apart))
+    return sum(_equation(eqn, apart) for eqn in counted)
 
 
 def _equation(eqn: JaxprEqn, apart: tuple[str, ...]) -> int:

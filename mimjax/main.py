@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
         flags, changes = parse(given)
         return start(flags, changes, given)
     except Exception as error:
-        return endings.tell(error)
+        return endings.tell(error, trains=True)
 
 
 def start(

@@ -255,7 +255,7 @@ def test_train_and_val_folders_are_kept_apart(tmp_path):
 
 
 # What a run leaves in its workdir.
-RUN = "runs/x/config.json runs/x/pictures/1.png runs/x/checkpoints/5/manifest.ocdbt"
+RUN = "runs/x/run.json runs/x/pictures/1.png runs/x/checkpoints/5/manifest.ocdbt"
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,8 @@ RUN = "runs/x/config.json runs/x/pictures/1.png runs/x/checkpoints/5/manifest.oc
         ("train/a/1 train/b/2 car/3.JPG", "car/3.JPG:0 train/a/1:1 train/b/2:1", ""),
         ("train/a/1 train/b/2 devkit/notes.txt devkit/LICENSE", "a/1:0 b/2:1", ""),
         (f"train/a/1 train/b/2 {RUN} runs/study.json runs/laws.png", "a/1:0 b/2:1", ""),
-        ("train/a/1 train/b/2 config.json loss.png pictures/1.png", "a/1:0 b/2:1", ""),
+        ("train/a/1 train/b/2 run.json loss.png pictures/1.png", "a/1:0 b/2:1", ""),
+        ("car/3.png train/1.png run.json", "car/3.png:0 train/1.png:1", ""),
         ("Training/a/1 Training/b/2 Test/a/4 Test/b/3", "a/1:0 b/2:1", "a/4:0 b/3:1"),
         ("a/1 b/2 README valprep.sh desktop.ini", "a/1:0 b/2:1", ""),
         ("a/1 b/2 @eaDir/3 lost+found/4 __MACOSX/a/5", "a/1:0 b/2:1", ""),

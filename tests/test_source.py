@@ -12,7 +12,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from mimjax import config, data
+from mimjax import config, data, metrics
 from mimjax.config import ConfigError
 from mimjax.data import BadDataError, Data, faults
 from mimjax.data import folder as folders
@@ -203,12 +203,37 @@ def test_what_was_killed_before_it_had_begun_is_no_run(tmp_path):
         claimed(tmp_path, seed=3)
 
 
+def test_a_run_that_a_mistake_of_ours_ends_says_so_in_its_record(monkeypatch, tmp_path):
+    monkeypatch.setattr(loop, "advance", lambda *_: [][1])
+    with pytest.raises(IndexError):
+        loop.run(tiny.resolve("mae"), tmp_path, ["mimjax"])
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["status"] == 70 and run["reason"].startswith("IndexError(")
+
+
+def test_a_run_that_is_stopped_at_step_0_keeps_its_evaluation(monkeypatch, tmp_path):
+    def stopped(session, update, state, start):
+        if not session.checkpoints.steps():
+            session.writer.write(0, {"eval/loss": 1.5})
+            session.checkpoints.save(state, 0)
+            session.checkpoints.wait()
+        return 75, 0
+
+    monkeypatch.setattr(loop, "advance", stopped)
+    for _ in range(2):
+        assert loop.run(tiny.resolve("mae"), tmp_path, ["mimjax"]) == 75
+        assert metrics.read_metrics(tmp_path) == [{"step": 0, "eval/loss": 1.5}]
+
+
 def test_of_a_run_that_was_not_saved_no_picture_stays(tmp_path):
     """Another source may be named then, whose images they would not be."""
     (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "step_00000000.png").write_text("")
+    for name in ("step_00000000.png", "mine.png", "step_by_step.png"):
+        (tmp_path / "pictures" / name).write_text("")
+    (tmp_path / "pictures" / "encoder_00000007").mkdir()
     claimed(tmp_path)
-    assert not (tmp_path / "pictures").exists()
+    kept = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert kept == ["mine.png", "step_by_step.png"]
 
 
 def test_a_field_that_is_new_since_must_have_its_default(tmp_path):

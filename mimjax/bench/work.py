@@ -156,18 +156,3 @@ def training(given: Config) -> int | None:
     """FLOPs of a training step for each image; None where there is no formula."""
     found = parts(given)
     return PASSES * sum(found.values()) if found else None
-
-
-def traced(given: Config) -> int | None:
-    """The same as flops.py counts it in the program.
-
-    It differs in the patch embedding alone: MAE embeds the patches kept, and no image
-    has a gradient, which is one product less.
-    """
-    found = parts(given)
-    if not found:
-        return None
-    objective, count = given.objective, given.objective.encoder.num_tokens
-    kept = objective.num_kept if isinstance(objective, mae.Objective) else count
-    rest = sum(found.values()) - found["patches"]
-    return PASSES * rest + (PASSES - 1) * found["patches"] * kept // count

@@ -33,8 +33,10 @@ NO_FOLDERS = (
     "$recycle.bin",
     "system volume information",
 )
-# What says of a folder that it is the workdir of a run, or of a study.
-RECORDS = ("config.json", "study.json")
+# What says of a folder that it is the workdir of a run, or of a study, and the folders
+# with pictures there.
+RECORDS = ("run.json", "study.json")
+DRAWN = ("pictures", "shown")
 
 
 def part_folders(top: Path) -> tuple[Path, Path | None]:
@@ -50,7 +52,8 @@ def part_folders(top: Path) -> tuple[Path, Path | None]:
         next((inside[name] for name in names if name in inside), None)
         for names in (TRAIN_NAMES, HELD_OUT_NAMES)
     )
-    others = [] if is_run(entries) else [p for p in inside.values() if p != train]
+    drawn = DRAWN if is_run(entries) else ()
+    others = [p for n, p in inside.items() if p != train and n not in drawn]
     if train and (held or not any(map(holds_images, others))):
         return train, held
     return top, None

@@ -112,7 +112,7 @@ def devices_named(spec: str) -> list[Any]:
     kind, _, shape = spec.lower().partition(":")
     if kind == "cpu":
         if not re.fullmatch(COUNT, shape):
-            raise ConfigError([f"--compile: {spec!r} must be cpu:COUNT, from cpu:1 on"])
+            raise ConfigError([f"--compile: {spec!r} must be cpu:1 to cpu:99999"])
         jax.config.update("jax_num_cpu_devices", int(shape))
         return jax.devices("cpu")
     if kind in GPUS:

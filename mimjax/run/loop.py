@@ -14,7 +14,7 @@ import jax
 from mimjax import checkpoint, metrics, report, train
 from mimjax.config import Config
 from mimjax.evaluate import Interrupted
-from mimjax.hosts.agree import first_says
+from mimjax.hosts.agree import everywhere, first_says
 from mimjax.report.progress import Progress, duration, held_out
 from mimjax.run import alike, endings, profile, setup, source, stop, workdir
 from mimjax.run.drawing import Drawing
@@ -58,6 +58,7 @@ def run(config: Config, folder: pathlib.Path, command: list[str]) -> int:
             return DONE
         if first:
             workdir.take(config, folder)
+        everywhere(True)  # it has been taken before others read there
         batches = setup.make_feed(config, mesh, plan, start, folder)
         stack.callback(batches.close)
         step, traced = setup.compile_step(config, plan, mesh, progress)
@@ -100,8 +101,7 @@ def failing(record: workdir.Record | None, drawing: Drawing) -> Iterator[None]:
         # With a full disk this may fail too, and the first failure is what to say.
         with contextlib.suppress(Exception):
             if record:
-                status, lines = endings.of(error)
-                record.finish(status=status, reason=" ".join(lines) or repr(error))
+                record.finish(**endings.recorded(error))
                 drawing.report()
         raise
 

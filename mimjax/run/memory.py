@@ -6,10 +6,20 @@ from typing import Any
 
 
 def too_large(text: str) -> str:
-    """The long account of a device without memory, as one line."""
+    """The long account of a device without memory, as one line, and what helps."""
+    return lacks(amount_in(text))
+
+
+def short_of(text: str) -> str:
+    """The same where nothing of a config helps."""
+    return f"a device has not enough memory ({amount_in(text)})"
+
+
+def amount_in(text: str) -> str:
+    """How much it is that JAX says is missing."""
     used = re.search(r"Used (\S+) of (\S+) hbm", text)
     first = text.partition("RESOURCE_EXHAUSTED: ")[2].partition("\n")[0][:200]
-    return lacks(f"{used[1]} of {used[2]} a device" if used else first.rstrip(". "))
+    return f"{used[1]} of {used[2]} a device" if used else first.rstrip(". ")
 
 
 def lacks(amount: str) -> str:

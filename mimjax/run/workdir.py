@@ -43,6 +43,8 @@ JUDGED = ("eval_every", "evaluate")
 PLACED = ("folder", "masks")
 
 RECORD = "run.json"
+# What a run draws, by step.
+SHEETS, FOLDERS = (f"pictures/{n}_{'[0-9]' * 8}*" for n in ("step", "encoder"))
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow")
 
 
@@ -66,24 +68,22 @@ def claim(config: Config, workdir: pathlib.Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(
-                [f"--workdir: another process is at work in {workdir}; choose another"]
-            ) from None
+            told = f"--workdir: another process is at work in {workdir}; choose another"
+            raise ConfigError([told]) from None
         except OSError as error:
             told = f"--workdir: cannot lock {workdir}: {error.strerror}; choose another"
             raise ConfigError([told + " on a file system that has locks"]) from error
         if any((workdir / name).exists() for name in (PARAMS, *NAMES, NPZ)):
-            told = f"--workdir: {workdir} holds weights, converted or exported; start"
-            more = f"by --config.init_from={workdir} in another --workdir"
-            raise ConfigError([f"{told} {more}"])
+            why = f"--workdir: {workdir} holds weights, converted or exported; start"
+            raise ConfigError([f"{why} by --config.init_from={workdir} in another one"])
         path = workdir / "config.json"
         if path.exists() and begun(workdir):
             found = differences(config, read(path), workdir)
             if found:
                 hint = "resume it with its own values, or choose another --workdir"
                 hint += f" (--config.init_from={workdir} starts from it)"
-                told = f"--workdir: {workdir} holds a run of another config; {hint}"
-                raise ConfigError([*found, told])
+                found += [f"--workdir: {workdir} holds a run of another config; {hint}"]
+                raise ConfigError(found)
         yield
 
 
@@ -94,7 +94,8 @@ def take(config: Config, workdir: pathlib.Path) -> None:
         there = flat(read(path)) if path.exists() else {}
         before = there.get("data.source", source)
     else:
-        shutil.rmtree(workdir / "pictures", ignore_errors=True)
+        for drawn in [*workdir.glob(SHEETS), *workdir.glob(FOLDERS)]:
+            shutil.rmtree(drawn) if drawn.is_dir() else drawn.unlink()
         (workdir / RECORD).unlink(missing_ok=True)
     faults.begin(workdir, before, source)
     write(path, config.values)
@@ -104,7 +105,7 @@ def begun(workdir: pathlib.Path) -> bool:
     """Whether a run has something to lose there: figures, pictures or a checkpoint."""
     path = workdir / METRICS
     measured = path.exists() and path.stat().st_size > 0
-    drawn = any((workdir / "pictures").glob("step_*"))
+    drawn = any(workdir.glob(SHEETS))
     return measured or drawn or has_checkpoint(str(workdir))
 
 
@@ -199,9 +200,9 @@ def check_data(workdir: pathlib.Path, found: dict[str, Any]) -> None:
     if any(before[name] != found[name] for name in ("length", "content")):
         then, now, where = before["length"], found["length"], before["source"]
         other = f"has {now}" if then != now else "others, by name or size"
-        told = f"{where} had {then} images when the run began and now {other}"
-        anew = "put them back, or start anew in another --workdir"
-        raise ConfigError([f"config.data.source: {told}; {anew}"])
+        told = f"{where} had {then} images when the run began and now {other}; put them"
+        anew = "back, or start anew in another --workdir"
+        raise ConfigError([f"config.data.source: {told} {anew}"])
 
 
 class Record:

@@ -83,7 +83,8 @@ in one, with the noise that is drawn.
 
 An image has its rows first, and layers a number a stage. There are no gradients of
 timm's hybrids, for they jump where rounding carries a value past zero; those of the
-official hybrid are here. The command that writes this page:
+official hybrid are here. The command that writes this page, on Python 3.11, where the
+tests' environment has PyTorch:
 
 ```sh
 {command}

@@ -66,6 +66,8 @@ collect_ignore = [
     for name, needs in NEEDS.items()
     if not all(map(importlib.util.find_spec, needs))
 ]
+if collect_ignore and sys.version_info < (3, 12):
+    raise pytest.UsageError("not all is installed: pip install -e '.[test]'")
 # Nothing needs the torchvision that timm brings, and one built for another torch breaks
 # transformers.
 sys.modules.setdefault("torchvision", cast(Any, None))

@@ -91,7 +91,7 @@ def test_options_of_an_evaluation_are_its_fields_with_their_defaults():
     assert repr(options("evaluate.md")) == repr(wanted)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, README])
 def test_overrides_are_of_fields_that_exist(page):
     among = [page[:-3]] if page[:-3] in NAMES else NAMES
     for path, value in CHANGE.findall(BLOCK.sub("", read(page))):
@@ -100,9 +100,10 @@ def test_overrides_are_of_fields_that_exist(page):
             assert any(fits(place, value, name) for name in among), (path, value)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, README])
 def test_commands_can_be_started(page):
     """But for the data and the runs that others build on."""
+    assert commands(page) or page not in [README, *(f"{name}.md" for name in NAMES)]
     for words in commands(page):
         flags, changes = main.parse(words[3:])
         changes = [change for change in changes if change[0] != "init_from"]
@@ -119,14 +120,20 @@ def test_a_workdir_is_of_one_config():
     assert not several
 
 
-@pytest.mark.parametrize("page", PAGES)
+def test_the_recipes_of_the_readme_are_those_there_are():
+    named = " ".join(cell for cell, *_ in rows(README, "recipe", "what"))
+    there = {path.name for path in (ROOT / "configs").glob("*.py")}
+    assert set(re.findall(r"`(\w+\.py)`", named)) == there
+
+
+@pytest.mark.parametrize("page", [*PAGES, README])
 def test_files_that_are_named_exist(page):
     text = read(page)
-    named = set(re.findall(r"configs/\w+\.py", text))
+    named = set(re.findall(r"configs/\w+\.py", text)) - {"configs/NAME.py"}
     named |= set(re.findall(r"mimjax/\w+/\w+\.py", text))
     assert [name for name in named if not (ROOT / name).is_file()] == []
     links = re.findall(r"\]\(([^)#:]+)\)", text)
-    assert [link for link in links if not (DOCS / link).is_file()] == []
+    assert [x for x in links if not (DOCS / page).parent.joinpath(x).exists()] == []
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,18 @@ def test_a_step_that_does_not_fit_is_one_line(monkeypatch, capsys):
     assert main.main([f"--config={CONFIG}", "--compile=a100:1"]) == 0
 
 
+def test_what_a_step_holds_is_its_peak_or_all_of_it_but_what_it_gives_back():
+    told = {"argument_size_in_bytes": 100, "output_size_in_bytes": 90}
+    told |= {"alias_size_in_bytes": 80, "temp_size_in_bytes": 50}
+    for platform, peak, wanted in (("cpu", 7, 160), ("gpu", 7, 7), ("gpu", 0, 160)):
+        found = types.SimpleNamespace(**told, peak_memory_in_bytes=peak)
+        step = types.SimpleNamespace(memory_analysis=lambda found=found: found)
+        assert aot.memory.held(step, platform) == wanted
+    step = jax.jit(lambda x: x + 1, donate_argnums=0).lower(jnp.zeros(2**20)).compile()
+    assert aot.memory.held(step, "cpu") == pytest.approx(4 * 2**20, rel=0.01)
+    assert aot.memory.told(step, "cpu") == "0.00 GiB, 0.00 state and batch"
+
+
 def test_a_share_that_is_none_is_told(monkeypatch, capsys):
     monkeypatch.setenv(aot.SHARE, "95")
     assert main.main([f"--config={CONFIG}", "--compile=h100:1"]) == 78

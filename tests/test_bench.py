@@ -15,7 +15,7 @@ from mimjax import config, flops, gradients, train
 from mimjax.bench import __main__ as bench
 from mimjax.bench import child, given, grow, pages, rows, step, work
 from mimjax.objectives import mae
-from mimjax.run import setup
+from mimjax.run import endings, setup
 from mimjax.tokenizers.dvae import Encoder
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -245,7 +245,7 @@ def test_the_options_of_the_rows_are_options():
 def test_problems_of_a_config_are_told_by_the_process_that_finds_them(tmp_path, capsys):
     """As main tells them; and a row that fails is a line of the table."""
     flags = ["step", f"--config={tiny.CONFIG}:mae", "--config.encoder.depth=0"]
-    assert bench.main(flags) == bench.BAD_CONFIG
+    assert bench.main(flags) == endings.BAD_CONFIG
     told = capsys.readouterr().err
     assert told.startswith("config.encoder.depth: 0"), told
 
@@ -264,7 +264,7 @@ def test_problems_of_a_config_are_told_by_the_process_that_finds_them(tmp_path, 
     ],
 )
 def test_wrong_flags_are_a_line(capsys, flags, told):
-    assert bench.main(flags) == bench.BAD_CONFIG
+    assert bench.main(flags) == endings.BAD_CONFIG
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line
 
@@ -347,7 +347,7 @@ def test_without_a_peer_ours_is_what_a_run_has(monkeypatch):
 def test_a_folder_that_cannot_be_made_is_told_before_measuring(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     flags = ["step", f"--config={tiny.CONFIG}", f"--out={tmp_path / 'file'}"]
-    assert bench.main(flags) == bench.STORAGE
+    assert bench.main(flags) == endings.STORAGE
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("--out: ") and "File exists" in line
 

@@ -10,6 +10,7 @@ import torch
 
 from mimjax.bench import __main__ as bench
 from mimjax.bench import child, prepare, rows, step
+from mimjax.run import endings
 
 torch.set_num_threads(1)
 
@@ -86,7 +87,7 @@ def test_all_rows_are_in_the_table_and_the_files(here, monkeypatch, tmp_path, ca
     monkeypatch.setattr(rows, "on_cpu", lambda: listed)
     flags = ["--rounds=1", "--seconds=0", "--ways=eager-eager,eager-sdpa"]
     status = bench.main(["all", f"--out={tmp_path}", *flags])
-    assert status == bench.INTERNAL
+    assert status == endings.INTERNAL
     found = json.loads((tmp_path / "all.json").read_text())["rows"]
     text = (tmp_path / "all.md").read_text()
     assert text.strip() == capsys.readouterr().out.strip()

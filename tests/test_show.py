@@ -417,7 +417,7 @@ def test_images_are_looked_at_before_the_model(tmp_path, capsys):
     )
     assert done.returncode == endings.BAD_CONFIG
     loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
-    assert "mimjax.data.folder" in loaded and "jax" not in loaded
+    assert "mimjax.data.listing" in loaded and "jax" not in loaded
 
 
 def test_a_run_s_own_images_and_the_models_it_builds_on(tmp_path, capsys):

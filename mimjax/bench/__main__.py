@@ -14,7 +14,7 @@ from typing import Any
 
 from mimjax.bench import grow, pages, rows, step
 from mimjax.main import Parser, changes_of
-from mimjax.run.endings import BAD_CONFIG, INTERNAL, STORAGE
+from mimjax.run import endings
 from mimjax.schema import ConfigError
 
 SLOW = {"ways": step.WAYS, "seconds": 10.0}
@@ -93,16 +93,14 @@ def main(arguments: list[str] | None = None) -> int:
             print(text)
             return 0
         return several(flags)
-    except ConfigError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        return BAD_CONFIG
     except OSError as error:
         print(f"--out: {error}", file=sys.stderr)
-        return STORAGE
+        return endings.STORAGE
     except step.FailedError as error:
         print(error, file=sys.stderr)
-        return INTERNAL
+        return endings.INTERNAL
+    except Exception as error:
+        return endings.tell(error)
 
 
 def budget(flags: argparse.Namespace, usual: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +139,7 @@ def several(flags: argparse.Namespace) -> int:
         text = page(found, machine)
         write(flags, {"machine": machine, "rows": found}, text)
     print(text)
-    return INTERNAL if failed else 0
+    return endings.INTERNAL if failed else 0
 
 
 def write(flags: argparse.Namespace, found: dict[str, Any], text: str) -> None:

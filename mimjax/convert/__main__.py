@@ -11,7 +11,7 @@ import pathlib
 import sys
 from typing import Any
 
-from mimjax.main import Parser, changes_of, new_folder
+from mimjax.main import Parser, changes_of, out_folder
 from mimjax.run import endings
 from mimjax.schema import ConfigError
 
@@ -49,7 +49,7 @@ def convert(flags: argparse.Namespace, changes: tuple[tuple[str, str], ...]) -> 
     from mimjax.convert.files import BadFileError
     from mimjax.convert.pickles import short
 
-    out = new_folder(flags.out)
+    out = out_folder(flags.out)
     if flags.layout and flags.layout not in layouts.names():
         known = ", ".join(layouts.names())
         raise ConfigError([f"--layout: {flags.layout!r} is none of {known}"])

@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 
-from mimjax.main import Parser, new_folder
+from mimjax.main import Parser, out_folder
 from mimjax.run import endings
 from mimjax.schema import ConfigError
 
@@ -52,7 +52,7 @@ def export(flags: argparse.Namespace) -> int:
     from mimjax.convert.files import BadFileError
     from mimjax.export import folder, verify
 
-    out = new_folder(flags.out)
+    out = out_folder(flags.out)
     try:
         model = models.load(flags.workdir)
         layout = folder.chosen(model, flags.layout)
